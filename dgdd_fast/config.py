@@ -1,0 +1,133 @@
+"""Every setting of a run, as frozen dataclasses that are written whole into each artefact."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The ConvNet that compares features and that is trained on a distilled set.
+
+    `depth` None follows the resolution: 3, 4, 5 blocks for 32, 64, 128 px (features of 4 x 4).
+    """
+
+    width: int = 128
+    depth: int | None = None
+    norm: Literal["instance", "batch", "none"] = "instance"
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Differentiable siamese augmentation (DSA). `strategy` None takes every operation that the data allow: the horizontal
+    flip is left out where mirrored images change their meaning (digits)."""
+
+    strategy: str | None = None
+    brightness: float = 1.0
+    saturation: float = 2.0
+    contrast: float = 0.5
+    crop: float = 0.125
+    cutout: float = 0.5
+    flip_probability: float = 0.5
+    scale: float = 1.2
+    rotate_degrees: float = 15.0
+
+
+@dataclass(frozen=True)
+class SurgeryConfig:
+    """Spectral Gradient Surgery: the two strengths of SGS Eq. 11, the constant of Eq. 9 and the deviation of Eq. 10."""
+
+    alpha: float = 1.0
+    beta: float = 0.3
+    eps: float = 1e-12
+    consensus: Literal["weighted", "mean"] = "weighted"
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """A distillation run. `surgery` None is the objective alone; "random" keeps the initial images (the coreset baseline)."""
+
+    objective: Literal["dm", "random"] = "dm"
+    surgery: SurgeryConfig | None = None
+    ipc: int = 10
+    iterations: int = 20_000
+    image_lr: float = 1.0
+    momentum: float = 0.5
+    batch_real: int = 256
+    init: Literal["uniform", "random", "noise"] = "uniform"
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    memory_budget_mib: int = 512
+    checkpoint_every: int = 200
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Training from scratch on a distilled set and testing once, after the last epoch."""
+
+    runs: int = 5
+    epochs: int = 1000
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 256
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    seed: int = 0
+
+
+ConfigT = TypeVar("ConfigT")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as nested dictionaries of JSON values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
+    """The configuration of type `cls` that `values` describe; missing keys keep their defaults.
+
+    Raises ValueError for an unknown key, a wrong type or a value outside its choices, naming the key.
+    """
+    return typing.cast(ConfigT, _convert(cls, values, ""))
+
+
+def _convert(annotation: Any, value: Any, path: str) -> Any:
+    name = path or "the configuration"
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        if isinstance(value, annotation):
+            return value
+        if not isinstance(value, dict):
+            raise ValueError(f"{name} must be a mapping of settings, got {value!r}")
+        hints = typing.get_type_hints(annotation)
+        unknown = sorted(set(value) - set(hints))
+        if unknown:
+            where = f" in {path}" if path else ""
+            raise ValueError(f"unknown setting {unknown[0]!r}{where}; known settings: {', '.join(hints)}")
+        return annotation(
+            **{key: _convert(hints[key], item, f"{path}.{key}" if path else key) for key, item in value.items()}
+        )
+    origin = typing.get_origin(annotation)
+    if origin is Literal:
+        choices = typing.get_args(annotation)
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        (inner,) = [arm for arm in typing.get_args(annotation) if arm is not type(None)]
+        return _convert(inner, value, path)
+    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, annotation) or (annotation is not bool and isinstance(value, bool)):
+        raise ValueError(f"{name} must be {annotation.__name__}, got {value!r}")
+    return value
