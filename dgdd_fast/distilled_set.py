@@ -140,7 +140,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
         return self.images.shape[2], self.images.shape[3]
 
     def pixels(self) -> Tensor:
-        """The images for viewing: uint8 [N, 3, H, W] on the CPU, de-normalised, clamped. Train on `images`."""
+        """The images to look at, not to train on: uint8 [N, 3, H, W] on the CPU, de-normalised, clamped."""
         mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
         return (self.images.cpu() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8)
 
@@ -167,8 +167,8 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
     def load(cls, path: str | Path) -> DistilledSet:
         """Read a file that `save` wrote, onto the CPU, and check all of it.
 
-        Raises DistilledSetError for a damaged or foreign file or one of a newer format, OSError for one that cannot
-        be opened.
+        Raises DistilledSetError for a damaged or foreign file or one of a newer format, OSError for one that
+        cannot be opened.
         """
         data = Path(path).read_bytes()
         try:
@@ -229,10 +229,10 @@ def _checksum(tensors: dict[str, Tensor], description: dict[str, Any]) -> str:
 
 
 def _unpack(data: bytes) -> dict[str, Any]:
-    """The fields in the bytes of a file, known to be those of a distilled set of this format as it was saved."""
+    """The fields in the bytes of a file, known to be those of a distilled set as it was saved."""
     try:
         tensors = safetensors.torch.load(data)
-    except Exception as error:  # the library raises several unrelated types, by which byte is wrong
+    except Exception as error:  # of several unrelated types, by which byte is wrong
         kind = next((kind for signature, kind in _SIGNATURES.items() if data.startswith(signature)), None)
         if kind is not None:
             raise DistilledSetError(f"this is {kind}, not a distilled set; {_GIVE}") from error
