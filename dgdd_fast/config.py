@@ -25,8 +25,8 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Differentiable siamese augmentation (DSA). `strategy` None takes every operation that the data allow: the horizontal
-    flip is left out where mirrored images change their meaning (digits)."""
+    """Differentiable siamese augmentation (DSA). `strategy` None takes every operation that the data allow:
+    the horizontal flip is left out where mirrored images change their meaning (digits)."""
 
     strategy: str | None = None
     brightness: float = 1.0
@@ -41,7 +41,8 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class SurgeryConfig:
-    """Spectral Gradient Surgery: the two strengths of SGS Eq. 11, the constant of Eq. 9 and the deviation of Eq. 10."""
+    """Spectral Gradient Surgery: the two strengths of SGS Eq. 11, the constant of Eq. 9 and the deviation of
+    Eq. 10."""
 
     alpha: float = 1.0
     beta: float = 0.3
@@ -51,7 +52,8 @@ class SurgeryConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """A distillation run. `surgery` None is the objective alone; "random" keeps the initial images (the coreset baseline)."""
+    """A distillation run. `surgery` None is the objective alone; "random" keeps the initial images (the
+    coreset baseline)."""
 
     objective: Literal["dm", "random"] = "dm"
     surgery: SurgeryConfig | None = None
@@ -64,7 +66,7 @@ class DistillConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     precision: Literal["float32", "bfloat16"] = "float32"
-    memory_budget_mib: int = 512
+    memory_budget_mib: int = 2048
     checkpoint_every: int = 200
     seed: int = 0
 
@@ -113,7 +115,10 @@ def _convert(annotation: Any, value: Any, path: str) -> Any:
             where = f" in {path}" if path else ""
             raise ValueError(f"unknown setting {unknown[0]!r}{where}; known settings: {', '.join(hints)}")
         return annotation(
-            **{key: _convert(hints[key], item, f"{path}.{key}" if path else key) for key, item in value.items()}
+            **{
+                key: _convert(hints[key], item, f"{path}.{key}" if path else key)
+                for key, item in value.items()
+            }
         )
     origin = typing.get_origin(annotation)
     if origin is Literal:

@@ -1,4 +1,5 @@
-"""Named seeds: every random draw of a run has its own generator, so that a run can be repeated and resumed bit for bit."""
+"""Named seeds: every random draw of a run has its own generator, so that a run can be repeated and resumed
+bit for bit."""
 
 from __future__ import annotations
 
@@ -8,11 +9,13 @@ import torch
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for the draw called `names` in the run with `seed`: ``derive_seed(0, "network", iteration)``."""
+    """A 63-bit seed for the draw called `names` in the run with `seed`: ``derive_seed(0, "network",
+    iteration)``."""
     text = "\x1f".join([str(int(seed)), *(str(name) for name in names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
 def generator(seed: int, *names: str | int) -> torch.Generator:
-    """A CPU generator seeded with ``derive_seed(seed, *names)``. Draws made on the CPU are the same for every device."""
+    """A CPU generator seeded with ``derive_seed(seed, *names)``. Draws made on the CPU are the same for every
+    device."""
     return torch.Generator().manual_seed(derive_seed(seed, *names))

@@ -1,0 +1,84 @@
+"""Checkpoints of a distillation run: the images, their momentum and the iteration, in one file written
+atomically.
+
+Every random draw is a function of (seed, name, iteration), so there is no generator state to keep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .data import DomainDataset
+from .files import write_atomically
+
+FORMAT = "dgdd-fast checkpoint 1"
+TENSORS = ("images", "momentum_buffer", "losses")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, or that belongs to another run."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run after `iteration` iterations.
+
+    Attributes:
+        images, momentum_buffer: float32 [N, 3, H, W].
+        losses: float32 [iteration], the union loss of each iteration.
+        config: the settings of the run as nested dictionaries.
+        fingerprint: of the source data.
+        threads: CPU threads the run used; another number rounds differently.
+    """
+
+    iteration: int
+    images: Tensor
+    momentum_buffer: Tensor
+    losses: Tensor
+    config: dict[str, Any]
+    fingerprint: str
+    threads: int
+
+    def save(self, path: Path) -> None:
+        """Writes the checkpoint; a crash leaves either the old file or the new one, whole."""
+        tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in TENSORS}
+        # One key: safetensors keeps no order of several, and the same state is to give the same bytes.
+        settings = {name: getattr(self, name) for name in ("iteration", "config", "fingerprint", "threads")}
+        metadata = {FORMAT: json.dumps(settings)}
+        write_atomically(path, save(tensors, metadata))
+
+    @staticmethod
+    def load(path: Path) -> Checkpoint:
+        """Reads a checkpoint. Raises CheckpointError where the file is not one or is damaged."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if FORMAT not in metadata:
+                    found = ", ".join(metadata) or "nothing"
+                    raise CheckpointError(
+                        f"{path} is not a checkpoint: it calls itself {found!r}, not {FORMAT!r}"
+                    )
+                settings = json.loads(metadata[FORMAT])
+                tensors = {name: file.get_tensor(name) for name in TENSORS}
+                return Checkpoint(**tensors, **settings)
+        except (SafetensorError, TypeError, json.JSONDecodeError) as error:
+            raise CheckpointError(
+                f"{path} is damaged or no checkpoint ({error}); delete it to start the run again"
+            ) from error
+
+
+def fingerprint(sources: DomainDataset) -> str:
+    """A hash of the images, labels, domains and names that a run learns from."""
+    digest = hashlib.sha256(json.dumps([sources.class_names, sources.domain_names]).encode())
+    for tensor in (sources.images, sources.labels, sources.domains):
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

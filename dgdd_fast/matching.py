@@ -1,0 +1,156 @@
+"""Gradients of a matching objective with respect to the synthetic images: the union's (SGS, Eq. 4) and each
+domain's (Eq. 6)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .augment import AugmentDraw, augment, draw_siamese
+from .config import DistillConfig
+from .data import DomainDataset, normalise
+from .networks import ConvNet, initialise, rows_per_chunk
+from .objectives.distribution_matching import distribution_matching, group_means
+from .sampling import real_batch
+from .seeds import generator
+
+
+class ImageGradients(NamedTuple):
+    """Gradients of one iteration.
+
+    Attributes:
+        losses: [K], the union loss of each class (SGS, Eq. 3).
+        union: [N, 3, H, W], the gradient against all source domains together (Eq. 4). None where only the
+            domain gradients were asked for and their plain mean is the union gradient.
+        by_domain: [D, N, 3, H, W], the gradient against each source domain (Eq. 6), zero in empty cells; None
+            if not asked for.
+        valid: bool [D, N], False where the class of image n has no real image in domain d; None if every cell
+            is filled.
+    """
+
+    losses: Tensor
+    union: Tensor | None
+    by_domain: Tensor | None
+    valid: Tensor | None
+
+
+class Matching:
+    """Compares the synthetic with the real images of every class and domain at once, in one freshly
+    initialised network.
+
+    Exact shortcuts over the literal class-by-class, domain-by-domain form, all of them properties of a
+    network that normalises each sample by itself:
+
+    * one batched real forward, in chunks and without autograd, since real images enter through their cell
+      means only;
+    * one synthetic forward whatever the number of domains, then a vector-Jacobian product a domain;
+    * the DM loss is quadratic in the difference of the means, so the union gradient is the mean of the domain
+      gradients, weighted by the domains' shares in the batch, and costs no backward pass of its own.
+    """
+
+    def __init__(
+        self, sources: DomainDataset, config: DistillConfig, mean: Tensor, std: Tensor, device: torch.device
+    ) -> None:
+        self.config = config
+        self.resolution = sources.resolution
+        self.cells = sources.cells()
+        self.pixels = sources.images.to(device)
+        self.mean, self.std = mean.to(device), std.to(device)
+        self.labels = torch.arange(sources.num_classes, device=device).repeat_interleave(config.ipc)
+        self.network = ConvNet(sources.num_classes, sources.resolution, config.network).to(device)
+        self.network.requires_grad_(False)
+
+    def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
+        """The gradients at `images` [N, 3, H, W] with the network, augmentation and real batch of
+        `iteration`."""
+        config = self.config
+        initialise(self.network, generator(config.seed, "network", iteration))
+        draw = draw_siamese(
+            config.augment, self.resolution, len(self.cells), generator(config.seed, "augment", iteration)
+        )
+        rows, sizes = real_batch(self.cells, config.batch_real, config.seed, iteration)
+        sizes = sizes.to(images.device)
+        real_means = self._real_means(rows, sizes, draw)
+        shares = sizes / sizes.sum(1, keepdim=True)
+        union_means = (shares[:, :, None] * real_means).sum(1)
+
+        chunks = torch.arange(len(images), device=images.device).split(self._chunk_rows(graph=True))
+        # The graphs of all chunks are kept where they fit the memory budget; else each is built a second time
+        # for its backward.
+        keep = len(images) <= self._budget_rows(graph=True)
+        passes = [self._synthetic_pass(images, chunk, draw, graph=keep) for chunk in chunks]
+        features = torch.cat([output.detach() for _, output in passes]).requires_grad_()
+        means = group_means(features, self.labels, len(self.cells))
+        losses = distribution_matching(means, union_means)
+        if by_domain:
+            objectives = [
+                (distribution_matching(means, real_means[:, domain]) * (sizes[:, domain] > 0)).sum()
+                for domain in range(sizes.shape[1])
+            ]
+        else:
+            objectives = [losses.sum()]
+        cotangents = [torch.autograd.grad(value, features, retain_graph=True)[0] for value in objectives]
+        result = images.new_empty(len(cotangents), *images.shape)
+        for index, chunk in enumerate(chunks):
+            leaf, output = passes[index] if keep else self._synthetic_pass(images, chunk, draw, graph=True)
+            for position, cotangent in enumerate(cotangents):
+                last = position == len(cotangents) - 1
+                (gradient,) = torch.autograd.grad(output, leaf, cotangent[chunk], retain_graph=not last)
+                result[position, chunk[0] : chunk[-1] + 1] = gradient
+            passes[index] = (leaf.detach(), output.detach())
+        losses = losses.detach()
+        if not by_domain:
+            return ImageGradients(losses, result[0], None, None)
+        if bool((sizes == sizes[:1, :1]).all()):
+            return ImageGradients(losses, None, result, None)
+        weights = shares[self.labels].T.to(result.dtype)
+        union = (weights[:, :, None, None, None] * result).sum(0)
+        valid = (sizes > 0)[self.labels].T.contiguous()
+        return ImageGradients(losses, union, result, None if bool(valid.all()) else valid)
+
+    def _synthetic_pass(
+        self, images: Tensor, chunk: Tensor, draw: AugmentDraw, graph: bool
+    ) -> tuple[Tensor, Tensor]:
+        leaf = images[chunk[0] : chunk[-1] + 1].detach().requires_grad_(graph)
+        with torch.set_grad_enabled(graph):
+            return leaf, self.network.features(augment(leaf, draw, self.labels[chunk]))
+
+    @torch.no_grad()
+    def _real_means(self, rows: Tensor, sizes: Tensor, draw: AugmentDraw) -> Tensor:
+        """Mean features of every cell of the real batch: [K, D, F], zero in an empty cell."""
+        classes, domains = sizes.shape
+        rows = rows.to(self.pixels.device)
+        cell_of_row = torch.arange(classes * domains, device=rows.device).repeat_interleave(sizes.flatten())
+        sums = torch.zeros(classes * domains, self.network.feature_dim, device=rows.device)
+        for part, cells in zip(
+            rows.split(self._chunk_rows(graph=False)),
+            cell_of_row.split(self._chunk_rows(graph=False)),
+            strict=True,
+        ):
+            images = augment(normalise(self.pixels[part], self.mean, self.std), draw, cells // domains)
+            with torch.autocast(
+                rows.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
+            ):
+                features = self.network.features(images).float()
+            # Rows come cell after cell, so a chunk touches a run of consecutive cells only.
+            first, last = int(cells[0]), int(cells[-1])
+            member = torch.nn.functional.one_hot(cells - first, last - first + 1).to(features.dtype)
+            sums[first : last + 1] += member.T @ features
+        means = sums / sizes.flatten().clamp_min(1)[:, None]
+        return means.reshape(classes, domains, -1)
+
+    def _budget_rows(self, graph: bool) -> int:
+        """Images whose activations fit the memory budget."""
+        height, width = self.resolution
+        # Autograd keeps about three maps a block (convolution, normalisation, activation), and each block has
+        # a quarter of the pixels of the one before; without autograd two maps of the first block are alive at
+        # once, and a temporary.
+        maps = 3 * 4 / 3 if graph else 3
+        per_image = maps * self.config.network.width * height * width * 4
+        return max(1, int(self.config.memory_budget_mib * 2**20 / per_image))
+
+    def _chunk_rows(self, graph: bool) -> int:
+        preferred = rows_per_chunk(self.resolution, self.config.network.width, self.pixels.device)
+        return min(preferred, self._budget_rows(graph))

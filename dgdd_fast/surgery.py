@@ -1,0 +1,68 @@
+"""Spectral Gradient Surgery (SGS) on image gradients, whatever objective they come from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from . import ops
+from .config import SurgeryConfig
+
+
+class Decomposition(NamedTuple):
+    """The parts of the SGS update (SGS, Eq. 9-11), each [N, 3, H, W] but `resultant_length` [N, 3, H, W // 2
+    + 1]."""
+
+    union: Tensor
+    class_signal: Tensor
+    domain_signal: Tensor
+    resultant_length: Tensor
+
+
+def decompose(
+    domain_grads: Tensor, union: Tensor | None, domain_index: Tensor, config: SurgeryConfig
+) -> Decomposition:
+    """The union gradient g, the class-discriminative g_cls, the domain-specific g_dom of each image's domain,
+    and R.
+
+    Args:
+        domain_grads: [D, N, 3, H, W], every cell valid.
+        union: [N, 3, H, W], or None for the mean over the domains.
+        domain_index: int64 [N], the domain assigned to each image.
+        config: eps and the deviation; the strengths are not used.
+    """
+    class_signal, resultant_length = ops.spectral_consensus(domain_grads, config.eps)
+    mean = domain_grads.mean(0)
+    consensus = class_signal if config.consensus == "weighted" else mean
+    own = domain_grads.gather(0, domain_index.view(1, -1, 1, 1, 1).expand(1, *domain_grads.shape[1:]))[0]
+    return Decomposition(mean if union is None else union, class_signal, own - consensus, resultant_length)
+
+
+def surgery_step_(
+    images: Tensor,
+    momentum_buffer: Tensor,
+    domain_grads: Tensor,
+    union: Tensor | None,
+    domain_index: Tensor,
+    valid: Tensor | None,
+    config: SurgeryConfig,
+    lr: float,
+    momentum: float,
+) -> None:
+    """One SGD step of the images along g + alpha * g_cls + beta * g_dom (SGS, Eq. 11), in place; shapes as in
+    `ImageGradients`."""
+    ops.spectral_surgery_step_(
+        images,
+        momentum_buffer,
+        domain_grads,
+        union,
+        domain_index,
+        config.alpha,
+        config.beta,
+        lr,
+        momentum,
+        config.eps,
+        config.consensus == "weighted",
+        valid,
+    )

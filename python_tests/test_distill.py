@@ -1,0 +1,302 @@
+"""The distillation loop: the literal formulation, determinism, resume, interruptions, divergence."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from toy_data import toy_domains
+
+from dgdd_fast.checkpoint import Checkpoint, CheckpointError
+from dgdd_fast.config import AugmentConfig, DistillConfig, NetworkConfig, SurgeryConfig
+from dgdd_fast.data import DomainDataset
+from dgdd_fast.distill import (
+    CHECKPOINT_NAME,
+    DistillationDivergedError,
+    DistillationInterrupted,
+    Progress,
+    distill,
+)
+from dgdd_fast.matching import ImageGradients, Matching
+from dgdd_fast.sampling import assign_domains, initial_images
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = DistillConfig(
+    ipc=4,
+    iterations=4,
+    batch_real=6,
+    image_lr=0.2,
+    network=NetworkConfig(width=8, depth=2),
+    checkpoint_every=2,
+)
+WITH_SURGERY = dataclasses.replace(SMALL, surgery=SurgeryConfig(alpha=1.5, beta=0.4))
+
+
+def literal_driver():
+    spec = importlib.util.spec_from_file_location("literal_driver", ROOT / "bench" / "literal_driver.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def without_rows(data: DomainDataset, label: int, domain: int, keep: int) -> DomainDataset:
+    cell = data.cells()[label][domain]
+    rows = torch.arange(len(data))
+    return data.select(rows[~torch.isin(rows, cell[keep:])])
+
+
+def relative_change(first: torch.Tensor, second: torch.Tensor, start: torch.Tensor) -> float:
+    return float((first - second).norm() / (second - start).norm())
+
+
+@pytest.mark.parametrize("cells", ["full", "a small cell", "an empty cell"])
+@pytest.mark.parametrize(
+    "surgery", [None, SurgeryConfig(1.5, 0.4), SurgeryConfig(0.7, 1.2, consensus="mean")], ids=str
+)
+def test_same_images_as_the_literal_formulation(surgery: SurgeryConfig | None, cells: str) -> None:
+    data = toy_domains()
+    if cells != "full":
+        data = without_rows(data, 1, 2, keep=3 if cells == "a small cell" else 0)
+    config = dataclasses.replace(SMALL, surgery=surgery)
+    fast = distill(data, config).images
+    literal = literal_driver().literal_distill(data, config)
+    start = distill(data, dataclasses.replace(config, iterations=0)).images
+    # The images move by about their own size; float32 rounding through the network is what remains.
+    assert relative_change(fast, literal, start) < 2e-4
+
+
+def test_chunks_change_nothing_but_rounding() -> None:
+    data = toy_domains(side=16, per_cell=20)
+    config = dataclasses.replace(
+        WITH_SURGERY, ipc=24, network=NetworkConfig(width=64, depth=2), batch_real=20
+    )
+    roomy = distill(data, config).images
+    # 1 MiB holds four images' graphs: forwards in small chunks, graphs built again for their backward.
+    tight = distill(data, dataclasses.replace(config, memory_budget_mib=1)).images
+    start = distill(data, dataclasses.replace(config, iterations=0)).images
+    assert relative_change(tight, roomy, start) < 2e-4
+
+
+def test_matching_lowers_the_loss() -> None:
+    losses: list[float] = []
+    config = dataclasses.replace(SMALL, iterations=60, image_lr=1.0, augment=AugmentConfig("color"))
+    distill(toy_domains(), config, progress=lambda state: losses.append(state.loss))
+    assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
+
+
+def test_surgery_without_strength_is_the_objective_alone() -> None:
+    data = toy_domains()
+    plain = distill(data, SMALL).images
+    surgery = distill(data, dataclasses.replace(SMALL, surgery=SurgeryConfig(0.0, 0.0))).images
+    start = distill(data, dataclasses.replace(SMALL, iterations=0)).images
+    assert relative_change(surgery, plain, start) < 2e-4
+
+
+def test_random_keeps_the_initial_images_that_the_other_methods_start_from() -> None:
+    data = toy_domains()
+    random = distill(data, dataclasses.replace(SMALL, objective="random"))
+    start = distill(data, dataclasses.replace(SMALL, iterations=0))
+    assert torch.equal(random.images, start.images)
+    mean, std = data.channel_statistics()
+    config = dataclasses.replace(SMALL, objective="random")
+    expected = initial_images(data, assign_domains(data.counts(), config.ipc), config, mean, std)
+    assert torch.equal(random.images, expected)
+
+
+def test_the_result_names_its_classes_domains_settings_and_origin() -> None:
+    data = toy_domains()
+    result = distill(data, WITH_SURGERY, target="elsewhere")
+    assert torch.equal(result.labels, torch.arange(3).repeat_interleave(4))
+    assert torch.equal(result.domains, assign_domains(data.counts(), 4).flatten())
+    assert result.config["surgery"] == {"alpha": 1.5, "beta": 0.4, "eps": 1e-12, "consensus": "weighted"}
+    assert result.config["augment"]["strategy"] == "color_crop_cutout_flip_scale_rotate"
+    assert result.config["network"]["depth"] == 2
+    assert result.provenance["target"] == "elsewhere"
+    assert result.provenance["iterations"] == 4
+
+
+def test_a_seed_repeats_bit_for_bit_and_another_differs() -> None:
+    data = toy_domains()
+    first, again = (distill(data, WITH_SURGERY).images for _ in range(2))
+    other = distill(data, dataclasses.replace(WITH_SURGERY, seed=1)).images
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("config", [SMALL, WITH_SURGERY], ids=["dm", "dm+sgs"])
+def test_ctrl_c_leaves_a_checkpoint_and_the_resumed_run_ends_bit_for_bit_alike(
+    config: DistillConfig, tmp_path: Path
+) -> None:
+    data = toy_domains()
+    config = dataclasses.replace(config, iterations=7, checkpoint_every=100)
+    whole = distill(data, config).images
+
+    def interrupt(state: Progress) -> None:
+        if state.iteration == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(DistillationInterrupted, match=r"after iteration 3 of 7; resume from .*--resume"):
+        distill(data, config, run_folder=tmp_path, progress=interrupt)
+    assert Checkpoint.load(tmp_path / CHECKPOINT_NAME).iteration == 3
+    seen: list[int] = []
+    resumed = distill(
+        data,
+        config,
+        run_folder=tmp_path,
+        resume=True,
+        progress=lambda state: seen.append(state.iteration),
+    )
+    assert seen == [4, 5, 6, 7]
+    assert torch.equal(resumed.images, whole)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_finished_run_can_be_prolonged(tmp_path: Path) -> None:
+    data = toy_domains()
+    distill(data, WITH_SURGERY, run_folder=tmp_path)
+    longer = dataclasses.replace(WITH_SURGERY, iterations=6)
+    prolonged = distill(data, longer, run_folder=tmp_path, resume=True)
+    assert torch.equal(prolonged.images, distill(data, longer).images)
+    with pytest.raises(CheckpointError, match="already at iteration 6"):
+        distill(data, WITH_SURGERY, run_folder=tmp_path, resume=True)
+
+
+KILLED_RUN = """
+import sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import test_distill
+from toy_data import toy_domains
+import dataclasses
+config = dataclasses.replace(test_distill.WITH_SURGERY, iterations=400, checkpoint_every=1)
+def tell(state):
+    print(state.iteration, flush=True)
+result = test_distill.distill(toy_domains(), config, run_folder=Path(sys.argv[1]), resume=True, progress=tell)
+"""
+
+
+def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
+    """SIGKILL at an arbitrary moment of a run that writes a checkpoint every iteration, twice, then the
+    rest."""
+    script = KILLED_RUN.format(tests=str(Path(__file__).parent))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for wait in (0.011, 0.037):
+        run = subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, env=environment, text=True
+        )
+        assert run.stdout is not None
+        run.stdout.readline()
+        time.sleep(wait)
+        run.kill()
+        run.communicate()
+        assert run.returncode == -signal.SIGKILL
+    stopped_at = Checkpoint.load(tmp_path / CHECKPOINT_NAME).iteration
+    assert 0 < stopped_at < 400
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        config = dataclasses.replace(WITH_SURGERY, iterations=stopped_at + 3, checkpoint_every=1)
+        resumed = distill(toy_domains(), config, run_folder=tmp_path, resume=True).images
+        whole = distill(toy_domains(), config).images
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(resumed, whole)
+
+
+@pytest.mark.parametrize("config", [SMALL, WITH_SURGERY], ids=["dm", "dm+sgs"])
+def test_a_nan_stops_with_class_iteration_and_the_last_good_checkpoint(
+    config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = toy_domains()
+    honest = Matching.gradients
+
+    def poisoned(self: Matching, images: torch.Tensor, iteration: int, by_domain: bool) -> ImageGradients:
+        gradients = honest(self, images, iteration, by_domain)
+        if iteration == 3:
+            found = gradients.by_domain if by_domain else gradients.union
+            assert found is not None
+            found[..., 5, 1, 2, 3] = float("nan")  # image 5 is of class 1
+        return gradients
+
+    monkeypatch.setattr(Matching, "gradients", poisoned)
+    with pytest.raises(
+        DistillationDivergedError, match=r"class class1 at iteration 3; the last good checkpoint is .*"
+    ):
+        distill(data, config, run_folder=tmp_path)
+    kept = Checkpoint.load(tmp_path / CHECKPOINT_NAME)
+    assert kept.iteration == 2
+    assert torch.isfinite(kept.images).all()
+
+
+def test_an_exploding_learning_rate_is_stopped_by_the_real_check() -> None:
+    config = dataclasses.replace(SMALL, image_lr=1e38, iterations=20)
+    with pytest.raises(DistillationDivergedError, match="Lower the image learning rate"):
+        distill(toy_domains(), config)
+
+
+def test_a_checkpoint_in_the_way_is_not_overwritten(tmp_path: Path) -> None:
+    data = toy_domains()
+    distill(data, SMALL, run_folder=tmp_path)
+    before = (tmp_path / CHECKPOINT_NAME).read_bytes()
+    with pytest.raises(ValueError, match=r"exists: resume that run .*--resume"):
+        distill(data, SMALL, run_folder=tmp_path)
+    with pytest.raises(CheckpointError, match=r"image_lr = 0\.2, now 0\.5"):
+        distill(data, dataclasses.replace(SMALL, image_lr=0.5), run_folder=tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="other data"):
+        distill(toy_domains(seed=5), SMALL, run_folder=tmp_path, resume=True)
+    assert (tmp_path / CHECKPOINT_NAME).read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "text"])
+def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
+    data = toy_domains()
+    path = tmp_path / CHECKPOINT_NAME
+    distill(data, SMALL, run_folder=tmp_path)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "foreign":
+        from safetensors.torch import save_file
+
+        save_file({"weights": torch.zeros(3)}, path)
+    else:
+        path.write_text("not a checkpoint")
+    with pytest.raises(CheckpointError, match=CHECKPOINT_NAME):
+        distill(data, SMALL, run_folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ipc": 0}, "ipc must be at least 1, got 0"),
+        ({"iterations": -1}, "iterations must not be negative"),
+        ({"objective": "random", "surgery": SurgeryConfig()}, "'random' has none"),
+        ({"network": NetworkConfig(norm="batch")}, "normalise each sample by itself"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        distill(toy_domains(), dataclasses.replace(SMALL, **change))
+
+
+def test_the_target_must_not_be_a_source() -> None:
+    with pytest.raises(ValueError, match="among the sources"):
+        distill(toy_domains(), SMALL, target="domain1")
+
+
+def test_half_precision_real_features_change_the_gradient_little() -> None:
+    data = toy_domains()
+    exact = distill(data, SMALL).images
+    half = distill(data, dataclasses.replace(SMALL, precision="bfloat16")).images
+    start = distill(data, dataclasses.replace(SMALL, iterations=0)).images
+    assert 0 < relative_change(half, exact, start) < 0.1
