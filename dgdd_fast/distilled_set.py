@@ -41,17 +41,18 @@ class DistilledSetError(ValueError):
 class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
     """K * IPC synthetic images, the same number for each class, sorted by class.
 
-    images        float32 [N, 3, H, W], normalised: pixel = image * std + mean, not clamped to [0, 1]
-    labels        int64 [N], 0 0 .. 1 1 .. K-1
-    domains       int64 [N], the source domain that each image was assigned to
-    mean, std     of the pixels in [0, 1], per channel; what new images must be normalised with
-    class_names   the K classes
-    domain_names  the source domains (the held-out target is not among them)
-    flip_safe     False where a mirrored image would be of another class or of none (digits, letters)
-    config        the settings of the run, whole
-    provenance    where the set comes from: versions, data, target, seed, iterations done
-
     Raises DistilledSetError where the parts do not fit together.
+
+    Attributes:
+        images: float32 [N, 3, H, W], normalised: pixel = image * std + mean, not clamped to [0, 1].
+        labels: int64 [N], 0 .. 0 1 .. 1 up to K - 1.
+        domains: int64 [N], the source domain that each image was assigned to.
+        mean, std: of the pixels in [0, 1], per channel: what other images must be normalised with.
+        class_names: K distinct names.
+        domain_names: the source domains; the held-out target is not among them.
+        flip_safe: False where a mirrored image changes its class or has none (digits, letters).
+        config: the settings of the run, whole.
+        provenance: where the set comes from: data, target, iterations done, versions.
     """
 
     images: Tensor
