@@ -1,0 +1,138 @@
+"""From an image file, a Pillow image or an array to RGB uint8, by one set of rules.
+
+* Grey and palette images become RGB by value. Transparent pixels are laid over white, as on the page they were drawn for.
+* 16-bit images are scaled to 8 bits (65535 is 255). CMYK, YCbCr, Lab and HSV are converted by Pillow.
+* The orientation that a camera recorded is applied. Of an animation the first frame is taken.
+* A resolution means a square: bicubic resampling (Pillow, which anti-aliases when it shrinks), without a crop.
+* Arrays are [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]; uint8 as it is, uint16 as 16 bits, floats in 0..1 or in 0..255.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import DataError
+
+Pixels = npt.NDArray[np.uint8]
+
+IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"))
+# Only these decoders are tried, whatever the ending: others (EPS) would run programs on the file's contents.
+_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
+_WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+_SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L")
+
+
+def read_image(source: Path | bytes, item: str, resolution: int | None = None) -> Pixels:
+    """Decodes one file (a path, or the bytes of one) to uint8 [H, W, 3], resized to `resolution` square where given.
+
+    Raises DataError naming `item` where the file cannot be read, is no image, is truncated, or is a decompression bomb.
+    """
+    try:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise Image.DecompressionBombError(
+                    f"{image.width} x {image.height} pixels, the limit is {limit}"
+                )
+            return image_to_pixels(ImageOps.exif_transpose(image), item, resolution)
+    except DataError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(
+            f"{item} unpacks to far more pixels than an image should ({error}); remove it, or shrink it with a tool "
+            "that you trust with it"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{item} is not an image of a known kind (JPEG, PNG, BMP, WebP, GIF, PPM, TIFF) although it is named like "
+            "one; remove it or replace it by the image"
+        ) from error
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise DataError(
+            f"{item} cannot be read: {error.strerror}; check the path and its permissions"
+        ) from error
+    except Exception as error:  # a damaged file makes the decoders raise almost anything
+        raise DataError(f"{item} is truncated or damaged ({error}); fetch it again or remove it") from error
+
+
+def image_to_pixels(image: Image.Image, item: str, resolution: int | None = None) -> Pixels:
+    """A Pillow image of any mode as uint8 [H, W, 3], resized to `resolution` square where given."""
+    if image.mode in _SIXTEEN_BIT:
+        return _resized(Image.fromarray(_eight_bits(np.asarray(image), item)).convert("RGB"), resolution)
+    if image.mode == "F":
+        raise DataError(
+            f"{item} is a floating-point image (mode F), whose range is unknown; convert it to 8 bits first"
+        )
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return _resized(image.convert("RGB"), resolution)
+
+
+def array_to_pixels(array: npt.NDArray[Any], item: str, resolution: int | None = None) -> Pixels:
+    """An array of one image as uint8 [H, W, 3], resized to `resolution` square where given.
+
+    Floats must be finite and in 0..1 or 0..255. Which of the two is decided by this array alone (a maximum of at most 1
+    means 0..1), so a caller with several images has to check that they agree: see `float_scale`.
+    """
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        raise DataError(
+            f"{item} has the shape {array.shape}; expected [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] with the channels last"
+        )
+    if np.issubdtype(array.dtype, np.floating):
+        scale = 255 if float_scale(array, item) == 1 else 1
+        array = np.rint(array * scale).astype(np.uint8)
+    elif array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype != np.uint8:
+        array = _eight_bits(array, item)
+    image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else np.ascontiguousarray(array))
+    return image_to_pixels(image, item, resolution)
+
+
+def float_scale(array: npt.NDArray[Any], item: str) -> int | None:
+    """Which range a float image uses: 1 or 255, or None for an image that is zero everywhere (the same in both)."""
+    finite = np.isfinite(array)
+    if not finite.all():
+        raise DataError(
+            f"{item} has {int((~finite).sum())} pixels that are NaN or infinite; repair or remove it"
+        )
+    low, high = float(array.min()), float(array.max())
+    if low < 0 or high > 255:
+        raise DataError(
+            f"{item} has float pixels in {low:g}..{high:g}; expected 0..1 or 0..255 (undo a normalisation first)"
+        )
+    return None if high == 0 else 1 if high <= 1 else 255
+
+
+def resize_all(images: Pixels, resolution: int | None) -> Pixels:
+    """uint8 [N, H, W, 3] resized to [N, R, R, 3] where `resolution` is given and differs."""
+    if resolution is None or images.shape[1:3] == (resolution, resolution):
+        return images
+    resized = np.empty((len(images), resolution, resolution, 3), np.uint8)
+    for row, image in enumerate(images):
+        resized[row] = _resized(Image.fromarray(image), resolution)
+    return resized
+
+
+def _resized(image: Image.Image, resolution: int | None) -> Pixels:
+    if resolution is not None and image.size != (resolution, resolution):
+        image = image.resize((resolution, resolution), Image.Resampling.BICUBIC)
+    return np.array(image)
+
+
+def _eight_bits(array: npt.NDArray[Any], item: str) -> Pixels:
+    """uint16, or the 32-bit integers that Pillow holds 16 bits in, as uint8 with 65535 as 255."""
+    if array.dtype != np.uint16 and array.dtype != np.int32:
+        raise DataError(f"{item} has pixels of type {array.dtype}; expected uint8, uint16, or floats")
+    if int(array.min()) < 0 or int(array.max()) > 65535:
+        raise DataError(f"{item} has pixels in {array.min()}..{array.max()}; expected 16 bits (0..65535)")
+    return np.rint(array / 257).astype(np.uint8)

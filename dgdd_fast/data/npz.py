@@ -1,0 +1,202 @@
+"""One ``.npz`` file per domain.
+
+Each file holds ``x_train`` uint8 [N, H, W, 3] and ``y_train`` integers [N], ``x_test`` and ``y_test`` likewise,
+``classes`` [K] (the name of each label) and, if wanted, ``names_train`` [N] and ``names_test`` [M] (where each item
+comes from). The file's name is the domain's. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .checks import check_resolution, check_spelling, chosen_domains, coverage_warnings
+from .dataset import DomainDataset
+from .errors import DataError
+from .images import Pixels, float_scale, resize_all
+
+_PARTS = ("train", "test")
+_FORMAT = "expected the arrays x_train, y_train, x_test, y_test, classes"
+
+
+class _DomainFile(NamedTuple):
+    path: Path
+    images: Pixels  # [N + M, R, R, 3], train rows first
+    labels: npt.NDArray[np.int64]  # as in the file
+    train_rows: int
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+def load_npz(
+    folder: str | Path, resolution: int | None = None, domains: Sequence[str] | None = None
+) -> DomainDataset:
+    """The domains ``<folder>/<domain>.npz`` as one dataset; `folder` may be one file as well.
+
+    Args:
+        resolution: side in pixels to resize to; None keeps the files' own, which must then agree.
+        domains: the domains to load, by file name without the ending; None loads all.
+
+    Labels that count from 1 are brought to 0..K-1, with a warning, where that is the only reading: all of 1..K occur,
+    or the items' names (domain/class/file) say so. Files that list the same classes in another order are brought to
+    the first file's order. Raises DataError naming the file where the labels allow no sure reading, or where the file
+    does not hold what it should.
+    """
+    folder = Path(folder)
+    check_resolution(resolution)
+    paths = [folder] if folder.is_file() else sorted(folder.glob("*.npz"))
+    if not paths:
+        raise DataError(f"{folder} holds no .npz file; {_FORMAT} in one file per domain")
+    wanted = chosen_domains([path.stem for path in paths], domains, str(folder))
+    files = [_read(path, resolution) for path in paths if path.stem in wanted]
+
+    class_names = tuple(dict.fromkeys(name for file in files for name in file.classes))
+    check_spelling("class", class_names, str(folder))
+    sizes = {file.images.shape[1:3]: file.path.name for file in files}
+    if len(sizes) > 1:
+        described = ", ".join(f"{name} {height} x {width}" for (height, width), name in sizes.items())
+        raise DataError(f"{folder}: the image sizes differ ({described}); choose a resolution to resize to")
+
+    warnings: list[str] = []
+    labels = []
+    for file, base in zip(files, _label_bases(files, warnings), strict=True):
+        if set(file.classes) == set(class_names) and file.classes != class_names:
+            warnings.append(f"{file.path.name}: its classes are in another order; matched by name")
+        number = np.array([class_names.index(name) for name in file.classes])
+        labels.append(number[file.labels - base])
+    dataset = DomainDataset(
+        name=folder.stem if folder.is_file() else folder.resolve().name,
+        images=torch.cat([torch.from_numpy(file.images).permute(0, 3, 1, 2) for file in files]).contiguous(),
+        labels=torch.from_numpy(np.concatenate(labels)),
+        domains=torch.cat([torch.full((len(file.labels),), number) for number, file in enumerate(files)]),
+        is_test=torch.cat([torch.arange(len(file.labels)) >= file.train_rows for file in files]),
+        class_names=class_names,
+        domain_names=tuple(file.path.stem for file in files),
+        item_names=tuple(name for file in files for name in file.names),
+    )
+    warnings += coverage_warnings(dataset.counts(), class_names, dataset.domain_names, str(folder))
+    return dataclasses.replace(dataset, warnings=tuple(warnings))
+
+
+def _read(path: Path, resolution: int | None) -> _DomainFile:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except Exception as error:  # zipfile, zlib and NumPy each have their own ways to fail on a damaged file
+        raise DataError(
+            f"{path} cannot be read as an .npz file of plain arrays ({error}); fetch it again, or save it anew "
+            "with numpy.savez_compressed"
+        ) from error
+    missing = [key for key in ("x_train", "y_train", "x_test", "y_test", "classes") if key not in arrays]
+    if missing:
+        raise DataError(f"{path} has no array {missing[0]}; {_FORMAT}")
+    classes = tuple(np.atleast_1d(arrays["classes"]).astype(str).tolist())
+    if len(set(classes)) != len(classes):
+        raise DataError(f"{path}: `classes` names one class twice: {', '.join(classes)}")
+    images = _images(path, arrays["x_train"], arrays["x_test"])
+    train_rows = len(arrays["x_train"])
+    names: list[str] = []
+    labels = []
+    for part, rows in zip(_PARTS, (train_rows, len(images) - train_rows), strict=True):
+        values = arrays[f"y_{part}"]
+        if values.shape != (rows,) or not np.issubdtype(values.dtype, np.integer):
+            raise DataError(
+                f"{path}: y_{part} must be {rows} integers, one for each image of x_{part}, "
+                f"got {values.dtype} with shape {values.shape}"
+            )
+        items = arrays.get(f"names_{part}")
+        if items is None:
+            items = np.array([f"{path.stem}/{part}/{row}" for row in range(rows)], dtype=str)
+        if items.shape != (rows,):
+            raise DataError(f"{path}: names_{part} must be {rows} names, one an image, got {items.shape}")
+        labels.append(values.astype(np.int64))
+        names += items.astype(str).tolist()
+    return _DomainFile(
+        path, resize_all(images, resolution), np.concatenate(labels), train_rows, classes, tuple(names)
+    )
+
+
+def _images(path: Path, train: npt.NDArray[Any], test: npt.NDArray[Any]) -> Pixels:
+    """Both parts, one after the other, as uint8 [N + M, H, W, 3]."""
+    for part, images in zip(_PARTS, (train, test), strict=True):
+        if images.ndim != 3 and (images.ndim != 4 or images.shape[3] not in (1, 3)):
+            raise DataError(
+                f"{path}: x_{part} has the shape {images.shape}; expected [N, H, W, 3], channels last, or grey "
+                "[N, H, W]"
+            )
+    if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
+        raise DataError(
+            f"{path}: x_train ({train.dtype} {train.shape[1:]}) and x_test ({test.dtype} {test.shape[1:]}) must hold "
+            "images of one type and size"
+        )
+    if len(train) + len(test) == 0 or 0 in train.shape[1:]:
+        raise DataError(f"{path} holds no images; remove it or fill it")
+    if np.issubdtype(train.dtype, np.floating):
+        scales = {
+            float_scale(part, f"{path} x_{name}")
+            for part, name in ((train, "train"), (test, "test"))
+            if part.size
+        }
+        if {1, 255} <= scales:
+            raise DataError(
+                f"{path}: x_train and x_test differ in range (0..1 and 0..255); store both as uint8"
+            )
+        scale = 255 if 1 in scales else 1
+        train, test = (np.rint(part * scale).astype(np.uint8) for part in (train, test))
+    if train.dtype != np.uint8:
+        raise DataError(f"{path}: x_train has the type {train.dtype}; expected uint8 in 0..255, or floats")
+    images = np.concatenate([train, test])
+    if images.ndim == 3:
+        images = images[..., None]
+    return np.ascontiguousarray(np.broadcast_to(images, (*images.shape[:3], 3)))
+
+
+def _label_bases(files: Sequence[_DomainFile], warnings: list[str]) -> list[int]:
+    """0 or 1 for each file: the number of its first class. Appends to `warnings` what is repaired."""
+    bases = [_label_base(file) for file in files]
+    decided = {base for base in bases if base is not None}
+    for file, base in zip(files, bases, strict=True):
+        if base is None and decided != {0}:
+            raise DataError(
+                f"{file.path}: its labels are {file.labels.min()}..{file.labels.max()} for {len(file.classes)} "
+                "classes, so they may count from 0 with a class missing or from 1; store them as 0..K-1, or add "
+                "names_train and names_test of the form domain/class/file"
+            )
+        if base == 1:
+            warnings.append(
+                f"{file.path.name}: its labels count from 1; brought to 0..{len(file.classes) - 1}"
+            )
+    return [base or 0 for base in bases]
+
+
+def _label_base(file: _DomainFile) -> int | None:
+    """The number of the file's first class; None where 0 and 1 are both possible. Raises DataError for neither."""
+    low, high, count = int(file.labels.min()), int(file.labels.max()), len(file.classes)
+    possible = [base for base in (0, 1) if base <= low and high < count + base]
+    said = [PurePosixPath(name).parent.name for name in file.names]
+    if possible and all(name in file.classes for name in said):
+        by_name = np.array([file.classes.index(name) for name in said])
+        for base in possible:
+            if np.array_equal(by_name, file.labels - base):
+                return base
+        row = int(np.flatnonzero(by_name != file.labels - possible[0])[0])
+        raise DataError(
+            f"{file.path}: label {file.labels[row]} of {file.names[row]} means "
+            f"{file.classes[int(file.labels[row]) - possible[0]]!r}, but its name says {said[row]!r}; correct the "
+            "labels or the names"
+        )
+    if 0 in possible:
+        return 0 if low == 0 else None
+    if possible and len(np.unique(file.labels)) == count:
+        return 1
+    row = int(np.flatnonzero((file.labels < 0) | (file.labels >= count))[0])
+    raise DataError(
+        f"{file.path}: label {file.labels[row]} of {file.names[row]} is outside 0..{count - 1}, the range for its "
+        f"{count} classes"
+    )
