@@ -107,7 +107,9 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
 
     @property
     def flip_safe(self) -> bool:
-        """Whether a mirrored image keeps its class: not where a class is named like a digit, a number or a letter."""
+        """Whether a mirrored image keeps its class: not where a class is named like a digit, a number or a
+        letter.
+        """
         return not any(
             len(name) == 1 or name.isdigit() or name.casefold() in _DIGIT_WORDS for name in self.class_names
         )
@@ -120,7 +122,9 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
         return self.images[index].float() / 255, int(self.labels[index]), int(self.domains[index])
 
     def select(self, rows: Tensor | Sequence[int]) -> DomainDataset:
-        """The rows `rows` (indices, or a bool mask of length N) in that order, with the same class and domain names."""
+        """The rows `rows` (indices, or a bool mask of length N) in that order, with the same class and domain
+        names.
+        """
         chosen = torch.as_tensor(rows, device=self.images.device)
         if chosen.dtype == torch.bool:
             if chosen.shape != self.labels.shape:
@@ -139,7 +143,9 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
         )
 
     def only_domains(self, names: Sequence[str]) -> DomainDataset:
-        """The rows of the domains `names`; the others are dropped and the domains are renumbered in this dataset's order."""
+        """The rows of the domains `names`; the others are dropped and the domains are renumbered in this
+        dataset's order.
+        """
         kept = [domain for domain, name in enumerate(self.domain_names) if name in names]
         unknown = [name for name in names if name not in self.domain_names]
         if unknown:
@@ -169,7 +175,7 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
         """The leave-one-domain-out protocol with `target` as the domain that nothing is learnt from."""
         if self.num_domains < 2 and target in self.domain_names:
             raise DataError(
-                f"{self.name} has one domain only ({target}), so leaving it out leaves nothing to learn from; "
+                f"{self.name} has one domain only ({target}), so nothing would be left to learn from; "
                 "leave-one-domain-out needs two or more"
             )
         sources = [name for name in self.domain_names if name != target]
@@ -194,10 +200,11 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
         )
 
     def channel_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel over all pixels of all rows: float32 [3] each, for pixels in [0, 1].
+        """Mean and standard deviation of each channel over all pixels of all rows: float32 [3] each, for
+        pixels in [0, 1].
 
-        Computed from exact histograms, so they do not depend on the order of the rows. The deviation is at least 1/255,
-        so that a constant channel can be divided by it.
+        Computed from exact histograms, so they do not depend on the order of the rows. The deviation is at
+        least 1/255, so that a constant channel can be divided by it.
         """
         if len(self) == 0:
             raise DataError(f"{self.name} has no images, so it has no channel statistics")
@@ -220,7 +227,9 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
 
 
 class LeaveOneOut(NamedTuple):
-    """One round of leave-one-domain-out: the sources' two parts, and every row (train and test) of the target."""
+    """One round of leave-one-domain-out: the sources' two parts, and every row (train and test) of the
+    target.
+    """
 
     sources_train: DomainDataset
     sources_test: DomainDataset

@@ -2,4 +2,4 @@
 
 
 class DataError(ValueError):
-    """Data that cannot be used. The message names the file or row and says what was expected and what to do."""
+    """Data that cannot be used. The message names the file or row, what was expected and what to do."""

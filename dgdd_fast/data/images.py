@@ -1,10 +1,13 @@
 """From an image file, a Pillow image or an array to RGB uint8, by one set of rules.
 
-* Grey and palette images become RGB by value. Transparent pixels are laid over white, as on the page they were drawn for.
+* Grey and palette images become RGB by value. Transparent pixels are laid over white, as on the page they
+  were drawn for.
 * 16-bit images are scaled to 8 bits (65535 is 255). CMYK, YCbCr, Lab and HSV are converted by Pillow.
 * The orientation that a camera recorded is applied. Of an animation the first frame is taken.
-* A resolution means a square: bicubic resampling (Pillow, which anti-aliases when it shrinks), without a crop.
-* Arrays are [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]; uint8 as it is, uint16 as 16 bits, floats in 0..1 or in 0..255.
+* A resolution means a square: bicubic resampling (Pillow, which anti-aliases when it shrinks), without a
+  crop.
+* Arrays are [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]; uint8 as it is, uint16 as 16 bits, floats in 0..1 or
+  in 0..255.
 """
 
 from __future__ import annotations
@@ -29,9 +32,11 @@ _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L")
 
 
 def read_image(source: Path | bytes, item: str, resolution: int | None = None) -> Pixels:
-    """Decodes one file (a path, or the bytes of one) to uint8 [H, W, 3], resized to `resolution` square where given.
+    """Decodes one file (a path, or the bytes of one) to uint8 [H, W, 3], resized to `resolution` square where
+    given.
 
-    Raises DataError naming `item` where the file cannot be read, is no image, is truncated, or is a decompression bomb.
+    Raises DataError naming `item` where the file cannot be read, is no image, is truncated, or is a
+    decompression bomb.
     """
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
@@ -45,12 +50,14 @@ def read_image(source: Path | bytes, item: str, resolution: int | None = None) -
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
-            f"{item} unpacks to far more pixels than an image should ({error}); remove it, or shrink it with a tool "
+            f"{item} unpacks to far more pixels than an image should ({error}); remove it, or shrink it "
+            "with a tool "
             "that you trust with it"
         ) from error
     except UnidentifiedImageError as error:
         raise DataError(
-            f"{item} is not an image of a known kind (JPEG, PNG, BMP, WebP, GIF, PPM, TIFF) although it is named like "
+            f"{item} is not an image of a known kind (JPEG, PNG, BMP, WebP, GIF, PPM, TIFF) although it is "
+            "named like "
             "one; remove it or replace it by the image"
         ) from error
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
@@ -78,14 +85,15 @@ def image_to_pixels(image: Image.Image, item: str, resolution: int | None = None
 def array_to_pixels(array: npt.NDArray[Any], item: str, resolution: int | None = None) -> Pixels:
     """An array of one image as uint8 [H, W, 3], resized to `resolution` square where given.
 
-    Floats must be finite and in 0..1 or 0..255. Which of the two is decided by this array alone (a maximum of at most 1
-    means 0..1), so a caller with several images has to check that they agree: see `float_scale`.
+    Floats must be finite and in 0..1 or 0..255. Which of the two is decided by this array alone (a maximum of
+    at most 1 means 0..1), so a caller with several images has to check that they agree: see `float_scale`.
     """
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
         raise DataError(
-            f"{item} has the shape {array.shape}; expected [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] with the channels last"
+            f"{item} has the shape {array.shape}; expected [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] with "
+            "the channels last"
         )
     if np.issubdtype(array.dtype, np.floating):
         scale = 255 if float_scale(array, item) == 1 else 1
@@ -99,7 +107,9 @@ def array_to_pixels(array: npt.NDArray[Any], item: str, resolution: int | None =
 
 
 def float_scale(array: npt.NDArray[Any], item: str) -> int | None:
-    """Which range a float image uses: 1 or 255, or None for an image that is zero everywhere (the same in both)."""
+    """Which range a float image uses: 1 or 255, or None for an image that is zero everywhere (the same in
+    both).
+    """
     finite = np.isfinite(array)
     if not finite.all():
         raise DataError(
@@ -108,7 +118,8 @@ def float_scale(array: npt.NDArray[Any], item: str) -> int | None:
     low, high = float(array.min()), float(array.max())
     if low < 0 or high > 255:
         raise DataError(
-            f"{item} has float pixels in {low:g}..{high:g}; expected 0..1 or 0..255 (undo a normalisation first)"
+            f"{item} has float pixels in {low:g}..{high:g}; expected 0..1 or 0..255 (undo a normalisation "
+            "first)"
         )
     return None if high == 0 else 1 if high <= 1 else 255
 

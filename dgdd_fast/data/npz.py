@@ -1,8 +1,8 @@
 """One ``.npz`` file per domain.
 
-Each file holds ``x_train`` uint8 [N, H, W, 3] and ``y_train`` integers [N], ``x_test`` and ``y_test`` likewise,
-``classes`` [K] (the name of each label) and, if wanted, ``names_train`` [N] and ``names_test`` [M] (where each item
-comes from). The file's name is the domain's. Nothing is unpickled.
+Each file holds ``x_train`` uint8 [N, H, W, 3] and ``y_train`` integers [N], ``x_test`` and ``y_test``
+likewise, ``classes`` [K] (the name of each label) and, if wanted, ``names_train`` [N] and ``names_test`` [M]
+(where each item comes from). The file's name is the domain's. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def load_npz(
         resolution: side in pixels to resize to; None keeps the files' own, which must then agree.
         domains: the domains to load, by file name without the ending; None loads all.
 
-    Labels that count from 1 are brought to 0..K-1, with a warning, where that is the only reading: all of 1..K occur,
-    or the items' names (domain/class/file) say so. Files that list the same classes in another order are brought to
-    the first file's order. Raises DataError naming the file where the labels allow no sure reading, or where the file
-    does not hold what it should.
+    Labels that count from 1 are brought to 0..K-1, with a warning, where that is the only reading: all of
+    1..K occur, or the items' names (domain/class/file) say so. Files that list the same classes in another
+    order are brought to the first file's order. Raises DataError naming the file where the labels allow no
+    sure reading, or where the file does not hold what it should.
     """
     folder = Path(folder)
     check_resolution(resolution)
@@ -90,7 +90,8 @@ def _read(path: Path, resolution: int | None) -> _DomainFile:
             arrays = {key: archive[key] for key in archive.files}
     except Exception as error:  # zipfile, zlib and NumPy each have their own ways to fail on a damaged file
         raise DataError(
-            f"{path} cannot be read as an .npz file of plain arrays ({error}); fetch it again, or save it anew "
+            f"{path} cannot be read as an .npz file of plain arrays ({error}); fetch it again, or save it "
+            "anew "
             "with numpy.savez_compressed"
         ) from error
     missing = [key for key in ("x_train", "y_train", "x_test", "y_test", "classes") if key not in arrays]
@@ -127,12 +128,14 @@ def _images(path: Path, train: npt.NDArray[Any], test: npt.NDArray[Any]) -> Pixe
     for part, images in zip(_PARTS, (train, test), strict=True):
         if images.ndim != 3 and (images.ndim != 4 or images.shape[3] not in (1, 3)):
             raise DataError(
-                f"{path}: x_{part} has the shape {images.shape}; expected [N, H, W, 3], channels last, or grey "
+                f"{path}: x_{part} has the shape {images.shape}; expected [N, H, W, 3], channels last, or "
+                "grey "
                 "[N, H, W]"
             )
     if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
         raise DataError(
-            f"{path}: x_train ({train.dtype} {train.shape[1:]}) and x_test ({test.dtype} {test.shape[1:]}) must hold "
+            f"{path}: x_train ({train.dtype} {train.shape[1:]}) and x_test ({test.dtype} {test.shape[1:]}) "
+            "must hold "
             "images of one type and size"
         )
     if len(train) + len(test) == 0 or 0 in train.shape[1:]:
@@ -154,7 +157,7 @@ def _images(path: Path, train: npt.NDArray[Any], test: npt.NDArray[Any]) -> Pixe
     images = np.concatenate([train, test])
     if images.ndim == 3:
         images = images[..., None]
-    return np.ascontiguousarray(np.broadcast_to(images, (*images.shape[:3], 3)))
+    return images if images.shape[3] == 3 else np.repeat(images, 3, axis=3)
 
 
 def _label_bases(files: Sequence[_DomainFile], warnings: list[str]) -> list[int]:
@@ -164,8 +167,10 @@ def _label_bases(files: Sequence[_DomainFile], warnings: list[str]) -> list[int]
     for file, base in zip(files, bases, strict=True):
         if base is None and decided != {0}:
             raise DataError(
-                f"{file.path}: its labels are {file.labels.min()}..{file.labels.max()} for {len(file.classes)} "
-                "classes, so they may count from 0 with a class missing or from 1; store them as 0..K-1, or add "
+                f"{file.path}: its labels are {file.labels.min()}..{file.labels.max()} for "
+                f"{len(file.classes)} "
+                "classes, so they may count from 0 with a class missing or from 1; store them as 0..K-1, or "
+                "add "
                 "names_train and names_test of the form domain/class/file"
             )
         if base == 1:
@@ -176,7 +181,9 @@ def _label_bases(files: Sequence[_DomainFile], warnings: list[str]) -> list[int]
 
 
 def _label_base(file: _DomainFile) -> int | None:
-    """The number of the file's first class; None where 0 and 1 are both possible. Raises DataError for neither."""
+    """The number of the file's first class; None where 0 and 1 are both possible. Raises DataError for
+    neither.
+    """
     low, high, count = int(file.labels.min()), int(file.labels.max()), len(file.classes)
     possible = [base for base in (0, 1) if base <= low and high < count + base]
     said = [PurePosixPath(name).parent.name for name in file.names]
@@ -188,7 +195,8 @@ def _label_base(file: _DomainFile) -> int | None:
         row = int(np.flatnonzero(by_name != file.labels - possible[0])[0])
         raise DataError(
             f"{file.path}: label {file.labels[row]} of {file.names[row]} means "
-            f"{file.classes[int(file.labels[row]) - possible[0]]!r}, but its name says {said[row]!r}; correct the "
+            f"{file.classes[int(file.labels[row]) - possible[0]]!r}, but its name says {said[row]!r}; "
+            "correct the "
             "labels or the names"
         )
     if 0 in possible:
@@ -197,6 +205,7 @@ def _label_base(file: _DomainFile) -> int | None:
         return 1
     row = int(np.flatnonzero((file.labels < 0) | (file.labels >= count))[0])
     raise DataError(
-        f"{file.path}: label {file.labels[row]} of {file.names[row]} is outside 0..{count - 1}, the range for its "
+        f"{file.path}: label {file.labels[row]} of {file.names[row]} is outside 0..{count - 1}, the range "
+        "for its "
         f"{count} classes"
     )
