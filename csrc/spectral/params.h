@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "host_device.h"
+
 namespace dgdd::spectral {
 
 // How floating data lies in memory. Half formats are converted on load and store; arithmetic is float32, and
@@ -45,8 +47,8 @@ struct SpectralParams {
   void* images;           // [N, C, H, W], read and written
   void* momentum_buffer;  // [N, C, H, W], read and written
 
-  int64_t planes() const { return samples * channels; }
-  int64_t half_width() const { return width / 2 + 1; }
+  DGDD_HOST_DEVICE int64_t planes() const { return samples * channels; }
+  DGDD_HOST_DEVICE int64_t half_width() const { return width / 2 + 1; }
 };
 
 // Corner cases that every tier treats alike, with V the sample's valid domains:

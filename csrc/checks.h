@@ -1,0 +1,106 @@
+// Input checks with one form of message: "dgdd::<op>: <argument> must be <expected>, got <what came>".
+#pragma once
+
+#include <cmath>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "stable.h"
+
+namespace dgdd {
+
+template <class... Parts>
+std::string text(const Parts&... parts) {
+  std::ostringstream stream;
+  (stream << ... << parts);
+  return stream.str();
+}
+
+inline std::string text_of_shape(const std::vector<int64_t>& sizes) {
+  std::ostringstream stream;
+  stream << '[';
+  for (size_t axis = 0; axis < sizes.size(); ++axis) stream << (axis == 0 ? "" : ", ") << sizes[axis];
+  stream << ']';
+  return stream.str();
+}
+
+inline std::string text_of_dtype(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Bool:
+      return "bool";
+    default:
+      return torch::headeronly::toString(type);
+  }
+}
+
+inline std::string text_of_device(const Device& device) {
+  if (device.is_cpu()) return "cpu";
+  if (device.is_cuda()) return text("cuda:", device.index());
+  return text("a device of type ", static_cast<int>(device.type()));
+}
+
+// The checks of one operator's arguments. Each throws std::runtime_error, which Python sees as RuntimeError.
+class Checks {
+ public:
+  explicit Checks(const char* op) : op_(op) {}
+
+  void require(bool condition, const char* argument, const std::string& expected,
+               const std::string& got) const {
+    if (!condition)
+      throw std::runtime_error(text("dgdd::", op_, ": ", argument, " must be ", expected, ", got ", got));
+  }
+
+  void is_floating(const Tensor& tensor, const char* argument) const {
+    const ScalarType type = tensor.scalar_type();
+    require(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::BFloat16 ||
+                type == ScalarType::Half,
+            argument, "float32, float64, bfloat16 or float16", text_of_dtype(type));
+  }
+
+  void has_dtype(const Tensor& tensor, const char* argument, ScalarType expected, const char* why) const {
+    require(tensor.scalar_type() == expected, argument, text_of_dtype(expected) + why,
+            text_of_dtype(tensor.scalar_type()));
+  }
+
+  void has_shape(const Tensor& tensor, const char* argument, const std::vector<int64_t>& expected,
+                 const char* names) const {
+    require(shape(tensor) == expected, argument, text(names, " = ", text_of_shape(expected)),
+            text_of_shape(shape(tensor)));
+  }
+
+  void is_on(const Tensor& tensor, const char* argument, const Device& expected) const {
+    require(tensor.device() == expected, argument,
+            text("on ", text_of_device(expected), " like domain_grads"), text_of_device(tensor.device()));
+  }
+
+  void is_finite(double value, const char* argument) const {
+    require(std::isfinite(value), argument, "finite", text(value));
+  }
+
+  void is_finite_and_not_negative(double value, const char* argument) const {
+    require(std::isfinite(value) && value >= 0, argument, "finite and at least 0", text(value));
+  }
+
+  // An in-place result needs one memory cell for each element.
+  void does_not_repeat_memory(const Tensor& tensor, const char* argument) const {
+    for (int64_t axis = 0; axis < tensor.dim(); ++axis)
+      require(tensor.size(axis) <= 1 || tensor.stride(axis) != 0, argument,
+              "written in place, so each element needs its own memory", text("an expanded axis ", axis));
+  }
+
+ private:
+  const char* op_;
+};
+
+}  // namespace dgdd

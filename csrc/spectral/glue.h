@@ -1,0 +1,20 @@
+// The torch side of the spectral operators on each device: from filled, checked parameters to launches.
+#pragma once
+
+#include "spectral/params.h"
+#include "stable.h"
+
+namespace dgdd::spectral {
+
+void run_cpu(const SpectralParams& params);
+void run_cuda(const SpectralParams& params, const Device& device);
+
+// The general tier's transforms: the spectra of the planes [first_plane, first_plane + planes) of every
+// domain, [D, planes, H, W/2 + 1], and back from a consensus spectrum of these planes to [planes, H, W].
+Tensor chunk_spectra(const SpectralParams& params, const Device& device, int64_t first_plane, int64_t planes);
+Tensor inverse_transform(const SpectralParams& params, const Tensor& consensus_spectrum);
+
+// How many planes a chunk holds if its spectra are to take about `bytes`; at least `at_least`, at most all.
+int64_t planes_per_chunk(const SpectralParams& params, int64_t bytes, int64_t at_least);
+
+}  // namespace dgdd::spectral
