@@ -1,4 +1,7 @@
-"""Domain-generalisable dataset distillation with fused operators."""
-import torch  # noqa: F401  (must be loaded before the extension)
+"""Domain-generalisable dataset distillation with fused C++/CUDA operators (``torch.ops.dgdd.*``)."""
 
-from . import _C  # noqa: F401
+from dgdd_fast._core import load_core
+
+__version__ = load_core()
+
+from dgdd_fast import ops as ops  # noqa: E402  (gives the operators their fakes and autograd policy)
