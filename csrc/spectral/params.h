@@ -14,8 +14,8 @@ enum class Storage { float32, float64, bfloat16, float16 };
 
 // One call of a spectral operator on contiguous data. Exactly one group of outputs is set; it tells which
 // operator is meant. A plane is one (sample, channel) image of height x width; there are samples * channels
-// of them, and each is independent of the others: a NaN or Inf in one plane of the gradients must leave every
-// other plane's result untouched, bit for bit.
+// of them, and each is independent of the others: a NaN or Inf in one plane of the gradients must not
+// reach another plane, where it may change the rounding and nothing else.
 struct SpectralParams {
   int64_t domains;   // D >= 1
   int64_t samples;   // N >= 0; for spectral_consensus every plane counts as a sample of one channel
