@@ -16,7 +16,7 @@ def check_resolution(resolution: int | None) -> None:
 
 
 def check_spelling(kind: str, names: Iterable[str], where: str) -> None:
-    """Raises DataError where two `names` differ in upper and lower case only, as for one and the same thing."""
+    """Raises DataError where two `names` differ in upper and lower case only."""
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(name.casefold(), name)
