@@ -1,0 +1,85 @@
+"""A whole distillation run as one YAML file: the data, the held-out domain and the settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from .config import ConfigT, DistillConfig, SurgeryConfig, from_dict, to_dict
+
+NO_TARGET = "none"
+DEFAULT_METHOD = "dm+sgs"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What `dgdd distill` needs to know; the YAML file has the same names.
+
+    Attributes:
+        data: "embedded-digits", or a folder of images or of .npz files.
+        target: the domain to hold out, or "none" to distil all domains.
+        resolution: side in pixels that the images are resized to; None keeps theirs.
+        device: "cpu", "cuda", "cuda:1".
+        threads: CPU threads; None leaves the choice to torch.
+        distill: the settings of the distillation.
+    """
+
+    data: str = "embedded-digits"
+    target: str | None = None
+    resolution: int | None = None
+    device: str = "cpu"
+    threads: int | None = None
+    distill: DistillConfig = field(default_factory=DistillConfig)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-3 for a text, for want of a point; here it is a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_run_config(path: Path) -> RunConfig:
+    """The run that a YAML file describes. Raises ValueError naming the file and the setting that is wrong."""
+    try:
+        values = yaml.load(path.read_text(), _Loader)  # a SafeLoader: nothing is executed
+        return from_dict(RunConfig, {} if values is None else values)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def write_run_config(path: Path, run: RunConfig) -> None:
+    """Write the YAML file that `read_run_config` reads back to an equal `run`."""
+    path.write_text(yaml.safe_dump(to_dict(run), sort_keys=False))
+
+
+def method_name(config: DistillConfig) -> str:
+    """The method as the command line writes it: the objective, then its modifiers: "dm", "dm+sgs"."""
+    return config.objective + ("" if config.surgery is None else "+sgs")
+
+
+def with_method(config: DistillConfig, method: str) -> DistillConfig:
+    """`config` with the objective and modifiers of `method`; raises ValueError for an unknown one."""
+    objective, *modifiers = method.split("+")
+    objectives = typing.get_args(typing.get_type_hints(DistillConfig)["objective"])
+    if objective not in objectives or modifiers not in ([], ["sgs"]):
+        raise ValueError(
+            f"unknown method {method!r}: expected an objective ({', '.join(objectives)}), "
+            "then +sgs if wanted, such as dm+sgs"
+        )
+    surgery = (config.surgery or SurgeryConfig()) if modifiers else None
+    return override(dataclasses.replace(config, surgery=surgery), objective=objective)
+
+
+def override(config: ConfigT, **values: Any) -> ConfigT:
+    """The dataclass `config` with those of `values` that are not None in place of its own."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return cast(ConfigT, dataclasses.replace(cast(Any, config), **given))
