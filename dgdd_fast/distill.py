@@ -219,7 +219,7 @@ def _check_finite(
     bad = ~torch.isfinite(found.reshape(-1, *found.shape[-4:])).all(0).flatten(1).all(1)
     if not bool(bad.any()):
         return
-    names = ", ".join(class_names[label] for label in labels[bad].unique().tolist())
+    names = ", ".join(class_names[label] for label in sorted(set(labels[bad].tolist())))
     kept = (
         f"the last good checkpoint is {path}"
         if path

@@ -76,7 +76,7 @@ class Matching:
         shares = sizes / sizes.sum(1, keepdim=True)
         union_means = (shares[:, :, None] * real_means).sum(1)
 
-        chunks = torch.arange(len(images), device=images.device).split(self._chunk_rows(graph=True))
+        chunks = torch.split(torch.arange(len(images), device=images.device), self._chunk_rows(graph=True))
         # The graphs of all chunks are kept where they fit the memory budget; else each is built a second time
         # for its backward.
         keep = len(images) <= self._budget_rows(graph=True)
@@ -124,11 +124,8 @@ class Matching:
         rows = rows.to(self.pixels.device)
         cell_of_row = torch.arange(classes * domains, device=rows.device).repeat_interleave(sizes.flatten())
         sums = torch.zeros(classes * domains, self.network.feature_dim, device=rows.device)
-        for part, cells in zip(
-            rows.split(self._chunk_rows(graph=False)),
-            cell_of_row.split(self._chunk_rows(graph=False)),
-            strict=True,
-        ):
+        size = self._chunk_rows(graph=False)
+        for part, cells in zip(torch.split(rows, size), torch.split(cell_of_row, size), strict=True):
             images = augment(normalise(self.pixels[part], self.mean, self.std), draw, cells // domains)
             with torch.autocast(
                 rows.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"

@@ -1,0 +1,148 @@
+"""Accuracy on an unseen domain: Random, DM and DM+SGS at the same budget, mean and standard deviation over seeds.
+
+Each seed is a distillation and a training of its own. Every part is kept in the run folder, so that a stopped
+study goes on where it was; rerunning computes only what is missing.
+
+    python bench/accuracy.py --data DIGITS --target mnist --domains mnist mnist_m svhn_small chars74k_fnt \
+        --iterations 2000 --runs runs/digits --out bench/results/accuracy_digits_mnist.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+from datetime import date
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from dgdd_fast.config import DistillConfig, EvaluateConfig, NetworkConfig, SurgeryConfig, to_dict
+from dgdd_fast.data import DomainDataset, load_dataset
+from dgdd_fast.distill import distill
+from dgdd_fast.distilled_set import DistilledSet
+from dgdd_fast.evaluate import evaluate
+from dgdd_fast.files import write_atomically
+
+METHODS = ("random", "dm", "dm+sgs")
+
+
+def distill_config(method: str, seed: int, options: argparse.Namespace) -> DistillConfig:
+    """The settings of one distillation; the three methods differ in objective and surgery only."""
+    return DistillConfig(
+        objective="random" if method == "random" else "dm",
+        surgery=SurgeryConfig(options.alpha, options.beta) if method == "dm+sgs" else None,
+        ipc=options.ipc,
+        iterations=options.iterations,
+        image_lr=options.image_lr,
+        batch_real=options.batch_real,
+        network=NetworkConfig(width=options.width),
+        precision=options.precision,
+        checkpoint_every=50,
+        seed=seed,
+    )
+
+
+def run_cell(
+    method: str, seed: int, data: DomainDataset, options: argparse.Namespace
+) -> dict[str, dict[str, float] | float]:
+    """Distils and evaluates one method with one seed, or reads what an earlier call left: accuracies in percent."""
+    parts = data.leave_out(options.target)
+    folder = options.runs / f"{options.target}-{method}-seed{seed}"
+    result_path = folder / "result.json"
+    if result_path.exists():
+        return json.loads(result_path.read_text())
+    set_path = folder / "distilled.safetensors"
+    if not set_path.exists():
+        done = 0
+
+        def tell(progress) -> None:
+            nonlocal done
+            done += 1
+            if progress.iteration % 50 == 0:
+                print(f"{folder.name}: {progress.iteration}, loss {progress.loss:.3f}", flush=True)
+
+        began = perf_counter()
+        distilled = distill(
+            parts.sources_train,
+            distill_config(method, seed, options),
+            run_folder=folder,
+            resume=True,
+            target=options.target,
+            progress=tell,
+        )
+        distilled.provenance["seconds_per_iteration"] = (perf_counter() - began) / max(1, done)
+        distilled.save(set_path)
+        distilled.contact_sheet(folder / "contact_sheet.png")
+    distilled = DistilledSet.load(set_path)
+    evaluation = evaluate(
+        distilled,
+        {"target": parts.target, "sources": parts.sources_test},
+        EvaluateConfig(runs=1, epochs=options.epochs, network=NetworkConfig(width=options.width), seed=seed),
+    )
+    result = {
+        "accuracy": {name: evaluation.mean(name) for name in ("target", "sources")},
+        "seconds_per_iteration": distilled.provenance["seconds_per_iteration"],
+    }
+    write_atomically(result_path, json.dumps(result).encode())
+    print(f"{folder.name}: {result}", flush=True)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="accuracy of Random, DM and DM+SGS on an unseen domain")
+    parser.add_argument("--data", required=True, help="a folder of domains, or embedded-digits")
+    parser.add_argument("--domains", nargs="+", help="the domains to use (default: all)")
+    parser.add_argument("--target", required=True, help="the domain that is held out")
+    parser.add_argument("--resolution", type=int, help="side in pixels (default: that of the data)")
+    parser.add_argument("--ipc", type=int, default=10)
+    parser.add_argument("--iterations", type=int, default=20_000)
+    parser.add_argument("--image-lr", type=float, default=1.0)
+    parser.add_argument("--batch-real", type=int, default=256, help="real images of each class and domain")
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--precision", default="float32", help="of the real features: float32 or bfloat16")
+    parser.add_argument("--alpha", type=float, default=SurgeryConfig.alpha)
+    parser.add_argument("--beta", type=float, default=SurgeryConfig.beta)
+    parser.add_argument("--epochs", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument("--runs", type=Path, required=True, help="folder for checkpoints and sets")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file for the table")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    data = load_dataset(options.data, resolution=options.resolution, domains=options.domains)
+    cells: dict[str, list[dict]] = {method: [] for method in METHODS}
+    for seed in range(options.seeds):
+        for method in METHODS:
+            cells[method].append(run_cell(method, seed, data, options))
+    table = {}
+    for method, results in cells.items():
+        table[method] = {"seconds_per_iteration": statistics.mean(r["seconds_per_iteration"] for r in results)}
+        for name in ("target", "sources"):
+            values = [result["accuracy"][name] for result in results]
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            table[method][name] = {"mean": statistics.mean(values), "std": spread, "seeds": values}
+            print(f"{method:7s} {name:7s} {statistics.mean(values):5.1f} ± {spread:.1f}")
+    evaluation = EvaluateConfig(runs=1, epochs=options.epochs, network=NetworkConfig(width=options.width))
+    report = {
+        "date": date.today().isoformat(),
+        "device": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "data": data.name,
+        "target": options.target,
+        "sources": list(data.leave_out(options.target).sources_train.domain_names),
+        "resolution": list(data.resolution),
+        "distill": to_dict(distill_config("dm+sgs", 0, options)),
+        "evaluate": to_dict(evaluation),
+        "seeds": options.seeds,
+        "accuracy": table,
+    }
+    write_atomically(options.out, (json.dumps(report, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
