@@ -20,8 +20,8 @@ def default_depth(resolution: tuple[int, int]) -> int:
 def rows_per_chunk(resolution: tuple[int, int], width: int, device: torch.device) -> int:
     """How many images a pass should take at once to be fast.
 
-    On the CPU a map of the first block stays within 8 MiB, so that the maps of a pass live in the cache and in
-    memory that the process keeps; a GPU wants some thousand.
+    On the CPU a map of the first block stays within 8 MiB, so that the maps of a pass live in the cache and
+    in memory that the process keeps; a GPU wants some thousand.
     """
     if device.type != "cpu":
         return 4096
@@ -31,9 +31,9 @@ def rows_per_chunk(resolution: tuple[int, int], width: int, device: torch.device
 class ConvNet(nn.Module):
     """`depth` blocks of 3x3 convolution, normalisation, ReLU and 2x2 average pooling, then one linear layer.
 
-    `resolution` is (height, width); each block halves both sides, rounding down. A new network holds PyTorch's
-    default initialisation; `initialise` refills it reproducibly. Raises ValueError where a side is too short
-    for the depth.
+    `resolution` is (height, width); each block halves both sides, rounding down. A new network holds
+    PyTorch's default initialisation; `initialise` refills it reproducibly. Raises ValueError where a side is
+    too short for the depth.
     """
 
     def __init__(
@@ -103,8 +103,9 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
 def _keep_freed_memory() -> None:
     """Keep the C library of Linux from handing every freed activation back to the kernel.
 
-    It maps large blocks afresh at each allocation, and filling them with zeros costs as much as a convolution,
-    until it has seen a block of that size freed: then it serves such blocks (32 MiB at most) from its own heap.
+    It maps large blocks afresh at each allocation, and the kernel fills them with zeros, which costs as much
+    as a convolution; once it has seen a block of some size (up to 32 MiB) freed, it serves blocks of that
+    size from a heap that it keeps.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
