@@ -25,20 +25,33 @@ inline std::string text_of_shape(const std::vector<int64_t>& sizes) {
   return stream.str();
 }
 
+// As torch names them in Python.
 inline std::string text_of_dtype(ScalarType type) {
   switch (type) {
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Short:
+      return "int16";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Half:
+      return "float16";
     case ScalarType::Float:
       return "float32";
     case ScalarType::Double:
       return "float64";
-    case ScalarType::BFloat16:
-      return "bfloat16";
-    case ScalarType::Half:
-      return "float16";
-    case ScalarType::Long:
-      return "int64";
+    case ScalarType::ComplexFloat:
+      return "complex64";
+    case ScalarType::ComplexDouble:
+      return "complex128";
     case ScalarType::Bool:
       return "bool";
+    case ScalarType::BFloat16:
+      return "bfloat16";
     default:
       return torch::headeronly::toString(type);
   }

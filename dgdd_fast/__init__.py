@@ -4,4 +4,4 @@ from dgdd_fast._core import load_core
 
 __version__ = load_core()
 
-from dgdd_fast import ops as ops  # noqa: E402  (gives the operators their fakes and autograd policy)
+from dgdd_fast import ops as ops  # gives the operators their fakes and autograd policy

@@ -1,7 +1,7 @@
 """The operators of `dgdd_fast.ops` in plain PyTorch, for reading: what tests and benchmarks compare with.
 
 Shapes, units and the meaning of `domain_valid` are those of `dgdd_fast.ops`. float32 and float64 are computed
-as they are; bfloat16 and float16 are widened to float32 and the results rounded back. Autograd works here, and
+as they are; bfloat16 and float16 are widened to float32 and results rounded back. Autograd works here, and
 no argument is checked.
 """
 

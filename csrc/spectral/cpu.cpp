@@ -22,8 +22,7 @@ const GeneralKernels& general_kernels() {
 }
 
 // The chunks are spread over threads, each doing its transforms alone: less to wait for than threads inside
-// every transform, and the spectra stay in that core's cache. Their size depends on the shape only, so that
-// results do not change with the number of threads.
+// every transform, and the spectra stay in that core's cache. The cuts depend on the shape only.
 void run_general(const SpectralParams& params) {
   const GeneralKernels& kernels = general_kernels();
   const Device cpu(DeviceType::CPU);

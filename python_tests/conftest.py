@@ -1,0 +1,28 @@
+"""Fixtures for all tests: the devices to run on, and the folder with real data where there is one."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device in turn. Without a GPU the CUDA half is skipped, or fails if DGDD_REQUIRE_CUDA=1."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        if os.environ.get("DGDD_REQUIRE_CUDA") == "1":
+            pytest.fail("DGDD_REQUIRE_CUDA=1, but torch finds no CUDA device")
+        pytest.skip("torch finds no CUDA device")
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder that the environment variable DGDD_TEST_DATA names."""
+    folder = os.environ.get("DGDD_TEST_DATA")
+    if folder is None:
+        pytest.skip("DGDD_TEST_DATA is not set: no folder with real data")
+    if not Path(folder).is_dir():
+        pytest.skip(f"DGDD_TEST_DATA={folder} is not a folder")
+    return Path(folder)
