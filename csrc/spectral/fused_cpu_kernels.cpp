@@ -16,8 +16,6 @@
 namespace dgdd::spectral::DGDD_ISA {
 namespace {
 
-constexpr float kSmallest = 1.17549435e-38f;  // the smallest normal number
-
 // ---- one plane of the call -----------------------------------------------------------------------------------------------------------
 
 // Magnitudes of floats compare like their bits; every float that is not finite has the largest ones.
@@ -25,40 +23,43 @@ template <class Stored>
 struct Bits;
 template <>
 struct Bits<float> {
-  using Word = uint32_t;
+  typedef uint32_t Word __attribute__((may_alias));
   static constexpr Word kMagnitude = 0x7fffffffu, kInfinity = 0x7f800000u;
 };
 template <>
 struct Bits<BFloat16> {
-  using Word = uint16_t;
+  typedef uint16_t Word __attribute__((may_alias));
   static constexpr Word kMagnitude = 0x7fffu, kInfinity = 0x7f80u;
 };
 template <>
 struct Bits<Float16> {
-  using Word = uint16_t;
+  typedef uint16_t Word __attribute__((may_alias));
   static constexpr Word kMagnitude = 0x7fffu, kInfinity = 0x7c00u;
 };
 
 template <class Stored, int N>
-DGDD_INLINE typename Bits<Stored>::Word largest_magnitude(const Stored* values) {
-  using Word = typename Bits<Stored>::Word;
-  constexpr int kAtOnce = 256 / sizeof(Word);
-  Word largest[kAtOnce] = {};
-  for (int i = 0; i < N * N; i += kAtOnce) {
-    Word words[kAtOnce];
-    __builtin_memcpy(words, values + i, sizeof(words));
-    for (int j = 0; j < kAtOnce; ++j) {
-      const Word magnitude = words[j] & Bits<Stored>::kMagnitude;
-      largest[j] = magnitude > largest[j] ? magnitude : largest[j];
-    }
+typename Bits<Stored>::Word largest_magnitude(const Stored* values) {
+  const auto* words = reinterpret_cast<const typename Bits<Stored>::Word*>(values);
+  typename Bits<Stored>::Word largest = 0;
+  for (int i = 0; i < N * N; ++i) {
+    const typename Bits<Stored>::Word magnitude = words[i] & Bits<Stored>::kMagnitude;
+    largest = magnitude > largest ? magnitude : largest;
   }
-  Word result = 0;
-  for (int j = 0; j < kAtOnce; ++j) result = largest[j] > result ? largest[j] : result;
-  return result;
+  return largest;
 }
 
-// Rows of zeros stand in for a plane that is missing or left out.
-alignas(64) constexpr float kZeroRow[128] = {};
+// Stands in for a plane that is missing or left out. Never written.
+alignas(64) float zero_plane[128 * 128];
+
+// Scaled by up to 2^101 it is still finite, and far beyond every sum of magnitudes that it may meet there.
+constexpr float kLargestEps = 1e6f;
+
+// What is added to the class signal: a weight times a plane of the call.
+template <class Stored>
+struct Term {
+  const Stored* values;
+  float weight;
+};
 
 // What one plane of a pair takes in and gives out.
 struct Plane {
@@ -68,9 +69,9 @@ struct Plane {
   int64_t valid_domains;
   float scale;             // a power of two that brings the gradients near 1, so that the partner's rounding errors do not drown them
   float one_over_scale;
-  float signal_weight;     // output = signal_weight * (unscaled inverse transform) + base + mean_weight * sum of valid + own_weight * own
-  float mean_weight;
-  float own_weight;
+  float signal_weight;     // of the unscaled inverse transform in the output
+  float mean_weight;       // of each valid domain's gradients in the output
+  float own_weight;        // of the assigned domain's gradients besides
 };
 
 template <class Stored, int N>
@@ -130,6 +131,20 @@ struct Call {
     return plane;
   }
 
+  // The terms of the output besides the class signal; returns their number, at most D + 1.
+  int64_t list_terms(const Plane& plane, Term<Stored>* terms) const {
+    int64_t count = 0;
+    if (!plane.present) return count;
+    if (params.base_grad != nullptr) terms[count++] = {at(params.base_grad, plane), 1};
+    for (int64_t domain = 0; domain < params.domains; ++domain) {
+      if (!valid(domain, plane.sample)) continue;
+      const bool own = params.domain_index != nullptr && domain == params.domain_index[plane.sample];
+      const float weight = plane.mean_weight + (own ? plane.own_weight : 0.0f);
+      if (weight != 0) terms[count++] = {gradient(domain, plane), weight};
+    }
+    return count;
+  }
+
   void fill_with_nan(const Plane& plane) const {
     const Stored nan = store<Stored>(__builtin_nanf(""));
     void* const outputs[] = {params.class_signal, params.update, params.images, params.momentum_buffer};
@@ -149,7 +164,9 @@ struct Call {
 template <class Stored, int N>
 struct Tile {
   static constexpr int kRadix = N / kLanes;          // R above; also the number of vectors in a row
-  static constexpr int kBand = kLanes * kRadix;      // complex vectors of a band
+  static constexpr int kPitch = kRadix + 1;          // complex vectors from row to row: one more than needed, because rows a power of
+                                                     // two apart would meet in the same few places of the cache
+  static constexpr int kBand = kLanes * kPitch;      // complex vectors of a band
   static constexpr int64_t kPlane = kRadix * kBand;  // complex vectors of a plane
 
   static DGDD_INLINE Vec root_re(int k) { return load_lanes(kTwiddles<N>.re[k]); }
@@ -157,35 +174,40 @@ struct Tile {
 
   struct Source {
     const Stored* values;
-    int64_t pitch;  // from row to row
     Vec scale;
   };
 
+  // The rows b, b + L, b + 2 L, ... are copied first, each as a whole: they lie a power of two apart, so that going down them strip by
+  // strip would throw every cache line out before its second half is needed.
   static void forward_into_bands(Source first, Source second, Complex* z) {
-    for (int b = 0; b < kLanes; ++b)
+    alignas(64) Complex rows[kRadix][kRadix];
+    for (int b = 0; b < kLanes; ++b) {
+      for (int a = 0; a < kRadix; ++a) {
+        const int row = (kLanes * a + b) * N;
+        for (int strip = 0; strip < kRadix; ++strip)
+          rows[a][strip] = {load_lanes(first.values + row + strip * kLanes) * first.scale,
+                            load_lanes(second.values + row + strip * kLanes) * second.scale};
+      }
       for (int strip = 0; strip < kRadix; ++strip) {
         Complex v[kRadix];
-        for (int a = 0; a < kRadix; ++a) {
-          v[a].re = load_lanes(first.values + (kLanes * a + b) * first.pitch + strip * kLanes) * first.scale;
-          v[a].im = load_lanes(second.values + (kLanes * a + b) * second.pitch + strip * kLanes) * second.scale;
-        }
+        for (int a = 0; a < kRadix; ++a) v[a] = rows[a][strip];
         transform<kRadix>(v);
-        z[b * kRadix + strip] = v[0];
+        z[b * kPitch + strip] = v[0];
         for (int c = 1; c < kRadix; ++c)
-          z[(kLanes * c + b) * kRadix + strip] =
-              times(v[c], broadcast(kTwiddles<N>.re[c][b]), broadcast(kTwiddles<N>.im[c][b]));
+          z[c * kBand + b * kPitch + strip] = times(v[c], broadcast(kTwiddles<N>.re[c][b]), broadcast(kTwiddles<N>.im[c][b]));
       }
+    }
   }
 
   static void forward_band(Complex* band) {
     for (int strip = 0; strip < kRadix; ++strip) {
       Complex v[kLanes];
-      for (int b = 0; b < kLanes; ++b) v[b] = band[b * kRadix + strip];
+      for (int b = 0; b < kLanes; ++b) v[b] = band[b * kPitch + strip];
       transform<kLanes>(v);
-      for (int d = 0; d < kLanes; ++d) band[d * kRadix + strip] = v[d];
+      for (int d = 0; d < kLanes; ++d) band[d * kPitch + strip] = v[d];
     }
     for (int d = 0; d < kLanes; ++d) {
-      Complex* row = band + d * kRadix;
+      Complex* row = band + d * kPitch;
       Complex v[kRadix];
       for (int strip = 0; strip < kRadix; ++strip) v[strip] = row[strip];
       transform<kRadix>(v);
@@ -195,10 +217,10 @@ struct Tile {
     for (int k = 0; k < kRadix; ++k) {
       float* block = reinterpret_cast<float*>(band + k);
       Complex v[kLanes];
-      load_transposed<2>(block, kRowPitch, &v[0].re);
-      load_transposed<2>(block + kLanes, kRowPitch, &v[0].im);
+      load_transposed<2>(block, kRowFloats, &v[0].re);
+      load_transposed<2>(block + kLanes, kRowFloats, &v[0].im);
       transform<kLanes>(v);
-      for (int j = 0; j < kLanes; ++j) band[j * kRadix + k] = v[j];
+      for (int j = 0; j < kLanes; ++j) band[j * kPitch + k] = v[j];
     }
   }
 
@@ -206,13 +228,13 @@ struct Tile {
     for (int k = 0; k < kRadix; ++k) {
       float* block = reinterpret_cast<float*>(band + k);
       Complex v[kLanes];
-      for (int j = 0; j < kLanes; ++j) v[j] = band[j * kRadix + k];
+      for (int j = 0; j < kLanes; ++j) v[j] = band[j * kPitch + k];
       inverse_transform<kLanes>(v);
-      store_transposed<2>(block, kRowPitch, &v[0].re);
-      store_transposed<2>(block + kLanes, kRowPitch, &v[0].im);
+      store_transposed<2>(block, kRowFloats, &v[0].re);
+      store_transposed<2>(block + kLanes, kRowFloats, &v[0].im);
     }
     for (int d = 0; d < kLanes; ++d) {
-      Complex* row = band + d * kRadix;
+      Complex* row = band + d * kPitch;
       Complex v[kRadix];
       v[0] = row[0];
       for (int k = 1; k < kRadix; ++k) v[k] = times_conjugate(row[k], root_re(k), root_im(k));
@@ -221,46 +243,54 @@ struct Tile {
     }
     for (int strip = 0; strip < kRadix; ++strip) {
       Complex v[kLanes];
-      for (int d = 0; d < kLanes; ++d) v[d] = band[d * kRadix + strip];
+      for (int d = 0; d < kLanes; ++d) v[d] = band[d * kPitch + strip];
       inverse_transform<kLanes>(v);
-      for (int b = 0; b < kLanes; ++b) band[b * kRadix + strip] = v[b];
+      for (int b = 0; b < kLanes; ++b) band[b * kPitch + strip] = v[b];
     }
   }
 
-  // Gives the values of rows b, b + L, b + 2 L, ... of a strip to `sink`, which knows what the output is.
+  // Gives the rows y of the two planes to `sink(y, row)` as complex vectors, in the order b, b + L, b + 2 L, ... for each b.
   template <class Sink>
-  static DGDD_INLINE void inverse_from_bands(const Complex* z, const Sink& sink) {
-    for (int b = 0; b < kLanes; ++b)
+  static void inverse_from_bands(const Complex* z, const Sink& sink) {
+    alignas(64) Complex rows[kRadix][kRadix];
+    for (int b = 0; b < kLanes; ++b) {
       for (int strip = 0; strip < kRadix; ++strip) {
         Complex v[kRadix];
-        v[0] = z[b * kRadix + strip];
+        v[0] = z[b * kPitch + strip];
         for (int c = 1; c < kRadix; ++c)
-          v[c] = times_conjugate(z[(kLanes * c + b) * kRadix + strip], broadcast(kTwiddles<N>.re[c][b]),
+          v[c] = times_conjugate(z[c * kBand + b * kPitch + strip], broadcast(kTwiddles<N>.re[c][b]),
                                  broadcast(kTwiddles<N>.im[c][b]));
         inverse_transform<kRadix>(v);
-        sink(v, b * N + strip * kLanes);
+        for (int a = 0; a < kRadix; ++a) rows[a][strip] = v[a];
       }
+      for (int a = 0; a < kRadix; ++a) sink(kLanes * a + b, rows[a]);
+    }
   }
 
-  static constexpr int64_t kRowPitch = 2 * N;  // floats from row to row of z
+  static constexpr int64_t kRowFloats = kPitch * 2 * kLanes;  // floats from row to row
 };
 
 // ---- consensus over the domains ----------------------------------------------------------------------------------------------------------
 
-// The sums over domains at a vector of bins and at its mirror image.
+// The sums over domains at a vector of bins, for the two planes. Spectra and magnitudes are twice too large (see `split`).
 struct Sums {
-  Complex z;           // of the packed spectra
-  Complex mirrored;    // the same at the bins of -frequency
-  Vec magnitudes[2];   // of twice |G|, for each of the two planes
+  Complex spectra[2];
+  Vec magnitudes[2];
 };
 
 // Twice the spectra of the two planes packed in z, from z at a bin and at its mirror image.
-DGDD_INLINE void split(Complex z, Complex mirrored, Complex (&spectra)[2]) {
-  spectra[0] = {z.re + mirrored.re, z.im - mirrored.im};
-  spectra[1] = {z.im + mirrored.im, mirrored.re - z.re};
+DGDD_INLINE void split(Complex z, Complex mirrored, Complex& first, Complex& second) {
+  first = {z.re + mirrored.re, z.im - mirrored.im};
+  second = {z.im + mirrored.im, mirrored.re - z.re};
 }
 
-DGDD_INLINE Vec magnitude(Complex a) { return square_root(a.re * a.re + a.im * a.im); }
+DGDD_INLINE Vec power(Complex a) { return a.re * a.re + a.im * a.im; }
+
+// SGS, Eq. 9. Never above 1, not even by rounding.
+DGDD_INLINE Vec resultant_length(Complex sum, Vec magnitudes, float eps) {
+  const Vec denominator = maximum(magnitudes + broadcast(eps), broadcast(kSmallest));
+  return minimum(quotient(square_root(power(sum)), denominator), broadcast(1));
+}
 
 template <bool zero_band>
 DGDD_INLINE Complex mirror_lanes(Complex a) {
@@ -277,17 +307,15 @@ struct Consensus {
 
   const Call<Stored, N>& call;
   const Plane (&planes)[2];
-  Complex* spectra;   // of the group's domains, T::kPlane apart; the result takes the place of the first
-  int group;          // domains in it
+  Complex* spectra;  // of the group's domains, T::kPlane apart; the result takes the place of the first
+  int group;         // domains in it
   bool first_group;
   bool last_group;
-  Sums* carried;      // between groups; null when there is one only
-  float eps[2];       // in the scale of twice the scaled spectra
-
-  static int64_t sums_per_plane() { return kRadix * T::kBand / 2 + 2; }
+  Sums* carried;     // between groups; null when there is one only
+  float eps[2];      // in the scale of the sums
 
   // For a band and its mirror band; `sums` walks through `carried` in the order of the calls.
-  template <bool zero_band>
+  template <bool zero_band, bool carry>
   void band_pair(int c, Sums*& sums) const {
     const int mirrored_c = (kRadix - c) % kRadix;
     const bool itself = mirrored_c == c;
@@ -296,51 +324,46 @@ struct Consensus {
       const int last_j = itself && k == 0 ? kLanes / 2 : itself && 2 * k == kRadix ? kLanes / 2 - 1 : kLanes - 1;
       for (int j = 0; j <= last_j; ++j) {
         const int mirrored_j = k == 0 ? (kLanes - j) % kLanes : kLanes - 1 - j;
-        const int at = c * T::kBand + j * kRadix + k;
-        const int mirrored_at = mirrored_c * T::kBand + mirrored_j * kRadix + mirrored_k;
-        Sums sum;
-        if (first_group)
-          sum = Sums{{broadcast(0), broadcast(0)}, {broadcast(0), broadcast(0)}, {broadcast(0), broadcast(0)}};
-        else
-          sum = *sums;
-        for (int domain = 0; domain < group; ++domain) {
-          const Complex z = spectra[domain * T::kPlane + at];
-          const Complex mirrored = mirror_lanes<zero_band>(spectra[domain * T::kPlane + mirrored_at]);
-          Complex both[2];
-          split(z, mirrored, both);
-          sum.z = {sum.z.re + z.re, sum.z.im + z.im};
-          sum.mirrored = {sum.mirrored.re + mirrored.re, sum.mirrored.im + mirrored.im};
-          sum.magnitudes[0] = sum.magnitudes[0] + magnitude(both[0]);
-          sum.magnitudes[1] = sum.magnitudes[1] + magnitude(both[1]);
+        Complex* at = spectra + c * T::kBand + j * T::kPitch + k;
+        Complex* mirrored_at = spectra + mirrored_c * T::kBand + mirrored_j * T::kPitch + mirrored_k;
+        Complex first = {broadcast(0), broadcast(0)}, second = first;
+        Vec first_magnitudes = broadcast(0), second_magnitudes = broadcast(0);
+        if (carry && !first_group) {
+          first = sums->spectra[0];
+          second = sums->spectra[1];
+          first_magnitudes = sums->magnitudes[0];
+          second_magnitudes = sums->magnitudes[1];
         }
-        if (!last_group) {
-          *sums++ = sum;
+        for (int domain = 0; domain < group; ++domain) {
+          Complex one, other;
+          split(at[domain * T::kPlane], mirror_lanes<zero_band>(mirrored_at[domain * T::kPlane]), one, other);
+          first = {first.re + one.re, first.im + one.im};
+          second = {second.re + other.re, second.im + other.im};
+          first_magnitudes = first_magnitudes + square_root(power(one));
+          second_magnitudes = second_magnitudes + square_root(power(other));
+        }
+        if (carry && !last_group) {
+          *sums++ = {{first, second}, {first_magnitudes, second_magnitudes}};
           continue;
         }
-        ++sums;
-        weigh<zero_band>(sum, spectra[at], spectra[mirrored_at], c, k + kRadix * j);
+        if (carry) ++sums;
+        // SGS, Eq. 10: the sums times the resultant lengths, packed again.
+        const Vec length = resultant_length(first, first_magnitudes, eps[0]);
+        const Vec other_length = resultant_length(second, second_magnitudes, eps[1]);
+        first = {first.re * length, first.im * length};
+        second = {second.re * other_length, second.im * other_length};
+        *at = {first.re - second.im, first.im + second.re};
+        *mirrored_at = mirror_lanes<zero_band>({first.re + second.im, second.re - first.im});
+        if (call.params.resultant_length != nullptr) {
+          if (planes[0].present) write_lengths(planes[0], length, c, k + kRadix * j);
+          if (planes[1].present) write_lengths(planes[1], other_length, c, k + kRadix * j);
+        }
       }
     }
   }
 
-  // SGS, Eq. 9 and 10: the sum's spectra times the resultant length, packed again.
-  template <bool zero_band>
-  DGDD_INLINE void weigh(const Sums& sum, Complex& z, Complex& mirrored, int row_frequency, int column_frequency) const {
-    Complex both[2];
-    split(sum.z, sum.mirrored, both);
-    for (int i = 0; i < 2; ++i) {
-      const Vec denominator = maximum(sum.magnitudes[i] + broadcast(eps[i]), broadcast(kSmallest));
-      const Vec length = minimum(magnitude(both[i]) / denominator, broadcast(1));
-      both[i] = {both[i].re * length, both[i].im * length};
-      if (call.params.resultant_length != nullptr && planes[i].present)
-        write_lengths<zero_band>(planes[i], length, row_frequency, column_frequency);
-    }
-    z = {both[0].re - both[1].im, both[0].im + both[1].re};
-    mirrored = mirror_lanes<zero_band>({both[0].re + both[1].im, both[1].re - both[0].im});
-  }
-
-  template <bool zero_band>
-  void write_lengths(const Plane& plane, Vec length, int row_frequency, int column_frequency) const {
+  // Of the bins in one vector and of their mirror images, those that belong to the half spectrum.
+  void __attribute__((noinline)) write_lengths(const Plane& plane, Vec length, int row_frequency, int column_frequency) const {
     Stored lanes[kLanes];
     store_lanes(lanes, length);
     Stored* output = call.lengths(plane);
@@ -353,6 +376,7 @@ struct Consensus {
     }
   }
 
+  template <bool carry>
   void run() const {
     Sums* sums = carried;
     for (int c = 0; 2 * c <= kRadix; ++c) {
@@ -362,9 +386,9 @@ struct Consensus {
         if (mirrored_c != c) T::forward_band(spectra + domain * T::kPlane + mirrored_c * T::kBand);
       }
       if (c == 0)
-        band_pair<true>(c, sums);
+        band_pair<true, carry>(c, sums);
       else
-        band_pair<false>(c, sums);
+        band_pair<false, carry>(c, sums);
       if (!last_group) continue;
       T::inverse_band(spectra + c * T::kBand);
       if (mirrored_c != c) T::inverse_band(spectra + mirrored_c * T::kBand);
@@ -379,47 +403,44 @@ struct Output {
   static constexpr int kRadix = N / kLanes;
   const Call<Stored, N>& call;
   const Plane (&planes)[2];
+  const Term<Stored>* terms[2];
+  int64_t term_counts[2];
 
-  DGDD_INLINE void add(Vec (&sum)[kRadix], float weight, const Stored* values, int at) const {
-    const Vec factor = broadcast(weight);
-    for (int a = 0; a < kRadix; ++a) sum[a] = sum[a] + factor * load_lanes(values + at + a * kLanes * N);
-  }
-
-  DGDD_INLINE void write(const Plane& plane, Vec (&sum)[kRadix], int at) const {
+  DGDD_INLINE void write(int i, Vec (&sum)[kRadix], int y) const {
     const SpectralParams& params = call.params;
-    for (int a = 0; a < kRadix; ++a) sum[a] = sum[a] * broadcast(plane.signal_weight);
-    if (params.base_grad != nullptr) add(sum, 1, call.at(params.base_grad, plane), at);
-    if (plane.mean_weight != 0)
-      for (int64_t domain = 0; domain < params.domains; ++domain)
-        if (call.valid(domain, plane.sample)) add(sum, plane.mean_weight, call.gradient(domain, plane), at);
-    if (plane.own_weight != 0) add(sum, plane.own_weight, call.gradient(params.domain_index[plane.sample], plane), at);
+    const Plane& plane = planes[i];
+    const int row = y * N;
+    for (int strip = 0; strip < kRadix; ++strip) sum[strip] = sum[strip] * broadcast(plane.signal_weight);
+    for (const Term<Stored>* term = terms[i]; term < terms[i] + term_counts[i]; ++term)
+      for (int strip = 0; strip < kRadix; ++strip)
+        sum[strip] = sum[strip] + broadcast(term->weight) * load_lanes(term->values + row + strip * kLanes);
 
     if (params.images == nullptr) {
-      Stored* output = call.at(params.update != nullptr ? params.update : params.class_signal, plane) + at;
-      for (int a = 0; a < kRadix; ++a) store_lanes(output + a * kLanes * N, sum[a]);
+      Stored* output = call.at(params.update != nullptr ? params.update : params.class_signal, plane) + row;
+      for (int strip = 0; strip < kRadix; ++strip) store_lanes(output + strip * kLanes, sum[strip]);
       return;
     }
     const Vec momentum = broadcast(static_cast<float>(params.momentum));
     const Vec learning_rate = broadcast(static_cast<float>(params.learning_rate));
-    Stored* buffer = call.at(params.momentum_buffer, plane) + at;
-    Stored* images = call.at(params.images, plane) + at;
-    for (int a = 0; a < kRadix; ++a) {
-      const int row = a * kLanes * N;
-      const Vec velocity = momentum * load_lanes(buffer + row) + sum[a];
-      store_lanes(buffer + row, velocity);
-      store_lanes(images + row, load_lanes(images + row) - learning_rate * velocity);
+    Stored* buffer = call.at(params.momentum_buffer, plane) + row;
+    Stored* images = call.at(params.images, plane) + row;
+    for (int strip = 0; strip < kRadix; ++strip) {
+      const int at = strip * kLanes;
+      const Vec velocity = momentum * load_lanes(buffer + at) + sum[strip];
+      store_lanes(buffer + at, velocity);
+      store_lanes(images + at, load_lanes(images + at) - learning_rate * velocity);
     }
   }
 
-  DGDD_INLINE void operator()(const Complex* v, int at) const {
+  DGDD_INLINE void operator()(int y, const Complex* row) const {
     Vec sum[kRadix];
     if (planes[0].present) {
-      for (int a = 0; a < kRadix; ++a) sum[a] = v[a].re;
-      write(planes[0], sum, at);
+      for (int strip = 0; strip < kRadix; ++strip) sum[strip] = row[strip].re;
+      write(0, sum, y);
     }
     if (planes[1].present) {
-      for (int a = 0; a < kRadix; ++a) sum[a] = v[a].im;
-      write(planes[1], sum, at);
+      for (int strip = 0; strip < kRadix; ++strip) sum[strip] = row[strip].im;
+      write(1, sum, y);
     }
   }
 };
@@ -435,7 +456,7 @@ void run_pair(const SpectralParams& params, int64_t pair, float* scratch) {
 
   const int64_t groups_of = fused_cpu_group(N, params.domains);
   const bool one_group = groups_of >= params.domains;
-  Complex* spectra = reinterpret_cast<Complex*>(scratch);
+  Complex* spectra = reinterpret_cast<Complex*>(scratch + fused_cpu_term_floats(params.domains));
   Sums* carried = one_group ? nullptr : reinterpret_cast<Sums*>(spectra + groups_of * T::kPlane);
   for (int64_t begin = 0; begin < params.domains; begin += groups_of) {
     const int64_t end = begin + groups_of < params.domains ? begin + groups_of : params.domains;
@@ -443,17 +464,31 @@ void run_pair(const SpectralParams& params, int64_t pair, float* scratch) {
       typename T::Source sources[2];
       for (int i = 0; i < 2; ++i) {
         const bool used = planes[i].present && call.valid(domain, planes[i].sample);
-        sources[i] = used ? typename T::Source{call.gradient(domain, planes[i]), N, broadcast(planes[i].scale)}
-                          : typename T::Source{reinterpret_cast<const Stored*>(kZeroRow), 0, broadcast(0)};
+        sources[i] = used ? typename T::Source{call.gradient(domain, planes[i]), broadcast(planes[i].scale)}
+                          : typename T::Source{reinterpret_cast<const Stored*>(zero_plane), broadcast(0)};
       }
       T::forward_into_bands(sources[0], sources[1], spectra + (domain - begin) * T::kPlane);
     }
-    const float eps = static_cast<float>(params.eps);
-    Consensus<Stored, N>{call,       planes,  spectra, static_cast<int>(end - begin), begin == 0, end == params.domains,
-                         carried, {2 * planes[0].scale * eps, 2 * planes[1].scale * eps}}
-        .run();
+    const float eps = params.eps < kLargestEps ? static_cast<float>(params.eps) : kLargestEps;
+    const Consensus<Stored, N> consensus = {call,
+                                            planes,
+                                            spectra,
+                                            static_cast<int>(end - begin),
+                                            begin == 0,
+                                            end == params.domains,
+                                            carried,
+                                            {2 * planes[0].scale * eps, 2 * planes[1].scale * eps}};
+    if (carried == nullptr)
+      consensus.template run<false>();
+    else
+      consensus.template run<true>();
   }
-  T::inverse_from_bands(spectra, Output<Stored, N>{call, planes});
+  Term<Stored>* terms = reinterpret_cast<Term<Stored>*>(scratch);
+  Term<Stored>* other_terms = terms + params.domains + 1;
+  T::inverse_from_bands(spectra, Output<Stored, N>{call,
+                                                   planes,
+                                                   {terms, other_terms},
+                                                   {call.list_terms(planes[0], terms), call.list_terms(planes[1], other_terms)}});
 }
 
 template <class Stored, int N>
