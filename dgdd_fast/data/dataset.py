@@ -63,8 +63,8 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
         ):
             if values.dtype != dtype or tuple(values.shape) != (rows,):
                 raise DataError(
-                    f"{part} must be {dtype} with shape ({rows},), one for each image, "
-                    f"got {values.dtype} with shape {tuple(values.shape)}"
+                    f"{part} must be {dtype} with shape ({rows},), one for each image, got {values.dtype} "
+                    f"with shape {tuple(values.shape)}"
                 )
             if values.device != images.device:
                 raise DataError(f"{part} must be on the images' device {images.device}, got {values.device}")
@@ -86,8 +86,8 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
         if len(outside):
             row = int(outside[0])
             raise DataError(
-                f"{part} must be in 0..{count - 1} for {count} names, "
-                f"got {int(values[row])} in row {row} ({self.item_names[row]})"
+                f"{part} must be in 0..{count - 1} for {count} names, got {int(values[row])} in row {row} "
+                f"({self.item_names[row]})"
             )
 
     @property

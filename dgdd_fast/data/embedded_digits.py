@@ -189,7 +189,7 @@ def _place(glyphs: Tensor, placement: _Placement, resolution: int, mode: str = "
 
 
 def _sampling(resolution: int) -> int:
-    """Samples per pixel and axis: small images are drawn twice as large and averaged, against jagged edges."""
+    """Samples per pixel and axis: small images are drawn twice as large, then averaged, for smooth edges."""
     return 2 if resolution <= 32 else 1
 
 
@@ -250,7 +250,7 @@ def _crops(
 
 
 def _away_from_grey(images: Tensor) -> Tensor:
-    """Bright images made brighter, dark ones darker: on mid grey the difference to white is mid grey again."""
+    """Bright images brighter, dark ones darker: the difference of mid grey and white is mid grey again."""
     bright = images.mean(dim=(1, 2, 3), keepdim=True) > 0.5
     return images * 0.6 + bright * 0.4
 
@@ -332,7 +332,7 @@ def _colours(count: int, random: np.random.Generator) -> Tensor:
 
 
 def _contrasting(ground: Tensor, random: np.random.Generator) -> Tensor:
-    """For each ground colour [N, 3, 1, 1] a random colour whose brightness differs from it by at least 0.4."""
+    """For each colour [N, 3, 1, 1] a random one whose brightness differs from it by at least 0.4."""
     level = ground.mean(dim=1, keepdim=True)
     room = torch.from_numpy(random.random((len(ground), 1))).float()[:, :, None, None]
     dark = room * (level - 0.4)

@@ -51,14 +51,12 @@ def read_image(source: Path | bytes, item: str, resolution: int | None = None) -
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
             f"{item} unpacks to far more pixels than an image should ({error}); remove it, or shrink it "
-            "with a tool "
-            "that you trust with it"
+            "with a tool that you trust with it"
         ) from error
     except UnidentifiedImageError as error:
         raise DataError(
             f"{item} is not an image of a known kind (JPEG, PNG, BMP, WebP, GIF, PPM, TIFF) although it is "
-            "named like "
-            "one; remove it or replace it by the image"
+            "named like one; remove it or replace it by the image"
         ) from error
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise DataError(

@@ -7,7 +7,6 @@ likewise, ``classes`` [K] (the name of each label) and, if wanted, ``names_train
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .checks import check_resolution, check_spelling, chosen_domains, coverage_warnings
+from .checks import check_resolution, check_spelling, checked_dataset, chosen_names
 from .dataset import DomainDataset
 from .errors import DataError
 from .images import Pixels, float_scale, resize_all
@@ -53,7 +52,7 @@ def load_npz(
     paths = [folder] if folder.is_file() else sorted(folder.glob("*.npz"))
     if not paths:
         raise DataError(f"{folder} holds no .npz file; {_FORMAT} in one file per domain")
-    wanted = chosen_domains([path.stem for path in paths], domains, str(folder))
+    wanted = chosen_names("domain", [path.stem for path in paths], domains, str(folder))
     files = [_read(path, resolution) for path in paths if path.stem in wanted]
 
     class_names = tuple(dict.fromkeys(name for file in files for name in file.classes))
@@ -80,8 +79,7 @@ def load_npz(
         domain_names=tuple(file.path.stem for file in files),
         item_names=tuple(name for file in files for name in file.names),
     )
-    warnings += coverage_warnings(dataset.counts(), class_names, dataset.domain_names, str(folder))
-    return dataclasses.replace(dataset, warnings=tuple(warnings))
+    return checked_dataset(dataset, warnings, str(folder))
 
 
 def _read(path: Path, resolution: int | None) -> _DomainFile:
@@ -91,8 +89,7 @@ def _read(path: Path, resolution: int | None) -> _DomainFile:
     except Exception as error:  # zipfile, zlib and NumPy each have their own ways to fail on a damaged file
         raise DataError(
             f"{path} cannot be read as an .npz file of plain arrays ({error}); fetch it again, or save it "
-            "anew "
-            "with numpy.savez_compressed"
+            "anew with numpy.savez_compressed"
         ) from error
     missing = [key for key in ("x_train", "y_train", "x_test", "y_test", "classes") if key not in arrays]
     if missing:
@@ -108,8 +105,8 @@ def _read(path: Path, resolution: int | None) -> _DomainFile:
         values = arrays[f"y_{part}"]
         if values.shape != (rows,) or not np.issubdtype(values.dtype, np.integer):
             raise DataError(
-                f"{path}: y_{part} must be {rows} integers, one for each image of x_{part}, "
-                f"got {values.dtype} with shape {values.shape}"
+                f"{path}: y_{part} must be {rows} integers, one for each image of x_{part}, got "
+                f"{values.dtype} with shape {values.shape}"
             )
         items = arrays.get(f"names_{part}")
         if items is None:
@@ -129,14 +126,12 @@ def _images(path: Path, train: npt.NDArray[Any], test: npt.NDArray[Any]) -> Pixe
         if images.ndim != 3 and (images.ndim != 4 or images.shape[3] not in (1, 3)):
             raise DataError(
                 f"{path}: x_{part} has the shape {images.shape}; expected [N, H, W, 3], channels last, or "
-                "grey "
-                "[N, H, W]"
+                "grey [N, H, W]"
             )
     if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
         raise DataError(
             f"{path}: x_train ({train.dtype} {train.shape[1:]}) and x_test ({test.dtype} {test.shape[1:]}) "
-            "must hold "
-            "images of one type and size"
+            "must hold images of one type and size"
         )
     if len(train) + len(test) == 0 or 0 in train.shape[1:]:
         raise DataError(f"{path} holds no images; remove it or fill it")
@@ -168,10 +163,8 @@ def _label_bases(files: Sequence[_DomainFile], warnings: list[str]) -> list[int]
         if base is None and decided != {0}:
             raise DataError(
                 f"{file.path}: its labels are {file.labels.min()}..{file.labels.max()} for "
-                f"{len(file.classes)} "
-                "classes, so they may count from 0 with a class missing or from 1; store them as 0..K-1, or "
-                "add "
-                "names_train and names_test of the form domain/class/file"
+                f"{len(file.classes)} classes, so they may count from 0 with a class missing or from 1; "
+                "store them as 0..K-1, or add names_train and names_test of the form domain/class/file"
             )
         if base == 1:
             warnings.append(
@@ -196,8 +189,7 @@ def _label_base(file: _DomainFile) -> int | None:
         raise DataError(
             f"{file.path}: label {file.labels[row]} of {file.names[row]} means "
             f"{file.classes[int(file.labels[row]) - possible[0]]!r}, but its name says {said[row]!r}; "
-            "correct the "
-            "labels or the names"
+            "correct the labels or the names"
         )
     if 0 in possible:
         return 0 if low == 0 else None
@@ -206,6 +198,5 @@ def _label_base(file: _DomainFile) -> int | None:
     row = int(np.flatnonzero((file.labels < 0) | (file.labels >= count))[0])
     raise DataError(
         f"{file.path}: label {file.labels[row]} of {file.names[row]} is outside 0..{count - 1}, the range "
-        "for its "
-        f"{count} classes"
+        f"for its {count} classes"
     )

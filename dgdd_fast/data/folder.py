@@ -1,0 +1,260 @@
+"""Loading a folder of image files, with the split that it comes with or a seeded one.
+
+The class of an image is the folder it lies in, whatever a list says. The parts are, by what is there,
+
+* lists: PACS's ``<domain>_train_kfold.txt`` and ``<domain>_crossval_kfold.txt``, DomainNet's
+  ``<domain>_train.txt`` and ``<domain>_test.txt``;
+* folders inside the domain: ``test`` is the test part, or ``val`` or ``crossval`` where there is no ``test``;
+  the others are the train part, and ``full``, which repeats them, is used only where there is no ``train``;
+* CORe50: the last frames of each object's video are the test part;
+* else a share of each (class, domain) cell, drawn with a seed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .benchmarks import CORE50_CATEGORIES, CORE50_HARD, VLCS, Benchmark, recognise
+from .checks import check_resolution, checked_dataset, chosen_names
+from .dataset import DomainDataset
+from .errors import DataError
+from .images import read_image
+from .layouts import ImageItem, Layout, read_layout
+from .splits import find_lists, read_lists, stratified_split
+
+DEFAULT_TEST_SHARE = 0.2
+
+
+def load_folder(
+    path: str | Path,
+    resolution: int | None = None,
+    domains: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+) -> DomainDataset:
+    """The images below `path` as one dataset; domains and classes are numbered in natural order of their
+    names.
+
+    Args:
+        resolution: side in pixels to resize to. None takes that of the benchmark the folder is recognised as,
+            else the images' own size, which must then be the same for all.
+        domains: the domains to load; None loads all.
+        classes: the classes to load; None loads all.
+        seed: seed of the split that is made where the data come without one. It takes the benchmark's share
+            of each (class, domain) cell for the test part, or 20 %.
+
+    What is odd or was repaired is in the dataset's `warnings`. Raises DataError naming the files that cannot
+    be used.
+    """
+    path = Path(path)
+    check_resolution(resolution)
+    layout = read_layout(path)
+    warnings = list(layout.warnings)
+    is_core50 = all(re.fullmatch(r"s\d+", name) for name in layout.domains) and all(
+        re.fullmatch(r"o([1-9]|[1-4]\d|50)", name) for name in layout.class_folders
+    )
+    benchmark = CORE50_HARD if is_core50 else recognise(layout.domains, layout.class_folders)
+    named = _class_of_folder(layout, benchmark, warnings)
+
+    domain_names = chosen_names("domain", layout.domains, domains, str(path))
+    class_names = chosen_names("class", list(dict.fromkeys(named.values())), classes, str(path))
+    items = [item for item in layout.items if item.domain in domain_names]
+    listed = _read_split_lists(path, layout, items, domain_names, warnings)
+    items = [
+        item
+        for item in items
+        if named[item.class_folder] in class_names and (listed is None or _list_key(item) in listed)
+    ]
+    if listed is None:
+        items = _without_repetitions(items)
+    if not items:
+        raise DataError(f"{path} holds no image of the chosen domains and classes")
+    labels = torch.tensor([class_names.index(named[item.class_folder]) for item in items])
+    numbers = torch.tensor([domain_names.index(item.domain) for item in items])
+    if listed is not None:
+        is_test = torch.tensor([listed[_list_key(item)] for item in items])
+    else:
+        share = benchmark.test_share if benchmark else DEFAULT_TEST_SHARE
+        drawn = (
+            _last_frames(items, share)
+            if is_core50
+            else stratified_split(labels, numbers, class_names, domain_names, share, seed)
+        )
+        is_test = _by_part_folders(items, domain_names, drawn, share, is_core50, warnings)
+    dataset = DomainDataset(
+        name=path.resolve().name,
+        images=_decode(items, resolution or (benchmark.resolution if benchmark else None)),
+        labels=labels,
+        domains=numbers,
+        is_test=is_test,
+        class_names=tuple(class_names),
+        domain_names=tuple(domain_names),
+        item_names=tuple(item.name for item in items),
+    )
+    return checked_dataset(dataset, warnings, str(path))
+
+
+def _class_of_folder(layout: Layout, benchmark: Benchmark | None, warnings: list[str]) -> dict[str, str]:
+    """The class name of every class folder."""
+    if benchmark is CORE50_HARD:
+        return {folder: CORE50_CATEGORIES[(int(folder[1:]) - 1) // 5] for folder in layout.class_folders}
+    if benchmark is VLCS and all(folder.isdigit() for folder in layout.class_folders):
+        warnings.append(f"the class folders 0..4 are named {', '.join(VLCS.classes)}, as VLCS numbers them")
+        return {folder: VLCS.classes[int(folder)] for folder in layout.class_folders}
+    return {folder: folder for folder in layout.class_folders}
+
+
+def _list_key(item: ImageItem) -> str:
+    return f"{item.domain}/{item.class_folder}/{item.file.name}"
+
+
+def _read_split_lists(
+    path: Path, layout: Layout, items: Sequence[ImageItem], domain_names: Sequence[str], warnings: list[str]
+) -> dict[str, bool] | None:
+    """For every listed image that is there, whether it belongs to the test part; None where there are no
+    lists.
+    """
+    lists = {domain: find_lists(layout.texts, domain) for domain in domain_names}
+    without = [domain for domain, found in lists.items() if found is None]
+    if len(without) == len(lists):
+        return None
+    if without:
+        raise DataError(
+            f"{path} has no lists for the domain {without[0]!r} but for others; add them, or remove the "
+            "lists for a seeded split"
+        )
+    listed: dict[str, bool] = {}
+    counting_from_one, other_order = [], []
+    for domain, found in lists.items():
+        assert found is not None
+        read = read_lists(*found, domain, layout.class_folders)
+        there = {f"{item.class_folder}/{item.file.name}" for item in items if item.domain == domain}
+        usable = {item: is_test for item, is_test in read.is_test.items() if item in there}
+        if not usable:
+            raise DataError(f"{found[0]} lists no image that is below {path}; are the lists of these data?")
+        listed |= {f"{domain}/{item}": is_test for item, is_test in usable.items()}
+        absent = sorted(read.is_test.keys() - there)
+        unlisted = sorted(there - read.is_test.keys() - set(read.doubtful))
+        for count, what, example in (
+            (len(absent), "listed but not there", absent),
+            (len(unlisted), "in no list and left out", unlisted),
+            (
+                len(read.doubtful),
+                "left out, their number in the list contradicts their folder",
+                read.doubtful,
+            ),
+        ):
+            if count:
+                warnings.append(f"domain {domain!r}: {count} images are {what}, for example {example[0]}")
+        if read.first_number == 1:
+            counting_from_one.append(domain)
+        elif read.first_number is None:
+            other_order.append(domain)
+    last = len(layout.class_folders) - 1
+    if counting_from_one:
+        warnings.append(
+            f"the lists of {', '.join(counting_from_one)} count the classes from 1; the labels are "
+            f"0..{last}, by folder"
+        )
+    if other_order:
+        warnings.append(
+            f"the lists of {', '.join(other_order)} number the classes in another way; the labels are "
+            f"0..{last}, in order of the folder names"
+        )
+    return listed
+
+
+def _without_repetitions(items: Sequence[ImageItem]) -> list[ImageItem]:
+    """Leaves out ``full`` folders in domains that have ``train``."""
+    with_train = {item.domain for item in items if item.part == "train"}
+    return [item for item in items if item.part != "full" or item.domain not in with_train]
+
+
+def _by_part_folders(
+    items: Sequence[ImageItem],
+    domain_names: Sequence[str],
+    drawn: Tensor,
+    share: float,
+    is_core50: bool,
+    warnings: list[str],
+) -> Tensor:
+    """bool [N]: the test parts by folder where a domain has two or more part folders, else as `drawn`."""
+    is_test = drawn.clone()
+    without = []
+    for domain in domain_names:
+        parts = {item.part for item in items if item.domain == domain}
+        testing = [part for part in ("test", "val", "crossval") if part in parts][:1]
+        if len(parts) < 2 or not testing:
+            without.append(domain)
+            continue
+        for row, item in enumerate(items):
+            if item.domain == domain:
+                is_test[row] = item.part == testing[0]
+    if without:
+        which = "" if len(without) == len(domain_names) else f" in {', '.join(without)}"
+        rule = (
+            "the last frames of each video" if is_core50 else "drawn from each class and domain with a seed"
+        )
+        warnings.append(f"no split comes with the data{which}; the test part is {share:.0%}, {rule}")
+    return is_test
+
+
+def _last_frames(items: Sequence[ImageItem], share: float) -> Tensor:
+    """bool [N]: the last `share` of the frames of every (session, object); `items` are in order of their
+    frames.
+    """
+    videos: dict[tuple[str, str], list[int]] = {}
+    for row, item in enumerate(items):
+        videos.setdefault((item.domain, item.class_folder), []).append(row)
+    is_test = torch.zeros(len(items), dtype=torch.bool)
+    for rows in videos.values():
+        is_test[rows[len(rows) - round(share * len(rows)) :]] = True
+    return is_test
+
+
+def _decode(items: Sequence[ImageItem], resolution: int | None) -> Tensor:
+    """All images as uint8 [N, 3, H, W]. Raises DataError naming every file that cannot be used."""
+    if resolution is not None:
+        height = width = resolution
+    else:
+        height, width = _first_size(items)
+    images = torch.empty(len(items), 3, height, width, dtype=torch.uint8)
+    rows = images.numpy()
+
+    def decode(row: int) -> str | None:
+        try:
+            pixels = read_image(items[row].file, str(items[row].file), resolution)
+        except DataError as error:
+            return str(error)
+        if pixels.shape[:2] != (height, width):
+            return (
+                f"{items[row].file} is {pixels.shape[1]} x {pixels.shape[0]} pixels, others are {width} x "
+                f"{height}; choose a resolution to resize to"
+            )
+        rows[row] = pixels.transpose(2, 0, 1)
+        return None
+
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        problems = [problem for problem in pool.map(decode, range(len(items))) if problem is not None]
+    if problems:
+        shown = problems[:5] + ([f"and {len(problems) - 5} more files"] if len(problems) > 5 else [])
+        raise DataError("\n".join(shown))
+    return images
+
+
+def _first_size(items: Sequence[ImageItem]) -> tuple[int, int]:
+    """Height and width of the first image that can be read."""
+    for item in items:
+        try:
+            pixels = read_image(item.file, str(item.file))
+        except DataError:
+            continue
+        return pixels.shape[0], pixels.shape[1]
+    return 1, 1  # none can be read: decoding names them all

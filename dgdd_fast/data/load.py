@@ -1,0 +1,97 @@
+"""One entry for every kind of source, and what is in a dataset at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .dataset import DomainDataset
+from .embedded_digits import embedded_digits
+from .errors import DataError
+from .folder import load_folder
+from .npz import load_npz
+
+EMBEDDED_DIGITS = "embedded-digits"
+
+
+def load_dataset(
+    source: str | Path, resolution: int | None = None, domains: Sequence[str] | None = None
+) -> DomainDataset:
+    """Loads what `source` names.
+
+    Args:
+        source: ``embedded-digits``, an ``.npz`` file, a folder with one ``.npz`` file per domain (see
+            `load_npz`), or a folder of image files (see `load_folder`).
+        resolution: side in pixels to resize to; None takes what the source has (32 for the embedded digits).
+        domains: the domains to keep; None keeps all.
+
+    Raises DataError where there is nothing to load, saying what was looked for.
+    """
+    if str(source) == EMBEDDED_DIGITS:
+        digits = embedded_digits() if resolution is None else embedded_digits(resolution)
+        return digits if domains is None else digits.only_domains(domains)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise DataError(
+            f"{path} does not exist; name a data folder, or '{EMBEDDED_DIGITS}' for the built-in data"
+        )
+    if path.is_dir():
+        if any(path.glob("*.npz")):
+            return load_npz(path, resolution, domains)
+        return load_folder(path, resolution, domains)
+    if path.suffix == ".npz":
+        return load_npz(path, resolution, domains)
+    raise DataError(
+        f"{path} is a file; unpack it if it is an archive, and name the folder that holds the domains"
+    )
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """What is in a dataset.
+
+    Attributes:
+        train_counts, test_counts: images of class k in domain d at ``[k][d]``.
+        mean, std: per channel over all images, in units of [0, 1].
+    """
+
+    name: str
+    images: int
+    resolution: tuple[int, int]
+    class_names: tuple[str, ...]
+    domain_names: tuple[str, ...]
+    train_counts: tuple[tuple[int, ...], ...]
+    test_counts: tuple[tuple[int, ...], ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flip_safe: bool
+    warnings: tuple[str, ...]
+
+
+def summary(dataset: DomainDataset) -> DatasetSummary:
+    """Counts per class, domain and part, the channel statistics and the warnings of `dataset`."""
+    mean, std = dataset.channel_statistics()
+    cell = dataset.labels * dataset.num_domains + dataset.domains
+    total = dataset.counts()
+    test = torch.bincount(cell[dataset.is_test], minlength=total.numel()).reshape(total.shape)
+    return DatasetSummary(
+        name=dataset.name,
+        images=len(dataset),
+        resolution=dataset.resolution,
+        class_names=dataset.class_names,
+        domain_names=dataset.domain_names,
+        train_counts=_table(total - test),
+        test_counts=_table(test),
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        flip_safe=dataset.flip_safe,
+        warnings=dataset.warnings,
+    )
+
+
+def _table(counts: Tensor) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(row) for row in counts.tolist())
