@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgdd_fast.config import DSA_STRATEGY, AugmentConfig
+from .config import DSA_STRATEGY, AugmentConfig
 
 NO_AUGMENTATION = "none"
 

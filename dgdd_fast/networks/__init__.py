@@ -1,5 +1,5 @@
 """The networks that features are compared with and that distilled sets are tested on."""
 
-from dgdd_fast.networks.convnet import ConvNet, default_depth, initialise, rows_per_chunk
+from .convnet import ConvNet, default_depth, initialise, rows_per_chunk
 
 __all__ = ["ConvNet", "default_depth", "initialise", "rows_per_chunk"]

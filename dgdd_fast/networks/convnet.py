@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgdd_fast.config import NetworkConfig
-from dgdd_fast.networks.instance_norm import instance_norm
+from ..config import NetworkConfig
+from .instance_norm import instance_norm
 
 
 def default_depth(resolution: tuple[int, int]) -> int:
@@ -63,6 +63,7 @@ class ConvNet(nn.Module):
         self.blocks = nn.Sequential(
             *(_Block(channels if i == 0 else config.width, config.width, config.norm) for i in range(depth))
         )
+        self.width = config.width
         self.feature_dim = config.width * height * width
         self.classifier = nn.Linear(self.feature_dim, num_classes)
 

@@ -1,0 +1,252 @@
+"""What a distilled set is worth: networks trained on it from scratch, tested on images they never saw."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .augment import augment, draw_batch, resolve_strategy
+from .config import EvaluateConfig, to_dict
+from .data import DomainDataset, normalise
+from .distilled_set import DistilledSet
+from .networks import ConvNet, default_depth, initialise, rows_per_chunk
+from .seeds import derive_seed, generator
+
+
+class TrainingDivergedError(RuntimeError):
+    """The training loss became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Test accuracies of several trainings.
+
+    Attributes:
+        accuracies: for each test set, by name, the accuracy of every run in percent.
+        config: the settings, with what follows from the data (depth, augmentation) written out.
+    """
+
+    accuracies: dict[str, list[float]]
+    config: EvaluateConfig
+
+    @property
+    def runs(self) -> int:
+        return len(next(iter(self.accuracies.values())))
+
+    def mean(self, name: str) -> float:
+        """Mean accuracy on the test set `name` over the runs, in percent."""
+        return statistics.fmean(self.accuracies[name])
+
+    def std(self, name: str) -> float:
+        """Sample standard deviation (n - 1) over the runs, in percent; NaN for a single run."""
+        return statistics.stdev(self.accuracies[name]) if self.runs > 1 else math.nan
+
+    @property
+    def protocol(self) -> str:
+        """One line that says how the numbers came about."""
+        config = self.config
+        network = config.network
+        count = f"mean and standard deviation of {self.runs} runs" if self.runs > 1 else "a single run"
+        return (
+            f"ConvNet (width {network.width}, depth {network.depth}, {network.norm} norm), trained from scratch "
+            f"for {config.epochs} epochs by SGD (learning rate {config.learning_rate:g}, a tenth after epoch "
+            f"{_full_rate_epochs(config)}, momentum {config.momentum:g}, weight decay {config.weight_decay:g}, "
+            f"batch {config.batch_size}), augmentation {config.augment.strategy}, tested once after the last "
+            f"epoch; {count}, seed {config.seed}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; the standard deviation of a single run is None."""
+        return {
+            "accuracies": {
+                name: {
+                    "runs": list(values),
+                    "mean": self.mean(name),
+                    "std": self.std(name) if self.runs > 1 else None,
+                }
+                for name, values in self.accuracies.items()
+            },
+            "protocol": self.protocol,
+            "config": to_dict(self.config),
+        }
+
+
+def evaluate(
+    distilled: DistilledSet,
+    tests: Mapping[str, DomainDataset],
+    config: EvaluateConfig,
+    *,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Train `config.runs` fresh networks on a distilled set and test each once on every test set.
+
+    Args:
+        distilled: the training set. Test images are normalised with its mean and std.
+        tests: test sets by the names that the result is to use; they must have the classes and the resolution
+            of `distilled`.
+        config: the settings. See `train_network` for the schedule.
+        device: where to train and test. On one device, with one number of threads, a seed gives the same
+            accuracies again.
+        progress: called after every epoch with the number of epochs done so far, of ``runs * epochs``.
+
+    Raises:
+        ValueError: settings out of range, no test set, or one that does not fit.
+        TrainingDivergedError: the loss became NaN or infinite.
+    """
+    config = resolve(config, distilled.resolution, distilled.flip_safe)
+    if config.runs < 1:
+        raise ValueError(f"evaluate.runs must be at least 1, got {config.runs}")
+    _check_tests(distilled, tests)
+    accuracies: dict[str, list[float]] = {name: [] for name in tests}
+    for run in range(config.runs):
+        network = train_network(
+            distilled.images,
+            distilled.labels,
+            len(distilled.class_names),
+            dataclasses.replace(config, seed=derive_seed(config.seed, "evaluate", run)),
+            device=device,
+            progress=None if progress is None else _shifted(progress, run * config.epochs),
+        )
+        for name, test in tests.items():
+            accuracies[name].append(accuracy(network, test, distilled.mean, distilled.std))
+    return Evaluation(accuracies, config)
+
+
+def resolve(config: EvaluateConfig, resolution: tuple[int, int], flip_safe: bool) -> EvaluateConfig:
+    """The settings with the depth and the augmentation that follow from the data written out.
+
+    Raises ValueError for settings that cannot work.
+    """
+    for name in ("epochs", "batch_size"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"evaluate.{name} must be at least 1, got {getattr(config, name)}")
+    network = config.network
+    if network.depth is None:
+        network = dataclasses.replace(network, depth=default_depth(resolution))
+    return dataclasses.replace(config, network=network, augment=resolve_strategy(config.augment, flip_safe))
+
+
+def train_network(
+    images: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    config: EvaluateConfig,
+    *,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> ConvNet:
+    """Train a fresh network, drawn from `config.seed`, with cross entropy and SGD.
+
+    There are exactly `config.epochs` epochs, each in a new random order; its last batch is as small as it
+    comes. Each batch is augmented by one operation, with parameters of its own for each image. After
+    ``epochs // 2 + 1`` epochs the learning rate falls to a tenth and the momentum starts from zero again.
+
+    Args:
+        images: float32 [N, 3, H, W], normalised.
+        labels: int64 [N] in [0, num_classes).
+        config: resolved (see `resolve`); `config.runs` is not used.
+        device: where to train; the network stays there.
+        progress: called after every epoch with the number of epochs done.
+
+    Raises:
+        ValueError: no images, or a label for each is missing.
+        TrainingDivergedError: the loss became NaN or infinite.
+    """
+    if len(images) == 0 or labels.shape != (len(images),):
+        raise ValueError(
+            f"training needs images with a label each, got {len(images)} and {list(labels.shape)}"
+        )
+    device = torch.device(device)
+    images, labels = images.to(device), labels.to(device)
+    resolution = (images.shape[2], images.shape[3])
+    network = ConvNet(num_classes, resolution, config.network, channels=images.shape[1])
+    initialise(network, generator(config.seed, "network"))
+    network.to(device)
+    orders, draws = generator(config.seed, "order"), generator(config.seed, "augment")
+    # Where no layer mixes the images of a batch, its gradient is summed over parts that are fast to compute.
+    rows = config.batch_size
+    if config.network.norm != "batch":
+        rows = min(rows, rows_per_chunk(resolution, config.network.width, device))
+    optimizer = _optimizer(network, config, config.learning_rate)
+    for epoch in range(config.epochs):
+        if epoch == _full_rate_epochs(config):
+            optimizer = _optimizer(network, config, config.learning_rate / 10)
+        total = torch.zeros((), device=device)
+        order = torch.randperm(len(images), generator=orders).to(device)
+        for batch in torch.split(order, config.batch_size):
+            draw = draw_batch(config.augment, resolution, len(batch), draws)
+            inputs = augment(images[batch], draw)
+            optimizer.zero_grad()
+            parts, targets = torch.split(inputs, rows), torch.split(labels[batch], rows)
+            for part, target in zip(parts, targets, strict=True):
+                loss = F.cross_entropy(network(part), target, reduction="sum") / len(batch)
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.detach()
+            optimizer.step()
+        if not math.isfinite(total):
+            raise TrainingDivergedError(
+                f"the training loss is {total.item()} in epoch {epoch + 1} of {config.epochs}; use a smaller "
+                f"learning rate than {config.learning_rate:g}, or check the images for NaN and outliers"
+            )
+        if progress is not None:
+            progress(epoch + 1)
+    return network.eval()
+
+
+@torch.inference_mode()
+def accuracy(
+    network: ConvNet, test: DomainDataset, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> float:
+    """The percentage of `test`, normalised with `mean` and `std`, that the network classifies correctly."""
+    device = network.classifier.weight.device
+    rows = rows_per_chunk(test.resolution, network.width, device)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    for images, labels in zip(torch.split(test.images, rows), torch.split(test.labels, rows), strict=True):
+        predicted = network(normalise(images.to(device), mean, std)).argmax(1)
+        correct += (predicted == labels.to(device)).sum()
+    return 100 * correct.item() / len(test)
+
+
+def _shifted(progress: Callable[[int], None], offset: int) -> Callable[[int], None]:
+    return lambda epoch: progress(offset + epoch)
+
+
+def _full_rate_epochs(config: EvaluateConfig) -> int:
+    return config.epochs // 2 + 1
+
+
+def _optimizer(network: ConvNet, config: EvaluateConfig, learning_rate: float) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def _check_tests(distilled: DistilledSet, tests: Mapping[str, DomainDataset]) -> None:
+    if not tests:
+        raise ValueError("evaluate needs at least one test set")
+    for name, test in tests.items():
+        if len(test) == 0:
+            raise ValueError(f"the test set {name!r} has no images")
+        if test.class_names != distilled.class_names:
+            raise ValueError(
+                f"the test set {name!r} has other classes than the distilled set: "
+                f"{', '.join(test.class_names)} instead of {', '.join(distilled.class_names)}"
+            )
+        if test.resolution != distilled.resolution:
+            raise ValueError(
+                f"the test set {name!r} has images of {test.resolution} px, the distilled set of "
+                f"{distilled.resolution} px; load the data at the resolution of the distilled set"
+            )
