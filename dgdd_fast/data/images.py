@@ -26,7 +26,9 @@ Pixels = npt.NDArray[np.uint8]
 
 IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"))
 # Only these decoders are tried, whatever the ending: others (EPS) would run programs on the file's contents.
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
+# Registers them all: left to itself Pillow does it at the first need, which threads may meet half done.
+Image.init()
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L")
 

@@ -90,7 +90,7 @@ def read_layout(path: Path) -> Layout:
             f"{len(misplaced)} images lie outside domain/class folders and are left out, for example "
             f"{misplaced[0]}"
         )
-    odd = [other for other in tree.others if len(other) - len(outer) >= 3]
+    odd = [other for other in tree.others if other[: len(outer)] == outer and len(other) - len(outer) >= 3]
     if odd:
         warnings.append(
             f"{len(odd)} files are no images by their ending and are left out, e.g. {'/'.join(odd[0])}"
