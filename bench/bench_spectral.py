@@ -1,0 +1,240 @@
+"""Time the spectral operators against their specification in plain PyTorch, eager and compiled.
+
+    python bench/bench_spectral.py              # every operator, size and thread count (about 15 minutes)
+    python bench/bench_spectral.py --quick      # one image count per size, no torch.compile (a minute)
+    python bench/bench_spectral.py --json FILE  # the same table as data
+
+The providers of one row take turns, so that whatever else the machine does meets all of them. Inputs are
+warm: they are as much in cache as they fit. Times are medians over the turns, with the 20th and 80th
+percentile. GB/s counts the bytes that the operator cannot avoid (each input read once, each output written
+once); its share is of the bandwidth of a large copy, measured in the same run with as many threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from dgdd_fast import _C, ops, reference
+
+DOMAINS = 3
+CHANNELS = 3
+ALPHA, BETA, LEARNING_RATE, MOMENTUM = 1.0, 0.3, 0.5, 0.5
+IMAGE_COUNTS = (100, 140, 200)
+PAPER_IMAGES = {32: 100, 64: 140, 128: 200}
+GENERAL_SIZES = (224, 227)
+GENERAL_IMAGES = 20
+OPERATORS = ("spectral_consensus", "spectral_surgery", "spectral_surgery_step_")
+
+
+@dataclass(frozen=True)
+class Case:
+    operator: str
+    images: int
+    size: int
+    dtype: str
+
+    def arguments(self) -> tuple[tuple[object, ...], int]:
+        """The operator's arguments, and the bytes that it has to read and write."""
+        dtype = getattr(torch, self.dtype)
+        generator = torch.Generator().manual_seed(0)
+        shape = (self.images, CHANNELS, self.size, self.size)
+        gradients = (1e-3 * torch.randn(DOMAINS, *shape, generator=generator)).to(dtype)
+        domain_index = torch.arange(self.images) % DOMAINS
+        plane_bytes = gradients[0].nbytes
+        if self.operator == "spectral_consensus":
+            half_spectrum = plane_bytes * (self.size // 2 + 1) // self.size
+            return (gradients,), gradients.nbytes + plane_bytes + half_spectrum
+        surgery = (gradients, None, domain_index, ALPHA, BETA)
+        if self.operator == "spectral_surgery":
+            return surgery, gradients.nbytes + plane_bytes
+        images = torch.randn(shape, generator=generator).to(dtype)
+        step = (images, torch.zeros_like(images), *surgery, LEARNING_RATE, MOMENTUM)
+        return step, gradients.nbytes + 4 * plane_bytes
+
+
+@dataclass(frozen=True)
+class Time:
+    """Milliseconds of one call."""
+
+    median: float
+    p20: float
+    p80: float
+
+    @classmethod
+    def of(cls, turns: list[float]) -> Time:
+        cuts = statistics.quantiles(turns, n=5, method="inclusive")
+        return cls(statistics.median(turns), cuts[0], cuts[3])
+
+
+@dataclass(frozen=True)
+class Row:
+    case: Case
+    threads: int
+    times: dict[str, Time]  # provider -> time
+    gigabytes_per_second: float
+    share_of_copy: float
+    speedup: dict[str, float]  # provider -> its median over dgdd_fast's
+
+
+def milliseconds(call: Callable[[], object], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return 1e3 * (time.perf_counter() - start) / calls
+
+
+def interleaved(providers: dict[str, Callable[[], object]], turns: int, turn_ms: float) -> dict[str, Time]:
+    """Each provider's time per call. A turn repeats a call until it takes about `turn_ms`."""
+    calls = {}
+    for name, call in providers.items():
+        call()
+        calls[name] = max(1, round(turn_ms / milliseconds(call, 1)))
+    measured: dict[str, list[float]] = {name: [] for name in providers}
+    for _ in range(turns):
+        for name, call in providers.items():
+            measured[name].append(milliseconds(call, calls[name]))
+    return {name: Time.of(values) for name, values in measured.items()}
+
+
+def copy_bandwidth(turns: int) -> float:
+    """GB/s of copying 256 MiB, bytes read plus bytes written."""
+    source = torch.ones(64 * 2**20)
+    target = torch.empty_like(source)
+    copied = interleaved({"copy": lambda: target.copy_(source)}, turns, 0)
+    return 2 * source.nbytes / copied["copy"].median / 1e6
+
+
+def measure(case: Case, threads: int, copy_gbs: float, compiled: bool, turns: int, turn_ms: float) -> Row:
+    arguments, essential_bytes = case.arguments()
+    plain: Callable[..., object] = getattr(reference, case.operator)
+    fast: Callable[..., object] = getattr(ops, case.operator)
+    providers: dict[str, Callable[[], object]] = {
+        "dgdd_fast": lambda: fast(*arguments),
+        "eager": lambda: plain(*arguments),
+    }
+    if compiled:
+        torch.compiler.reset()  # generated code is for one shape and one number of threads
+        fused = torch.compile(plain, fullgraph=True, dynamic=False)
+        providers["compiled"] = lambda: fused(*arguments)
+    times = interleaved(providers, turns, turn_ms)
+    gigabytes_per_second = essential_bytes / times["dgdd_fast"].median / 1e6
+    return Row(
+        case=case,
+        threads=threads,
+        times=times,
+        gigabytes_per_second=gigabytes_per_second,
+        share_of_copy=gigabytes_per_second / copy_gbs,
+        speedup={
+            name: each.median / times["dgdd_fast"].median
+            for name, each in times.items()
+            if name != "dgdd_fast"
+        },
+    )
+
+
+def cases(operators: Iterable[str], sizes: Iterable[int], quick: bool) -> Iterable[Case]:
+    for size in sizes:
+        if size not in PAPER_IMAGES:
+            counts: tuple[int, ...] = (GENERAL_IMAGES,)
+        elif quick:
+            counts = (PAPER_IMAGES[size],)
+        else:
+            counts = IMAGE_COUNTS
+        for images in counts:
+            for operator in operators:
+                yield Case(operator, images, size, "float32")
+        if size in PAPER_IMAGES and not quick:
+            for dtype in ("bfloat16", "float16"):
+                yield Case("spectral_surgery", PAPER_IMAGES[size], size, dtype)
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or None
+
+
+def line(row: Row) -> str:
+    def shown(name: str) -> str:
+        if name not in row.times:
+            return f"{'-':>9} {'':7}"
+        ratio = f"{row.speedup[name]:6.1f}x" if name in row.speedup else ""
+        return f"{row.times[name].median:9.3f} {ratio:7}"
+
+    ours = row.times["dgdd_fast"]
+    shape = f"{DOMAINS}x{row.case.images}x{CHANNELS}x{row.case.size}x{row.case.size}"
+    return (
+        f"{row.case.operator:22} {shape:>17} {row.case.dtype:8} {row.threads:3d} {ours.median:9.3f} "
+        f"[{ours.p20:8.3f} {ours.p80:8.3f}] {row.gigabytes_per_second:6.1f} {100 * row.share_of_copy:4.0f}% "
+        f"{shown('eager')} {shown('compiled')}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0],
+        epilog="Close other programs first: two of them on two cores spoil the table.",
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer shapes and turns, without torch.compile")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there too")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="thread counts (default: 1 2)")
+    parser.add_argument("--operators", nargs="+", choices=OPERATORS, default=OPERATORS)
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[*PAPER_IMAGES, *GENERAL_SIZES], metavar="PIXELS"
+    )
+    options = parser.parse_args()
+    turns, turn_ms = (5, 10.0) if options.quick else (15, 30.0)
+
+    environment = {
+        "device": processor(),
+        "commit": commit(),
+        "torch": torch.__version__,
+        "build": _C.build_info(),
+        "copy_gigabytes_per_second": {},
+    }
+    print(*(f"{name}: {value}" for name, value in environment.items() if value), sep="\n")
+    rows: list[Row] = []
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        copy_gbs = copy_bandwidth(turns)
+        environment["copy_gigabytes_per_second"][str(threads)] = copy_gbs
+        print(f"\n{threads} threads: a copy moves {copy_gbs:.1f} GB/s; times in ms, ratios against dgdd_fast")
+        print(
+            f"{'operator':22} {'shape':>17} {'dtype':8} {'thr':>3} {'dgdd_fast':>9} [{'p20':>8} {'p80':>8}] "
+            f"{'GB/s':>6} {'copy':>5} {'eager':>9} {'':7} {'compiled':>9}"
+        )
+        with torch.no_grad():
+            for case in cases(options.operators, options.sizes, options.quick):
+                rows.append(measure(case, threads, copy_gbs, not options.quick, turns, turn_ms))
+                print(line(rows[-1]), flush=True)
+    if options.json:
+        options.json.write_text(
+            json.dumps({**environment, "rows": [asdict(row) for row in rows]}, indent=1) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
