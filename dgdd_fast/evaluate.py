@@ -55,12 +55,12 @@ class Evaluation:
         config = self.config
         network = config.network
         count = f"mean and standard deviation of {self.runs} runs" if self.runs > 1 else "a single run"
+        schedule = f"learning rate {config.learning_rate:g}, a tenth after epoch {_full_rate_epochs(config)}"
         return (
-            f"ConvNet (width {network.width}, depth {network.depth}, {network.norm} norm), trained from scratch "
-            f"for {config.epochs} epochs by SGD (learning rate {config.learning_rate:g}, a tenth after epoch "
-            f"{_full_rate_epochs(config)}, momentum {config.momentum:g}, weight decay {config.weight_decay:g}, "
-            f"batch {config.batch_size}), augmentation {config.augment.strategy}, tested once after the last "
-            f"epoch; {count}, seed {config.seed}"
+            f"ConvNet (width {network.width}, depth {network.depth}, {network.norm} norm), trained from "
+            f"scratch for {config.epochs} epochs by SGD ({schedule}, momentum {config.momentum:g}, weight "
+            f"decay {config.weight_decay:g}, batch {config.batch_size}), augmentation "
+            f"{config.augment.strategy}, tested once after the last epoch; {count}, seed {config.seed}"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def test_the_seed_decides_the_accuracies(data):
 
 
 def test_training_follows_the_protocol_step_by_step(data, monkeypatch):
-    """Against SGD written out by hand, on whole batches: order, augmentation, learning rate, momentum reset."""
+    """SGD written out by hand, on whole batches: order, augmentation, learning rate, momentum reset."""
     distilled = toy_set(data)
     config = resolve(dataclasses.replace(TINY, epochs=7, batch_size=10), (16, 16), flip_safe=True)
     monkeypatch.setattr(evaluation_module, "rows_per_chunk", lambda *_: 4)

@@ -161,9 +161,12 @@ def test_instance_norm_takes_statistics_in_float32():
     images = random(2, 6, 32, 32).mul(3).add(5).bfloat16()
     weight, bias = random(6, seed=1), random(6, seed=2)
     actual = instance_norm(images.clone(), weight, bias, 1e-5)
-    assert actual.dtype == torch.bfloat16
     expected = F.group_norm(images.double(), 6, weight.double(), bias.double(), 1e-5)
-    assert actual.equal(expected.bfloat16()) or (actual - expected).abs().max() < 2**-8 * expected.abs().max()
+    torch.testing.assert_close(actual, expected.float())
+    assert instance_norm(images.clone(), weight.bfloat16(), bias.bfloat16(), 1e-5).dtype == torch.bfloat16
+    leaf = images.clone().requires_grad_()
+    instance_norm(leaf.clone(), weight, bias, 1e-5).square().sum().backward()
+    assert leaf.grad.dtype == torch.bfloat16
 
 
 def test_large_offsets_keep_their_variance():

@@ -18,8 +18,8 @@ _PIXELS = (2, 3)
 def instance_norm(images: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """``F.group_norm(images, channels, weight, bias, eps)`` of [N, C, H, W].
 
-    `images` is overwritten: it serves as working memory. Statistics are taken in float32 or wider; the
-    result has the dtype and the memory format of `images`. Differentiable once.
+    `images` is overwritten: it serves as working memory. Statistics are taken in float32 or wider. The result
+    has the memory format of `images` and the wider dtype of `images` and `weight`. Differentiable once.
     """
     result: Tensor = _InstanceNorm.apply(images, weight, bias, eps)  # type: ignore[no-untyped-call]
     return result
@@ -36,7 +36,8 @@ class _InstanceNorm(torch.autograd.Function):
         normalised = torch.addcmul(bias[:, None, None], centred, scale, out=normalised)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(centred, inverse_std, scale)
-        return normalised.to(images.dtype)
+            ctx.dtype = images.dtype
+        return normalised.to(torch.promote_types(images.dtype, weight.dtype))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -52,7 +53,7 @@ class _InstanceNorm(torch.autograd.Function):
             count = grad.shape[2] * grad.shape[3]
             grad_images = torch.addcmul(total * scale / -count, grad, scale)
             grad_images.addcmul_(centred, along * inverse_std * scale, value=-1 / count)
-            grad_images = grad_images.to(grad.dtype)
+            grad_images = grad_images.to(ctx.dtype)
         return (
             grad_images,
             along.sum((0, 2, 3)) if needs_weight else None,
