@@ -56,9 +56,12 @@ void reduce_plane(const SpectralParams& params, const Chunk& chunk, int64_t plan
     }
     for (int64_t i = 0; i < size; ++i) {
       length[i] = BinSum<Real>{re[i], im[i], magnitudes[i]}.resultant_length(eps);
-      const Real weight = length[i] * one_over_valid;
-      consensus[2 * (begin + i)] = weight * re[i];
-      consensus[2 * (begin + i) + 1] = weight * im[i];
+      re[i] *= length[i] * one_over_valid;
+      im[i] *= length[i] * one_over_valid;
+    }
+    for (int64_t i = 0; i < size; ++i) {
+      consensus[2 * (begin + i)] = re[i];
+      consensus[2 * (begin + i) + 1] = im[i];
     }
     if (lengths != nullptr)
       for (int64_t i = 0; i < size; ++i) lengths[begin + i] = store<Stored>(length[i]);
