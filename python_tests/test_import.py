@@ -1,4 +1,4 @@
-"""Importing the package where something is wrong: the message says what, with both versions, and what to do."""
+"""Importing the package where something is wrong: the message says what is wrong and what to do."""
 
 import os
 import shutil
@@ -9,7 +9,6 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-import torch
 
 import dgdd_fast
 from dgdd_fast import _C
@@ -29,23 +28,25 @@ def import_in(folder: Path, setup: str = "") -> str:
         "except ImportError as error:\n    print(type(error).__name__, error)\n"
         "else:\n    print('imported', dgdd_fast.__version__)\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=dict(os.environ),
-        check=True,
-    )
-    return result.stdout
+    return run(script, folder)
+
+
+def run(script: str, folder: Path, **environment: str) -> str:
+    """What a new interpreter prints, with `folder` as its working directory."""
+    command = [sys.executable, "-c", script]
+    together = {**os.environ, **environment}
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, cwd=folder, env=together, check=True
+    ).stdout
 
 
 @pytest.fixture
 def source_tree(tmp_path: Path) -> Path:
-    """The package's Python modules that load the core, without the core."""
+    """The package's Python modules that load the core, and a torch that has only a version."""
     (tmp_path / "dgdd_fast").mkdir()
-    for name in ("__init__.py", "_core.py", "ops.py"):
+    for name in ("__init__.py", "_core.py"):
         shutil.copy(PACKAGE / name, tmp_path / "dgdd_fast")
+    fake_torch(tmp_path, "2.12.3")
     return tmp_path
 
 
@@ -63,14 +64,7 @@ def test_the_version_is_that_of_the_package_and_of_the_core() -> None:
 
 def test_build_info() -> None:
     info = _C.build_info()
-    assert set(info) == {
-        "version",
-        "torch",
-        "compiler",
-        "cuda_compiler",
-        "cuda_architectures",
-        "cpu_capability",
-    }
+    assert all(info[key] for key in ("version", "torch", "compiler"))
     assert info["cpu_capability"] in ("baseline", "avx2", "avx512")
     assert bool(info["cuda_compiler"]) == bool(info["cuda_architectures"])
 
@@ -129,7 +123,7 @@ def test_core_that_does_not_load(source_tree: Path) -> None:
     """What the dynamic linker says when a symbol is absent from the torch that is installed."""
     fake_core(source_tree, "raise ImportError('_C.so: undefined symbol: torch_call_dispatcher')\n")
     message = import_in(source_tree)
-    assert f"dgdd_fast {VERSION} cannot be loaded with torch {torch.__version__}" in message
+    assert f"dgdd_fast {VERSION} cannot be loaded with torch 2.12.3" in message
     assert "undefined symbol: torch_call_dispatcher" in message
     assert "pip install --no-build-isolation ." in message
 
@@ -138,7 +132,7 @@ def test_damaged_core(source_tree: Path) -> None:
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     (source_tree / "dgdd_fast" / f"_C{suffix}").write_bytes(b"not a library")
     message = import_in(source_tree)
-    assert f"cannot be loaded with torch {torch.__version__}" in message
+    assert "cannot be loaded with torch 2.12.3" in message
 
 
 @pytest.mark.parametrize("capability", ["baseline", "avx2"])
@@ -158,15 +152,6 @@ def test_results_with_each_instruction_set(capability: str, tmp_path: Path) -> N
         "        assert error <= 4 * torch.finfo(dtype).eps, (size, dtype, error)\n"
         "print(_C.build_info()['cpu_capability'])\n"
     )
-    environment = {**os.environ, "DGDD_CPU_CAPABILITY": capability}
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=environment,
-        check=True,
-    )
     order = ["baseline", "avx2", "avx512"]
-    if capability in order:
-        assert order.index(result.stdout.strip()) <= order.index(capability)
+    used = run(script, tmp_path, DGDD_CPU_CAPABILITY=capability).strip()
+    assert order.index(used) <= order.index(capability)
