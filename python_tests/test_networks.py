@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dgdd_fast.config import NetworkConfig
-from dgdd_fast.networks import ConvNet, default_depth, initialise
+from dgdd_fast.networks import ConvNet, default_depth, initialise, rows_per_chunk
 from dgdd_fast.networks.instance_norm import instance_norm
 
 
@@ -70,6 +70,14 @@ def test_equals_the_plain_layers_with_gradients(norm, resolution, depth):
         torch.testing.assert_close(actual, wanted)
     with torch.inference_mode():
         torch.testing.assert_close(network.features(images.detach()), expected.detach())
+
+
+def test_chunks_bound_the_maps_of_the_first_block():
+    cpu = torch.device("cpu")
+    assert rows_per_chunk((32, 32), 128, cpu) == 16
+    assert rows_per_chunk((64, 32), 64, cpu) == 16
+    assert rows_per_chunk((512, 512), 128, cpu) == 1
+    assert rows_per_chunk((32, 32), 128, torch.device("cuda")) == 1024
 
 
 def test_instance_norm_treats_images_alone():
