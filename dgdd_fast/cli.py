@@ -59,8 +59,9 @@ def _exit_code(error: Exception) -> int | None:
     if isinstance(error, (ValueError, OSError)):
         return USAGE_ERROR
     from .distill import DistillationDivergedError
+    from .evaluate import TrainingDivergedError
 
-    return FAILURE if isinstance(error, DistillationDivergedError) else None
+    return FAILURE if isinstance(error, (DistillationDivergedError, TrainingDivergedError)) else None
 
 
 app = typer.Typer(
@@ -338,7 +339,8 @@ def evaluate(
         seed=seed,
         network=override(trained_on.network, width=width, depth=depth),
     )
-    sets = {method_name(trained_on): distilled}
+    method = method_name(trained_on)
+    sets = {method: distilled}
     if not no_random and trained_on.objective != "random":
         real = dataclasses.replace(trained_on, objective="random", surgery=None, init="uniform")
         sets["random"] = distill_set(sources, real)
@@ -348,15 +350,11 @@ def evaluate(
             results[name] = run_evaluation(
                 images, tests, config, device=device or "cpu", progress=meter.update
             )
-    protocol = (
-        f"{distilled.ipc} images per class; ConvNet of width {config.network.width} trained by SGD for "
-        f"{config.epochs} epochs, tested after the last; mean and standard deviation of {config.runs}"
-    )
     console.print(accuracy_table(results))
-    console.print(protocol)
+    console.print(f"{distilled.ipc} images per class; {results[method].protocol}")
     report = {
         "set": str(path),
-        "protocol": protocol,
+        "ipc": distilled.ipc,
         "provenance": distilled.provenance,
         "results": {name: result.to_dict() for name, result in results.items()},
     }
@@ -389,11 +387,6 @@ def _test_sets(
 
     height, width = distilled.resolution
     dataset = load_dataset(source, height if height == width else None)
-    if dataset.class_names != distilled.class_names:
-        raise ValueError(
-            f"the set has the classes {', '.join(distilled.class_names)}, "
-            f"but {source} has {', '.join(dataset.class_names)}"
-        )
     target = distilled.provenance.get("target")
     if on == "target" and target is None:
         raise ValueError("no domain was held out when this set was distilled; test it --on sources")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .evaluate import Evaluation
 
 SECONDS_BETWEEN_LINES = 10.0
+LABELS = {"random": "Random", "dm": "DM", "dm+sgs": "DM+SGS"}
 
 console = Console(highlight=False, soft_wrap=True)
 error_console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -39,12 +40,14 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 
 def accuracy_table(results: Mapping[str, Evaluation]) -> Table:
-    """Methods in rows, test sets in columns: accuracy in percent, mean and standard deviation over runs."""
+    """Methods in rows, test sets in columns: accuracy in percent, mean and (of several runs) standard deviation."""
     names = list(next(iter(results.values())).accuracies)
     result = table("method", *names, title="accuracy in %")
     for method, evaluation in results.items():
-        cells = (f"{evaluation.mean(name):.1f} ± {evaluation.std(name):.1f}" for name in names)
-        result.add_row(method.upper() if method != "random" else "Random", *cells)
+        cells = [f"{evaluation.mean(name):.1f}" for name in names]
+        if evaluation.runs > 1:
+            cells = [f"{cell} ± {evaluation.std(name):.1f}" for cell, name in zip(cells, names, strict=True)]
+        result.add_row(LABELS.get(method, method), *cells)
     return result
 
 

@@ -43,7 +43,7 @@ def draw_decomposition(
     """Write a PNG with a row for each image: the image, g, g_cls, g_dom of its domain, R (SGS, Eq. 4, 9, 10).
 
     Gradients and R are shown as their mean over the colour channels. The three gradients of a row share one
-    colour scale, symmetric about 0; its limit, the 99.5th percentile of the magnitudes, stands beside the row.
+    colour scale, symmetric about 0; its limit, the 99.5th percentile of all magnitudes, is beside the row.
 
     Args:
         path: the PNG to write.

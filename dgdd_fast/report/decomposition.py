@@ -1,0 +1,40 @@
+"""The gradients that Spectral Gradient Surgery would see at the images of a distilled set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..config import DistillConfig, SurgeryConfig, from_dict
+from ..data import DomainDataset
+from ..distilled_set import DistilledSet
+from ..matching import Matching
+from ..surgery import Decomposition, decompose
+
+
+def decompose_images(distilled: DistilledSet, sources: DomainDataset, rows: Sequence[int]) -> Decomposition:
+    """g, g_cls, g_dom and R of the images `rows` in the iteration that would come next, on the CPU.
+
+    Network, augmentation and real batch are those that the run draws for that iteration.
+
+    Args:
+        distilled: the set; its configuration says how it was compared with the real images.
+        sources: the images it was distilled from.
+        rows: which images, n of them.
+
+    Raises ValueError where a class has no image in one of the domains: its gradients cannot be compared.
+    """
+    config = from_dict(DistillConfig, distilled.config)
+    mean, std = torch.tensor(distilled.mean), torch.tensor(distilled.std)
+    matching = Matching(sources, config, mean, std, torch.device("cpu"))
+    gradients = matching.gradients(distilled.images, distilled.provenance["iterations"], by_domain=True)
+    if gradients.by_domain is None or gradients.valid is not None:
+        raise ValueError("a class has no image in one of the domains, so there is no gradient to compare")
+    chosen = torch.as_tensor(rows)
+    return decompose(
+        gradients.by_domain[:, chosen],
+        None if gradients.union is None else gradients.union[chosen],
+        distilled.domains[chosen],
+        config.surgery or SurgeryConfig(),
+    )
