@@ -93,7 +93,7 @@ def test_only_domains_drops_and_renumbers() -> None:
     assert set(part.domains.tolist()) == {0, 1}
     paint = data.images[data.domains == 2]
     assert torch.equal(part.images[part.domains == 1], paint)
-    with pytest.raises(DataError, match="no domain 'oil'.*photo, sketch, paint"):
+    with pytest.raises(DataError, match=r"no domain 'oil'.*photo, sketch, paint"):
         data.only_domains(["oil"])
     with pytest.raises(DataError, match="at least one domain"):
         data.only_domains([])

@@ -39,7 +39,7 @@ def test_domains_and_resolution_are_chosen(tmp_path: Path) -> None:
     data = load_npz(tmp_path, resolution=5, domains=["sketch", "paint"])
     assert data.domain_names == ("paint", "sketch")
     assert data.resolution == (5, 5)
-    with pytest.raises(DataError, match="no domain 'oil'.*paint, photo, sketch"):
+    with pytest.raises(DataError, match=r"no domain 'oil'.*paint, photo, sketch"):
         load_npz(tmp_path, domains=["oil"])
     with pytest.raises(DataError, match="at least 1 pixel"):
         load_npz(tmp_path, resolution=0)
@@ -96,7 +96,7 @@ def test_ambiguous_labels_are_refused_unless_the_other_files_count_from_zero(tmp
     data = load_npz(tmp_path)
     assert set(data.select(data.domains == 0).labels.tolist()) == {1, 2}
     write_npz(tmp_path, "sketch", CLASSES, y_train=np.repeat([1, 2, 3], 4), y_test=np.repeat([1, 2, 3], 2))
-    with pytest.raises(DataError, match="photo.npz"):
+    with pytest.raises(DataError, match=r"photo.npz"):
         load_npz(tmp_path)
 
 
@@ -161,11 +161,11 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
 
 
 def test_no_files_and_mixed_sizes(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no .npz file"):
+    with pytest.raises(DataError, match=r"no .npz file"):
         load_npz(tmp_path)
     write_npz(tmp_path, "photo", CLASSES)
     larger = np.zeros((18, 9, 9, 3), np.uint8)
     write_npz(tmp_path, "sketch", CLASSES, x_train=larger[:12], x_test=larger[12:])
-    with pytest.raises(DataError, match="photo.npz 8 x 8, sketch.npz 9 x 9.*choose a resolution"):
+    with pytest.raises(DataError, match=r"photo.npz 8 x 8, sketch.npz 9 x 9.*choose a resolution"):
         load_npz(tmp_path)
     assert load_npz(tmp_path, resolution=8).resolution == (8, 8)

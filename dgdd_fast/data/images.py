@@ -57,8 +57,8 @@ def read_image(source: Path | bytes, item: str, resolution: int | None = None) -
         ) from error
     except UnidentifiedImageError as error:
         raise DataError(
-            f"{item} is not an image of a known kind (JPEG, PNG, BMP, WebP, GIF, PPM, TIFF) although it is "
-            "named like one; remove it or replace it by the image"
+            f"{item} is named like an image but is none of a known kind (JPEG, PNG, BMP, WebP, GIF, PPM, "
+            "TIFF), or its beginning is damaged; fetch it again or remove it"
         ) from error
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise DataError(
