@@ -320,7 +320,9 @@ def test_lists_of_other_data_are_refused(tmp_path: Path) -> None:
 
 def test_all_bad_files_are_named_at_once(tmp_path: Path) -> None:
     root = write_tree(tmp_path, ["a/cat", "a/dog"])
-    (root / "a/cat/1.png").write_bytes((root / "a/cat/1.png").read_bytes()[:60])
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(root / "a/cat/1.png")
+    (root / "a/cat/1.png").write_bytes((root / "a/cat/1.png").read_bytes()[:150])
     (root / "a/dog/3.png").write_text("no image")
     with pytest.raises(DataError) as caught:
         load_folder(root)
