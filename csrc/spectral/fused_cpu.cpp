@@ -30,7 +30,8 @@ float* scratch(std::size_t floats) {
 std::size_t scratch_floats(int64_t size, int64_t domains) {
   const int64_t group = fused_cpu_group(size, domains);
   const int64_t spectra = group * 2 * size * (size + kFusedLanes);  // rows are padded
-  const int64_t sums = group < domains ? 3 * size * size + 12 * kFusedLanes : 0;  // six floats for half of the bins and two vectors of bins more
+  const int64_t sums = group < domains ? 3 * size * size + 12 * kFusedLanes
+                                       : 0;  // six floats for half of the bins and two vectors of bins more
   return static_cast<std::size_t>(fused_cpu_term_floats(domains) + spectra + sums);
 }
 

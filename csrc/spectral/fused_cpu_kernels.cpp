@@ -1,22 +1,27 @@
-// The fused CPU tier's kernels, compiled once per instruction set with DGDD_ISA naming it. Two planes of one domain travel as the real and
-// the imaginary part of one complex plane z, N x N, and everything between the gradients and the output happens in cache.
+// The fused CPU tier's kernels, compiled once per instruction set with DGDD_ISA naming it. Two planes of one
+// domain travel as the real and the imaginary part of one complex plane z, N x N, and everything between the
+// gradients and the output happens in cache.
 //
-// Let L = kLanes, R = N / L. A transform of length N takes two steps: over a in index = L a + b (length R, then twiddles), and over b
-// (length L), giving frequency c + R d. Nothing is put back into natural order:
+// Let L = kLanes, R = N / L. A transform of length N takes two steps: over a in index = L a + b (length R,
+// then twiddles), and over b (length L), giving frequency c + R d. Nothing is put back into natural order:
 //
-//   rows of z:     first step over a with b in row L c + b; then, c by c ("a band": L rows), over b with d in row L c + d
-//   along a row:   the lanes are the fast index b of the columns. The first step needs no shuffle; the second transposes blocks of L x L
-//                  in registers. Then vector (row L c + j, k) holds column frequency k + R j, and its lanes row frequencies c + R d.
+//   rows of z:     first step over a with b in row L c + b; then, c by c ("a band": L rows), over b with d in
+//   row L c + d along a row:   the lanes are the fast index b of the columns. The first step needs no
+//   shuffle; the second transposes blocks of L x L
+//                  in registers. Then vector (row L c + j, k) holds column frequency k + R j, and its lanes
+//                  row frequencies c + R d.
 //
-// So the bins of -frequency lie in the band of -c modulo R, at the mirrored vector, with lanes reversed (c = 0: lane d is -d modulo L).
-// Pairs of bands go through all domains' transforms, the consensus and the way back, while they stay in the first-level cache.
+// So the bins of -frequency lie in the band of -c modulo R, at the mirrored vector, with lanes reversed (c =
+// 0: lane d is -d modulo L). Pairs of bands go through all domains' transforms, the consensus and the way
+// back, while they stay in the first-level cache.
 #include "spectral/fused_cpu.h"
 #include "spectral/fused_fft.h"
 
 namespace dgdd::spectral::DGDD_ISA {
 namespace {
 
-// ---- one plane of the call -----------------------------------------------------------------------------------------------------------
+// ---- one plane of the call
+// -----------------------------------------------------------------------------------------------------------
 
 // Magnitudes of floats compare like their bits; every float that is not finite has the largest ones.
 template <class Stored>
@@ -51,8 +56,8 @@ typename Bits<Stored>::Word largest_magnitude(const Stored* values) {
 // Stands in for a plane that is missing or left out. Never written.
 alignas(64) float zero_plane[128 * 128];
 
-// Scaled by up to 2^101 it is still finite, and far beyond every sum of magnitudes that it may meet there.
-constexpr float kLargestEps = 1e6f;
+// Stands for every larger eps: still finite, and far beyond the sums of magnitudes that it is added to.
+constexpr double kLargestEps = 1e37;
 
 // What is added to the class signal: a weight times a plane of the call.
 template <class Stored>
@@ -63,15 +68,16 @@ struct Term {
 
 // What one plane of a pair takes in and gives out.
 struct Plane {
-  int64_t index;   // among the call's planes
+  int64_t index;  // among the call's planes
   int64_t sample;
-  bool present;    // false: the last pair of an odd number of planes has one only, or this plane is not finite
+  bool present;  // false: the last pair of an odd number of planes has one only, or this plane is not finite
   int64_t valid_domains;
-  float scale;             // a power of two that brings the gradients near 1, so that the partner's rounding errors do not drown them
+  float scale;  // a power of two that brings the gradients near 1, so that the partner's rounding errors do
+                // not drown them
   float one_over_scale;
-  float signal_weight;     // of the unscaled inverse transform in the output
-  float mean_weight;       // of each valid domain's gradients in the output
-  float own_weight;        // of the assigned domain's gradients besides
+  float signal_weight;  // of the unscaled inverse transform in the output
+  float mean_weight;    // of each valid domain's gradients in the output
+  float own_weight;     // of the assigned domain's gradients besides
 };
 
 template <class Stored, int N>
@@ -83,9 +89,12 @@ struct Call {
     return params.domain_valid == nullptr || params.domain_valid[domain * params.samples + sample];
   }
   const Stored* gradient(int64_t domain, const Plane& plane) const {
-    return static_cast<const Stored*>(params.domain_grads) + (domain * params.planes() + plane.index) * kPixels;
+    return static_cast<const Stored*>(params.domain_grads) +
+           (domain * params.planes() + plane.index) * kPixels;
   }
-  Stored* at(void* planes, const Plane& plane) const { return static_cast<Stored*>(planes) + plane.index * kPixels; }
+  Stored* at(void* planes, const Plane& plane) const {
+    return static_cast<Stored*>(planes) + plane.index * kPixels;
+  }
   const Stored* at(const void* planes, const Plane& plane) const {
     return static_cast<const Stored*>(planes) + plane.index * kPixels;
   }
@@ -113,22 +122,34 @@ struct Call {
     __builtin_memcpy(&value, &largest, sizeof(value));
     const uint32_t exponent = bits_as<uint32_t>(load(value)) >> 23;
     if (exponent != 0) {
-      const uint32_t kept = exponent < 27 ? 27 : exponent > 227 ? 227 : exponent;  // both factors stay normal numbers
+      const uint32_t kept = exponent < 27    ? 27
+                            : exponent > 227 ? 227
+                                             : exponent;  // both factors stay normal numbers
       plane.scale = bits_as<float>((254 - kept) << 23);
       plane.one_over_scale = bits_as<float>(kept << 23);
     }
-    const float one_over_valid = plane.valid_domains == 0 ? 0.0f : 1.0f / static_cast<float>(plane.valid_domains);
+    const float one_over_valid =
+        plane.valid_domains == 0 ? 0.0f : 1.0f / static_cast<float>(plane.valid_domains);
     float signal = 1;
     if (params.domain_index != nullptr) {
       const bool own = valid(params.domain_index[plane.sample], plane.sample);
       const float beta = own ? static_cast<float>(params.beta) : 0.0f;
       signal = static_cast<float>(params.alpha) - (params.weighted_deviation ? beta : 0.0f);
       plane.own_weight = beta;
-      plane.mean_weight = ((params.base_grad == nullptr ? 1.0f : 0.0f) - (params.weighted_deviation ? 0.0f : beta)) * one_over_valid;
+      plane.mean_weight =
+          ((params.base_grad == nullptr ? 1.0f : 0.0f) - (params.weighted_deviation ? 0.0f : beta)) *
+          one_over_valid;
     }
-    // 1/2 makes good for the spectra being twice too large (see `split`), 1/N^2 belongs to the inverse transform.
+    // 1/2 makes good for the spectra being twice too large (see `split`), 1/N^2 belongs to the inverse
+    // transform.
     plane.signal_weight = signal * one_over_valid * plane.one_over_scale * (0.5f / kPixels);
     return plane;
+  }
+
+  // In the scale of twice the scaled spectra.
+  float scaled_eps(const Plane& plane) const {
+    const double eps = 2 * static_cast<double>(plane.scale) * params.eps;
+    return static_cast<float>(eps < kLargestEps ? eps : kLargestEps);
   }
 
   // The terms of the output besides the class signal; returns their number, at most D + 1.
@@ -159,13 +180,15 @@ struct Call {
   }
 };
 
-// ---- transforms of one complex plane or band -------------------------------------------------------------------------------------------
+// ---- transforms of one complex plane or band
+// -------------------------------------------------------------------------------------------
 
 template <class Stored, int N>
 struct Tile {
-  static constexpr int kRadix = N / kLanes;          // R above; also the number of vectors in a row
-  static constexpr int kPitch = kRadix + 1;          // complex vectors from row to row: one more than needed, because rows a power of
-                                                     // two apart would meet in the same few places of the cache
+  static constexpr int kRadix = N / kLanes;  // R above; also the number of vectors in a row
+  static constexpr int kPitch =
+      kRadix + 1;  // complex vectors from row to row: one more than needed, because rows a power of
+                   // two apart would meet in the same few places of the cache
   static constexpr int kBand = kLanes * kPitch;      // complex vectors of a band
   static constexpr int64_t kPlane = kRadix * kBand;  // complex vectors of a plane
 
@@ -177,8 +200,8 @@ struct Tile {
     Vec scale;
   };
 
-  // The rows b, b + L, b + 2 L, ... are copied first, each as a whole: they lie a power of two apart, so that going down them strip by
-  // strip would throw every cache line out before its second half is needed.
+  // The rows b, b + L, b + 2 L, ... are copied first, each as a whole: they lie a power of two apart, so that
+  // going down them strip by strip would throw every cache line out before its second half is needed.
   static void forward_into_bands(Source first, Source second, Complex* z) {
     alignas(64) Complex rows[kRadix][kRadix];
     for (int b = 0; b < kLanes; ++b) {
@@ -194,7 +217,8 @@ struct Tile {
         transform<kRadix>(v);
         z[b * kPitch + strip] = v[0];
         for (int c = 1; c < kRadix; ++c)
-          z[c * kBand + b * kPitch + strip] = times(v[c], broadcast(kTwiddles<N>.re[c][b]), broadcast(kTwiddles<N>.im[c][b]));
+          z[c * kBand + b * kPitch + strip] =
+              times(v[c], broadcast(kTwiddles<N>.re[c][b]), broadcast(kTwiddles<N>.im[c][b]));
       }
     }
   }
@@ -249,7 +273,8 @@ struct Tile {
     }
   }
 
-  // Gives the rows y of the two planes to `sink(y, row)` as complex vectors, in the order b, b + L, b + 2 L, ... for each b.
+  // Gives the rows y of the two planes to `sink(y, row)` as complex vectors, in the order b, b + L, b + 2 L,
+  // ... for each b.
   template <class Sink>
   static void inverse_from_bands(const Complex* z, const Sink& sink) {
     alignas(64) Complex rows[kRadix][kRadix];
@@ -270,9 +295,11 @@ struct Tile {
   static constexpr int64_t kRowFloats = kPitch * 2 * kLanes;  // floats from row to row
 };
 
-// ---- consensus over the domains ----------------------------------------------------------------------------------------------------------
+// ---- consensus over the domains
+// ----------------------------------------------------------------------------------------------------------
 
-// The sums over domains at a vector of bins, for the two planes. Spectra and magnitudes are twice too large (see `split`).
+// The sums over domains at a vector of bins, for the two planes. Spectra and magnitudes are twice too large
+// (see `split`).
 struct Sums {
   Complex spectra[2];
   Vec magnitudes[2];
@@ -311,8 +338,8 @@ struct Consensus {
   int group;         // domains in it
   bool first_group;
   bool last_group;
-  Sums* carried;     // between groups; null when there is one only
-  float eps[2];      // in the scale of the sums
+  Sums* carried;  // between groups; null when there is one only
+  float eps[2];   // in the scale of the sums
 
   // For a band and its mirror band; `sums` walks through `carried` in the order of the calls.
   template <bool zero_band, bool carry>
@@ -321,7 +348,9 @@ struct Consensus {
     const bool itself = mirrored_c == c;
     for (int k = 0; k <= (itself ? kRadix / 2 : kRadix - 1); ++k) {
       const int mirrored_k = (kRadix - k) % kRadix;
-      const int last_j = itself && k == 0 ? kLanes / 2 : itself && 2 * k == kRadix ? kLanes / 2 - 1 : kLanes - 1;
+      const int last_j = itself && k == 0            ? kLanes / 2
+                         : itself && 2 * k == kRadix ? kLanes / 2 - 1
+                                                     : kLanes - 1;
       for (int j = 0; j <= last_j; ++j) {
         const int mirrored_j = k == 0 ? (kLanes - j) % kLanes : kLanes - 1 - j;
         Complex* at = spectra + c * T::kBand + j * T::kPitch + k;
@@ -363,7 +392,8 @@ struct Consensus {
   }
 
   // Of the bins in one vector and of their mirror images, those that belong to the half spectrum.
-  void __attribute__((noinline)) write_lengths(const Plane& plane, Vec length, int row_frequency, int column_frequency) const {
+  void __attribute__((noinline)) write_lengths(const Plane& plane, Vec length, int row_frequency,
+                                               int column_frequency) const {
     Stored lanes[kLanes];
     store_lanes(lanes, length);
     Stored* output = call.lengths(plane);
@@ -396,7 +426,8 @@ struct Consensus {
   }
 };
 
-// ---- output ------------------------------------------------------------------------------------------------------------------------------
+// ---- output
+// ------------------------------------------------------------------------------------------------------------------------------
 
 template <class Stored, int N>
 struct Output {
@@ -445,7 +476,8 @@ struct Output {
   }
 };
 
-// ---- one pair of planes ------------------------------------------------------------------------------------------------------------------
+// ---- one pair of planes
+// ------------------------------------------------------------------------------------------------------------------
 
 template <class Stored, int N>
 void run_pair(const SpectralParams& params, int64_t pair, float* scratch) {
@@ -469,15 +501,11 @@ void run_pair(const SpectralParams& params, int64_t pair, float* scratch) {
       }
       T::forward_into_bands(sources[0], sources[1], spectra + (domain - begin) * T::kPlane);
     }
-    const float eps = params.eps < kLargestEps ? static_cast<float>(params.eps) : kLargestEps;
-    const Consensus<Stored, N> consensus = {call,
-                                            planes,
-                                            spectra,
-                                            static_cast<int>(end - begin),
-                                            begin == 0,
-                                            end == params.domains,
-                                            carried,
-                                            {2 * planes[0].scale * eps, 2 * planes[1].scale * eps}};
+    const Consensus<Stored, N> consensus = {
+        call,       planes,
+        spectra,    static_cast<int>(end - begin),
+        begin == 0, end == params.domains,
+        carried,    {call.scaled_eps(planes[0]), call.scaled_eps(planes[1])}};
     if (carried == nullptr)
       consensus.template run<false>();
     else
@@ -488,7 +516,8 @@ void run_pair(const SpectralParams& params, int64_t pair, float* scratch) {
   T::inverse_from_bands(spectra, Output<Stored, N>{call,
                                                    planes,
                                                    {terms, other_terms},
-                                                   {call.list_terms(planes[0], terms), call.list_terms(planes[1], other_terms)}});
+                                                   {call.list_terms(planes[0], terms),
+                                                    call.list_terms(planes[1], other_terms)}});
 }
 
 template <class Stored, int N>

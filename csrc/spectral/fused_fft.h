@@ -1,5 +1,5 @@
-// Discrete Fourier transforms of 2 to 16 values held in registers, one transform per lane, and the roots of unity between them. Included
-// only by units that are compiled once per instruction set.
+// Discrete Fourier transforms of 2 to 16 values held in registers, one transform per lane, and the roots of
+// unity between them. Included only by units that are compiled once per instruction set.
 #pragma once
 
 #include "spectral/fused_simd.h"
@@ -26,7 +26,8 @@ constexpr double short_cosine(double angle) {
   return sum;
 }
 
-// cos and sin of 2 pi k / n at compile time: a table made when the library is loaded would run this unit's instructions on any machine.
+// cos and sin of 2 pi k / n at compile time: a table made when the library is loaded would run this unit's
+// instructions on any machine.
 constexpr double root_cosine(int k, int n) {
   k %= n;
   const int octant = 8 * k / n;
@@ -73,12 +74,17 @@ struct Twiddles {
 template <int N>
 constexpr Twiddles<N> kTwiddles = Twiddles<N>();
 
-DGDD_INLINE Complex times(Complex a, Vec re, Vec im) { return {a.re * re - a.im * im, a.re * im + a.im * re}; }
-DGDD_INLINE Complex times_conjugate(Complex a, Vec re, Vec im) { return {a.re * re + a.im * im, a.im * re - a.re * im}; }
+DGDD_INLINE Complex times(Complex a, Vec re, Vec im) {
+  return {a.re * re - a.im * im, a.re * im + a.im * re};
+}
+DGDD_INLINE Complex times_conjugate(Complex a, Vec re, Vec im) {
+  return {a.re * re + a.im * im, a.im * re - a.re * im};
+}
 DGDD_INLINE Complex swapped(Complex a) { return {a.im, a.re}; }
 
-// The forward transform of length N in place, results in natural order, by halves: even and odd values, then one butterfly.
-// The inverse (without 1/N) is the same with the roles of real and imaginary parts swapped before and after.
+// The forward transform of length N in place, results in natural order, by halves: even and odd values, then
+// one butterfly. The inverse (without 1/N) is the same with the roles of real and imaginary parts swapped
+// before and after.
 template <int N>
 DGDD_INLINE void transform(Complex* v) {
   if constexpr (N == 2) {

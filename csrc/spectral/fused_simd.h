@@ -1,5 +1,5 @@
-// Short vectors of float for the fused CPU tier, on the vector extensions of GCC and Clang. Included only by units that are compiled once
-// per instruction set: everything here is local to the unit that includes it.
+// Short vectors of float for the fused CPU tier, on the vector extensions of GCC and Clang. Included only by
+// units that are compiled once per instruction set: everything here is local to the unit that includes it.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@ namespace {
 
 #define DGDD_INLINE inline __attribute__((always_inline))
 
-// Floats in one register, and in one Vec. AVX-512 keeps 8: its 32 registers of 256 bits hold a butterfly of 16, which 512 bits would spill,
-// and processors that split 512 bits in two are no slower for it.
+// Floats in one register, and in one Vec. AVX-512 keeps 8: its 32 registers of 256 bits hold a butterfly of
+// 16, which 512 bits would spill, and processors that split 512 bits in two are no slower for it.
 #if defined(__AVX__)
 constexpr int kRegisterLanes = 8;
 #else
@@ -47,10 +47,10 @@ struct Vec {
   Register part[kRegisters];
 };
 
-#define DGDD_VEC_OPERATOR(op)                                                    \
-  DGDD_INLINE Vec operator op(Vec a, Vec b) {                                    \
-    for (int i = 0; i < kRegisters; ++i) a.part[i] = a.part[i] op b.part[i];     \
-    return a;                                                                    \
+#define DGDD_VEC_OPERATOR(op)                                                \
+  DGDD_INLINE Vec operator op(Vec a, Vec b) {                                \
+    for (int i = 0; i < kRegisters; ++i) a.part[i] = a.part[i] op b.part[i]; \
+    return a;                                                                \
   }
 DGDD_VEC_OPERATOR(+)
 DGDD_VEC_OPERATOR(-)
@@ -76,8 +76,9 @@ DGDD_INLINE Vec minimum(Vec a, Vec b) {
 
 constexpr float kSmallest = 1.17549435e-38f;  // the smallest normal number
 
-// Roots and quotients of numbers that are not negative, right to about one unit in the last place; divisors are normal numbers. Where
-// 14 bits come cheap, one step of Newton's does the rest in less time than the divider needs.
+// Roots and quotients of numbers that are not negative, right to about one unit in the last place; divisors
+// are normal numbers. Where 14 bits come cheap, one step of Newton's does the rest in less time than the
+// divider needs.
 #if defined(__AVX512VL__)
 DGDD_INLINE Vec square_root(Vec a) {
   const Vec inverse_root = {{_mm256_rsqrt14_ps((a + broadcast(kSmallest)).part[0])}};
@@ -128,7 +129,8 @@ DGDD_INLINE Register reversed(Register a, std::integer_sequence<int, lane...>) {
 }
 
 template <int... lane>
-DGDD_INLINE Register reversed_after_first(Register first, Register others, std::integer_sequence<int, lane...>) {
+DGDD_INLINE Register reversed_after_first(Register first, Register others,
+                                          std::integer_sequence<int, lane...>) {
   return __builtin_shufflevector(first, others, (lane == 0 ? 0 : 2 * kRegisterLanes - lane)...);
 }
 
@@ -145,12 +147,13 @@ DGDD_INLINE Vec reversed(Vec a) {
 DGDD_INLINE Vec negated_index(Vec a) {
   Vec result;
   for (int i = 0; i < kRegisters; ++i)
-    result.part[i] =
-        reversed_after_first(a.part[(kRegisters - i) % kRegisters], a.part[kRegisters - 1 - i], RegisterLanes());
+    result.part[i] = reversed_after_first(a.part[(kRegisters - i) % kRegisters], a.part[kRegisters - 1 - i],
+                                          RegisterLanes());
   return result;
 }
 
-// In each group of four lanes: interleave the low or the high halves of a and b, in units of one lane or of two.
+// In each group of four lanes: interleave the low or the high halves of a and b, in units of one lane or of
+// two.
 template <int... lane>
 DGDD_INLINE Register interleave_low(Register a, Register b, std::integer_sequence<int, lane...>) {
   return __builtin_shufflevector(a, b, (lane / 4 * 4 + lane % 4 / 2 + lane % 2 * kRegisterLanes)...);
@@ -171,8 +174,10 @@ DGDD_INLINE Register join_high(Register a, Register b, std::integer_sequence<int
 // In each group of four lanes, the transpose of the 4 x 4 matrix with the rows rows[0..3].
 DGDD_INLINE void transpose_quads(Register (&rows)[4]) {
   const RegisterLanes lanes;
-  const Register low01 = interleave_low(rows[0], rows[1], lanes), high01 = interleave_high(rows[0], rows[1], lanes);
-  const Register low23 = interleave_low(rows[2], rows[3], lanes), high23 = interleave_high(rows[2], rows[3], lanes);
+  const Register low01 = interleave_low(rows[0], rows[1], lanes),
+                 high01 = interleave_high(rows[0], rows[1], lanes);
+  const Register low23 = interleave_low(rows[2], rows[3], lanes),
+                 high23 = interleave_high(rows[2], rows[3], lanes);
   rows[0] = join_low(low01, low23, lanes);
   rows[1] = join_high(low01, low23, lanes);
   rows[2] = join_low(high01, high23, lanes);
@@ -181,7 +186,8 @@ DGDD_INLINE void transpose_quads(Register (&rows)[4]) {
 
 #if defined(__AVX__)
 DGDD_INLINE Register join_quads(const float* from, int64_t stride) {
-  return __builtin_shufflevector(load_unaligned<Quad>(from), load_unaligned<Quad>(from + stride), 0, 1, 2, 3, 4, 5, 6, 7);
+  return __builtin_shufflevector(load_unaligned<Quad>(from), load_unaligned<Quad>(from + stride), 0, 1, 2, 3,
+                                 4, 5, 6, 7);
 }
 DGDD_INLINE void split_quads(Register value, float* to, int64_t stride) {
   store_unaligned<Quad>(to, __builtin_shufflevector(value, value, 0, 1, 2, 3));
@@ -192,14 +198,15 @@ DGDD_INLINE Register join_quads(const float* from, int64_t) { return load_unalig
 DGDD_INLINE void split_quads(Register value, float* to, int64_t) { store_unaligned<Quad>(to, value); }
 #endif
 
-// Reads kLanes rows of kLanes floats, `stride` floats apart, as columns: lane r of columns[c * step] is row r's float c. Whole quads are
-// put in place by the loads, so that only the 4 x 4 transposes need shuffles.
+// Reads kLanes rows of kLanes floats, `stride` floats apart, as columns: lane r of columns[c * step] is row
+// r's float c. Whole quads are put in place by the loads, so that only the 4 x 4 transposes need shuffles.
 template <int step>
 DGDD_INLINE void load_transposed(const float* from, int64_t stride, Vec* columns) {
   for (int quad = 0; quad < kLanes; quad += 4)
     for (int i = 0; i < kRegisters; ++i) {
       Register rows[4];
-      for (int j = 0; j < 4; ++j) rows[j] = join_quads(from + (i * kRegisterLanes + j) * stride + quad, 4 * stride);
+      for (int j = 0; j < 4; ++j)
+        rows[j] = join_quads(from + (i * kRegisterLanes + j) * stride + quad, 4 * stride);
       transpose_quads(rows);
       for (int j = 0; j < 4; ++j) columns[(quad + j) * step].part[i] = rows[j];
     }
@@ -213,7 +220,8 @@ DGDD_INLINE void store_transposed(float* to, int64_t stride, const Vec* columns)
       Register rows[4];
       for (int j = 0; j < 4; ++j) rows[j] = columns[(quad + j) * step].part[i];
       transpose_quads(rows);
-      for (int j = 0; j < 4; ++j) split_quads(rows[j], to + (i * kRegisterLanes + j) * stride + quad, 4 * stride);
+      for (int j = 0; j < 4; ++j)
+        split_quads(rows[j], to + (i * kRegisterLanes + j) * stride + quad, 4 * stride);
     }
 }
 
