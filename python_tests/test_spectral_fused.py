@@ -164,7 +164,6 @@ def test_all_of_this_with_lesser_instructions(capability: str) -> None:
     environment = {**os.environ, "DGDD_CPU_CAPABILITY": capability}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    assert " passed" in done.stdout
 
 
 @pytest.mark.skipif(
