@@ -434,24 +434,24 @@ def data(
     dgdd data embedded-digits
     dgdd data pacs/ --resolution 64
     """
-    from .data import load_dataset
+    from .data import load_dataset, summary
 
     dataset = load_dataset(source, resolution)
-    train, test = dataset.train().counts(), dataset.test().counts()
-    rows = table("class", *dataset.domain_names, title=f"{dataset.name}: images for training + for testing")
-    for label, name in enumerate(dataset.class_names):
-        cells = zip(train[label].tolist(), test[label].tolist(), strict=True)
-        rows.add_row(escape(name), *(f"{kept} + {held}" for kept, held in cells))
-    totals = zip(train.sum(0).tolist(), test.sum(0).tolist(), strict=True)
+    found = summary(dataset)
+    rows = table("class", *found.domain_names, title=f"{found.name}: images for training + for testing")
+    for name, train, test in zip(found.class_names, found.train_counts, found.test_counts, strict=True):
+        rows.add_row(escape(name), *(f"{kept} + {held}" for kept, held in zip(train, test, strict=True)))
     rows.add_section()
-    rows.add_row("all", *(f"{kept} + {held}" for kept, held in totals))
+    totals = (map(sum, zip(*counts, strict=True)) for counts in (found.train_counts, found.test_counts))
+    rows.add_row("all", *(f"{kept} + {held}" for kept, held in zip(*totals, strict=True)))
     console.print(rows)
-    height, width = dataset.resolution
-    mirrored = "may be mirrored" if dataset.flip_safe else "are not mirrored (digits or letters)"
+    height, width = found.resolution
     console.print(
-        f"{len(dataset)} images of {height} x {width} px, {dataset.num_classes} classes, "
-        f"{dataset.num_domains} domains; they {mirrored} when augmented"
+        f"{found.images} images of {height} x {width} px, {len(found.class_names)} classes, "
+        f"{len(found.domain_names)} domains"
     )
+    if not found.flip_safe:
+        console.print("digits or letters: augmentation does not mirror them")
     _show_warnings(dataset)
 
 

@@ -129,7 +129,7 @@ def _protocol(config: DemoConfig, tests: dict[str, DomainDataset], sources: Doma
         f"tested on {tested}, after the last epoch",
         f"the same for all: initial images, {settings.iterations} iterations, image learning rate "
         f"{settings.image_lr:g}; SGS: alpha {config.surgery.alpha:g}, beta {config.surgery.beta:g}",
-        f"{len(config.seeds)} seeds, each with its own distillation and training; mean and standard deviation",
+        f"{len(config.seeds)} seeds, each with its own distillation and training",
         "reduced, to take minutes (in brackets the default): "
         f"{settings.iterations} iterations ({usual.iterations}), "
         f"{settings.batch_real} real images per class and domain ({usual.batch_real}), "

@@ -40,7 +40,7 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 
 def accuracy_table(results: Mapping[str, Evaluation]) -> Table:
-    """Methods in rows, test sets in columns: accuracy in percent, mean and (of several runs) standard deviation."""
+    """Methods in rows, test sets in columns: accuracy in percent, mean and standard deviation."""
     names = list(next(iter(results.values())).accuracies)
     result = table("method", *names, title="accuracy in %")
     for method, evaluation in results.items():

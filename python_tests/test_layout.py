@@ -1,0 +1,56 @@
+"""The floors of the house: a module imports from its own floor and those below."""
+
+import ast
+from pathlib import Path
+
+import dgdd_fast
+
+PACKAGE = Path(dgdd_fast.__file__).parent
+FLOORS = (
+    ("_core", "ops", "reference", "config", "seeds", "files", "contact_sheet"),
+    ("data", "networks", "augment", "distilled_set"),
+    ("objectives", "matching", "sampling", "surgery", "checkpoint"),
+    ("distill", "evaluate"),
+    ("report",),
+    ("cli", "demo", "doctor", "terminal", "run_config"),
+)
+FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+
+
+def imported_rooms(file: Path) -> set[str]:
+    """The modules and subpackages directly below dgdd_fast that `file` imports from, anywhere in it."""
+    folders = file.relative_to(PACKAGE).parts[:-1]
+    rooms = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            paths = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ["dgdd_fast", *folders][: len(folders) + 2 - node.level] if node.level else []
+            prefix = ".".join([*base, *([node.module] if node.module else [])])
+            paths = [f"{prefix}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        rooms |= {path.split(".")[1] for path in paths if path.startswith("dgdd_fast.")}
+    return rooms
+
+
+def test_every_module_has_a_floor_and_imports_nothing_from_above():
+    for file in sorted(PACKAGE.rglob("*.py")):
+        relative = file.relative_to(PACKAGE)
+        room = relative.parts[0].removesuffix(".py")
+        if relative.name == "__init__.py" and len(relative.parts) == 1:
+            continue
+        assert room in FLOOR_OF, f"{relative} has no floor: see CONTRIBUTING.md"
+        for other in imported_rooms(file) & FLOOR_OF.keys():
+            assert FLOOR_OF[other] <= FLOOR_OF[room], f"{relative} imports {other} from a floor above"
+
+
+def test_the_table_of_floors_is_that_of_the_contributing_guide():
+    guide = PACKAGE.parent / "CONTRIBUTING.md"
+    rows = [line.split("|")[1:3] for line in guide.read_text().splitlines() if line.startswith("| ")]
+    told = {
+        int(floor): set(names.replace("`", "").replace("/", "").split(", "))
+        for floor, names in ((floor.strip(), names.strip()) for floor, names in rows)
+        if floor.isdigit()
+    }
+    assert {floor: names - {"_C"} for floor, names in told.items()} == dict(enumerate(map(set, FLOORS)))
