@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dgdd_fast import ops
 
-PROPERTY_SIZES = [(32, 32), (64, 64), (128, 128), (9, 14)]
+PROPERTY_SIZES = [(32, 32), (64, 64), (128, 128), (9, 14), (9, 34)]
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # float32 against standard normal numbers
 
 

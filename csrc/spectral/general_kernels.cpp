@@ -63,8 +63,16 @@ void reduce_plane(const SpectralParams& params, const Chunk& chunk, int64_t plan
       consensus[2 * (begin + i)] = re[i];
       consensus[2 * (begin + i) + 1] = im[i];
     }
-    if (lengths != nullptr)
+    if (lengths == nullptr) continue;
+    if (chunk.transposed) {
+      for (int64_t i = 0; i < size; ++i) {
+        const int64_t column = (begin + i) / params.height;
+        const int64_t row = (begin + i) % params.height;
+        lengths[row * params.half_width() + column] = store<Stored>(length[i]);
+      }
+    } else {
       for (int64_t i = 0; i < size; ++i) lengths[begin + i] = store<Stored>(length[i]);
+    }
   }
 }
 
@@ -137,6 +145,115 @@ void finish_plane(const SpectralParams& params, const Chunk& chunk, int64_t chun
   }
 }
 
+constexpr int64_t kPairs = 4;  // row pairs that are transposed together: a cache line of float32 spectra
+
+int64_t pairs_of(const SpectralParams& params) { return (params.height + 1) / 2; }
+
+template <class Real, class Stored>
+void pair_gradients(const SpectralParams& params, const Chunk& chunk, void* pairs) {
+  const int64_t width = params.width;
+  Real* pair = static_cast<Real*>(pairs);
+  for (int64_t domain = 0; domain < params.domains; ++domain) {
+    for (int64_t plane = 0; plane < chunk.planes; ++plane) {
+      const Stored* row = static_cast<const Stored*>(params.domain_grads) +
+                          (domain * params.planes() + chunk.first_plane + plane) * params.height * width;
+      for (int64_t y = 0; y < params.height; y += 2, row += 2 * width, pair += 2 * width) {
+        if (y + 1 < params.height) {
+          for (int64_t x = 0; x < width; ++x) {
+            pair[2 * x] = load(row[x]);
+            pair[2 * x + 1] = load(row[width + x]);
+          }
+        } else {
+          for (int64_t x = 0; x < width; ++x) {
+            pair[2 * x] = load(row[x]);
+            pair[2 * x + 1] = 0;
+          }
+        }
+      }
+    }
+  }
+}
+
+// With Z the transform of r0 + i r1: that of r0 is (Z(k) + conj Z(-k)) / 2, that of r1 is (Z(k) - conj Z(-k))
+// / 2i.
+template <class Real>
+void part_spectra(const SpectralParams& params, const Chunk& chunk, const void* pairs, void* spectra) {
+  const int64_t width = params.width;
+  const int64_t height = params.height;
+  const Real* plane_pairs = static_cast<const Real*>(pairs);
+  Real* spectrum = static_cast<Real*>(spectra);
+  for (int64_t plane = 0; plane < params.domains * chunk.planes; ++plane) {
+    for (int64_t first = 0; first < pairs_of(params); first += kPairs) {
+      const int64_t end = first + kPairs < pairs_of(params) ? first + kPairs : pairs_of(params);
+      for (int64_t k = 0; k < params.half_width(); ++k) {
+        const int64_t mirror = k == 0 ? 0 : width - k;
+        for (int64_t pair = first; pair < end; ++pair) {
+          const Real* z = plane_pairs + (pair * width + k) * 2;
+          const Real* m = plane_pairs + (pair * width + mirror) * 2;
+          Real* rows = spectrum + (k * height + 2 * pair) * 2;
+          rows[0] = Real(0.5) * (z[0] + m[0]);
+          rows[1] = Real(0.5) * (z[1] - m[1]);
+          if (2 * pair + 1 < height) {
+            rows[2] = Real(0.5) * (z[1] + m[1]);
+            rows[3] = Real(0.5) * (m[0] - z[0]);
+          }
+        }
+      }
+    }
+    plane_pairs += pairs_of(params) * width * 2;
+    spectrum += params.half_width() * height * 2;
+  }
+}
+
+// The other way round: Z(k) = Y0(k) + i Y1(k), Z(-k) = conj Y0(k) + i conj Y1(k). A bin that is its own
+// mirror is real in the spectrum of a real row; its rounding error must not leak into the other row.
+template <class Real>
+void pair_spectra(const SpectralParams& params, const Chunk& chunk, const void* spectra, void* pairs) {
+  const int64_t width = params.width;
+  const int64_t height = params.height;
+  const Real* spectrum = static_cast<const Real*>(spectra);
+  Real* plane_pairs = static_cast<Real*>(pairs);
+  for (int64_t plane = 0; plane < chunk.planes; ++plane) {
+    for (int64_t first = 0; first < pairs_of(params); first += kPairs) {
+      const int64_t end = first + kPairs < pairs_of(params) ? first + kPairs : pairs_of(params);
+      for (int64_t k = 0; k < params.half_width(); ++k) {
+        const bool own_mirror = k == 0 || 2 * k == width;
+        for (int64_t pair = first; pair < end; ++pair) {
+          const Real* rows = spectrum + (k * height + 2 * pair) * 2;
+          const bool two = 2 * pair + 1 < height;
+          const Real re0 = rows[0];
+          const Real im0 = own_mirror ? Real(0) : rows[1];
+          const Real re1 = two ? rows[2] : Real(0);
+          const Real im1 = two && !own_mirror ? rows[3] : Real(0);
+          Real* z = plane_pairs + (pair * width + k) * 2;
+          z[0] = re0 - im1;
+          z[1] = im0 + re1;
+          if (own_mirror) continue;
+          Real* m = plane_pairs + (pair * width + width - k) * 2;
+          m[0] = re0 + im1;
+          m[1] = re1 - im0;
+        }
+      }
+    }
+    spectrum += params.half_width() * height * 2;
+    plane_pairs += pairs_of(params) * width * 2;
+  }
+}
+
+template <class Real>
+void part_signal(const SpectralParams& params, const Chunk& chunk, const void* pairs) {
+  const int64_t width = params.width;
+  const Real* pair = static_cast<const Real*>(pairs);
+  Real* row = static_cast<Real*>(chunk.class_signal);
+  for (int64_t plane = 0; plane < chunk.planes; ++plane) {
+    for (int64_t y = 0; y < params.height; ++y, row += width) {
+      const Real* part = pair + (y / 2) * width * 2 + y % 2;
+      for (int64_t x = 0; x < width; ++x) row[x] = part[2 * x];
+    }
+    pair += pairs_of(params) * width * 2;
+  }
+}
+
 template <class Real, class Stored>
 void reduce_planes(const SpectralParams& params, const Chunk& chunk) {
   for (int64_t plane = 0; plane < chunk.planes; ++plane) reduce_plane<Real, Stored>(params, chunk, plane);
@@ -147,34 +264,24 @@ void finish_planes(const SpectralParams& params, const Chunk& chunk) {
   for (int64_t plane = 0; plane < chunk.planes; ++plane) finish_plane<Real, Stored>(params, chunk, plane);
 }
 
-void reduce(const SpectralParams& params, const Chunk& chunk) {
-  switch (params.storage) {
-    case Storage::float32:
-      return reduce_planes<float, float>(params, chunk);
-    case Storage::float64:
-      return reduce_planes<double, double>(params, chunk);
-    case Storage::bfloat16:
-      return reduce_planes<float, BFloat16>(params, chunk);
-    case Storage::float16:
-      return reduce_planes<float, Float16>(params, chunk);
-  }
-}
-
-void finish(const SpectralParams& params, const Chunk& chunk) {
-  switch (params.storage) {
-    case Storage::float32:
-      return finish_planes<float, float>(params, chunk);
-    case Storage::float64:
-      return finish_planes<double, double>(params, chunk);
-    case Storage::bfloat16:
-      return finish_planes<float, BFloat16>(params, chunk);
-    case Storage::float16:
-      return finish_planes<float, Float16>(params, chunk);
-  }
-}
+template <class Real, class Stored>
+constexpr GeneralKernels kKernels = {&reduce_planes<Real, Stored>,  &finish_planes<Real, Stored>,
+                                     &pair_gradients<Real, Stored>, &part_spectra<Real>,
+                                     &pair_spectra<Real>,           &part_signal<Real>};
 
 }  // namespace
 
-extern const GeneralKernels general_kernels = {&reduce, &finish};
+const GeneralKernels& general_kernels(Storage storage) {
+  switch (storage) {
+    case Storage::float64:
+      return kKernels<double, double>;
+    case Storage::bfloat16:
+      return kKernels<float, BFloat16>;
+    case Storage::float16:
+      return kKernels<float, Float16>;
+    default:
+      return kKernels<float, float>;
+  }
+}
 
 }  // namespace dgdd::spectral::DGDD_ISA

@@ -9,6 +9,9 @@ namespace dgdd::spectral {
 void run_cpu(const SpectralParams& params);
 void run_cuda(const SpectralParams& params, const Device& device);
 
+ScalarType real_type(const SpectralParams& params);     // of the arithmetic: float32 or float64
+ScalarType complex_type(const SpectralParams& params);  // of the spectra
+
 // The general tier's transforms: the spectra of the planes [first_plane, first_plane + planes) of every
 // domain, [D, planes, H, W/2 + 1], and back from a consensus spectrum of these planes to [planes, H, W].
 Tensor chunk_spectra(const SpectralParams& params, const Device& device, int64_t first_plane, int64_t planes);

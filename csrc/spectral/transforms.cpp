@@ -25,6 +25,14 @@ int64_t bytes_of(Storage storage) {
 
 }  // namespace
 
+ScalarType real_type(const SpectralParams& params) {
+  return params.storage == Storage::float64 ? ScalarType::Double : ScalarType::Float;
+}
+
+ScalarType complex_type(const SpectralParams& params) {
+  return params.storage == Storage::float64 ? ScalarType::ComplexDouble : ScalarType::ComplexFloat;
+}
+
 Tensor chunk_spectra(const SpectralParams& params, const Device& device, int64_t first_plane,
                      int64_t planes) {
   const int64_t pixels = params.height * params.width;
