@@ -93,6 +93,7 @@ def dgdd(
     dgdd distill --data pictures/ --target sketch
     dgdd evaluate runs/NAME
     dgdd export runs/NAME
+    dgdd doctor
     """
 
 
@@ -232,11 +233,13 @@ def _default_folder(run: RunConfig) -> Path:
 def _distill(run: RunConfig, out: Path, resume: bool) -> None:
     from .checkpoint import CheckpointError
     from .data import load_dataset
+    from .distill import CHECKPOINT_NAME
     from .distill import distill as run_distillation
+    from .files import write_atomically
 
     config_file = out / CONFIG_NAME
-    earlier = config_file.read_text() if config_file.exists() else None
-    if earlier is not None and not resume:
+    earlier = config_file.read_bytes() if config_file.exists() else None
+    if (out / CHECKPOINT_NAME).exists() and not resume:
         raise ValueError(
             f"{out} holds a run already: go on with it (--resume --out {out}) or choose another --out"
         )
@@ -266,7 +269,7 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
             )
     except CheckpointError:
         if earlier is not None:
-            config_file.write_text(earlier)  # these settings did not become the run's
+            write_atomically(config_file, earlier)  # these settings did not become the run's
         raise
     distilled.save(out / SET_NAME)
     distilled.contact_sheet(out / SHEET_NAME)

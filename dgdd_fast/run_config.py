@@ -12,6 +12,7 @@ from typing import Any, cast
 import yaml
 
 from .config import ConfigT, DistillConfig, SurgeryConfig, from_dict, to_dict
+from .files import write_atomically
 
 NO_TARGET = "none"
 DEFAULT_METHOD = "dm+sgs"
@@ -50,7 +51,7 @@ _Loader.add_implicit_resolver(
 def read_run_config(path: Path) -> RunConfig:
     """The run that a YAML file describes. Raises ValueError naming the file and the setting that is wrong."""
     try:
-        values = yaml.load(path.read_text(), _Loader)  # a SafeLoader: nothing is executed
+        values = yaml.load(path.read_text("utf-8"), _Loader)  # a SafeLoader: nothing is executed
         return from_dict(RunConfig, {} if values is None else values)
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
@@ -58,7 +59,7 @@ def read_run_config(path: Path) -> RunConfig:
 
 def write_run_config(path: Path, run: RunConfig) -> None:
     """Write the YAML file that `read_run_config` reads back to an equal `run`."""
-    path.write_text(yaml.safe_dump(to_dict(run), sort_keys=False))
+    write_atomically(path, yaml.safe_dump(to_dict(run), sort_keys=False, allow_unicode=True).encode())
 
 
 def method_name(config: DistillConfig) -> str:
