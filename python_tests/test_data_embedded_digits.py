@@ -80,22 +80,22 @@ def test_values_use_the_range_and_domains_differ(digits: DomainDataset) -> None:
     assert statistics[0][0] < min(mean for mean, _ in statistics[1:])
 
 
-def nearest_neighbour_accuracy(digits: DomainDataset, source: int, target: int) -> float:
-    features = digits.images.float().flatten(1)
-    features = features - features.mean(dim=1, keepdim=True)
-    features = features / features.norm(dim=1, keepdim=True)
-    train = (digits.domains == source) & ~digits.is_test
-    test = (digits.domains == target) & digits.is_test
-    nearest = (features[test] @ features[train].T).argmax(dim=1)
-    return float((digits.labels[train][nearest] == digits.labels[test]).float().mean())
-
-
 def test_labels_fit_the_pixels_and_the_domains_lie_apart(digits: DomainDataset) -> None:
-    own = [nearest_neighbour_accuracy(digits, domain, domain) for domain in range(4)]
+    features = digits.images.float().flatten(1)
+    features -= features.mean(dim=1, keepdim=True)
+    features /= features.norm(dim=1, keepdim=True)
+
+    def nearest_neighbour_accuracy(source: int, target: int) -> float:
+        train = (digits.domains == source) & ~digits.is_test
+        test = (digits.domains == target) & digits.is_test
+        nearest = (features[test] @ features[train].T).argmax(dim=1)
+        return float((digits.labels[train][nearest] == digits.labels[test]).float().mean())
+
+    own = [nearest_neighbour_accuracy(domain, domain) for domain in range(4)]
     for accuracy, least in zip(own, (0.93, 0.75, 0.45, 0.25), strict=True):  # chance is 0.1
         assert accuracy > least
     for target, other in ((0, 2), (1, 2), (2, 0), (3, 0)):
-        assert nearest_neighbour_accuracy(digits, other, target) < own[target] - 0.05
+        assert nearest_neighbour_accuracy(other, target) < own[target] - 0.05
 
 
 @pytest.mark.parametrize("resolution", [16, 17, 64])
@@ -104,7 +104,7 @@ def test_other_resolutions_show_the_same_images(digits: DomainDataset, resolutio
     assert other.resolution == (resolution, resolution)
     assert other.item_names == digits.item_names
     small = [
-        torch.nn.functional.interpolate(part.images.float(), size=(8, 8), mode="area").flatten()
+        torch.nn.functional.interpolate(part.images[::9].float(), size=(8, 8), mode="area").flatten()
         for part in (digits, other)
     ]
     assert np.corrcoef(small[0].numpy(), small[1].numpy())[0, 1] > 0.9

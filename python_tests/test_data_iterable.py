@@ -166,3 +166,11 @@ def test_float_images_must_agree_on_their_range() -> None:
         from_iterable([*floats, dim])
     with pytest.raises(DataError, match="row 0 has 108 pixels that are NaN"):
         from_iterable([(np.full((6, 6, 3), np.nan), 0, "photo")])
+
+
+def test_a_broken_pillow_image_is_refused_with_its_row() -> None:
+    buffer = BytesIO()
+    Image.fromarray(PIXELS[0]).resize((60, 60)).save(buffer, "PNG")
+    lazy = Image.open(BytesIO(buffer.getvalue()[:500]))
+    with pytest.raises(DataError, match="row 0 is truncated or damaged"):
+        from_iterable([(lazy, 0, "photo")])

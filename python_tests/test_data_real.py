@@ -81,5 +81,5 @@ def test_the_pacs_files_with_the_official_lists(real_data: Path, tmp_path: Path)
     assert len(data) == 840  # the sample was drawn from the train lists
     assert not data.is_test.any()
     assert any("count the classes from 1" in warning for warning in data.warnings)
-    assert any("are listed but not there" in warning for warning in data.warnings)
+    assert any("listed images that are not there" in warning for warning in data.warnings)
     assert any("no image in its test part" in warning for warning in data.warnings)

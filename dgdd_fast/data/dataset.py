@@ -222,7 +222,7 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
         """SHA-256 over the pixels, labels, domains, split and names: equal for equal data in equal order."""
         digest = hashlib.sha256(repr((self.class_names, self.domain_names, self.resolution)).encode())
         for part in (self.labels, self.domains, self.is_test, self.images):
-            digest.update(part.cpu().numpy().data)
+            digest.update(part.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
 

@@ -30,6 +30,7 @@ from .layouts import ImageItem, Layout, read_layout
 from .splits import find_lists, read_lists, stratified_split
 
 DEFAULT_TEST_SHARE = 0.2
+_CHUNK = 64  # images that a thread decodes at a time
 
 
 def load_folder(
@@ -76,8 +77,10 @@ def load_folder(
         items = _without_repetitions(items)
     if not items:
         raise DataError(f"{path} holds no image of the chosen domains and classes")
-    labels = torch.tensor([class_names.index(named[item.class_folder]) for item in items])
-    numbers = torch.tensor([domain_names.index(item.domain) for item in items])
+    class_number = {folder: class_names.index(name) for folder, name in named.items() if name in class_names}
+    domain_number = {name: number for number, name in enumerate(domain_names)}
+    labels = torch.tensor([class_number[item.class_folder] for item in items])
+    numbers = torch.tensor([domain_number[item.domain] for item in items])
     if listed is not None:
         is_test = torch.tensor([listed[_list_key(item)] for item in items])
     else:
@@ -88,9 +91,15 @@ def load_folder(
             else stratified_split(labels, numbers, class_names, domain_names, share, seed)
         )
         is_test = _by_part_folders(items, domain_names, drawn, share, is_core50, warnings)
+    if resolution is None and benchmark is not None:
+        resolution = benchmark.resolution
+        warnings.append(
+            f"by its names this is {benchmark.name}, so the images are resized to {resolution} x "
+            f"{resolution}; choose a resolution if it is not"
+        )
     dataset = DomainDataset(
         name=path.resolve().name,
-        images=_decode(items, resolution or (benchmark.resolution if benchmark else None)),
+        images=_decode(items, resolution),
         labels=labels,
         domains=numbers,
         is_test=is_test,
@@ -140,19 +149,15 @@ def _read_split_lists(
         if not usable:
             raise DataError(f"{found[0]} lists no image that is below {path}; are the lists of these data?")
         listed |= {f"{domain}/{item}": is_test for item, is_test in usable.items()}
-        absent = sorted(read.is_test.keys() - there)
-        unlisted = sorted(there - read.is_test.keys() - set(read.doubtful))
-        for count, what, example in (
-            (len(absent), "listed but not there", absent),
-            (len(unlisted), "in no list and left out", unlisted),
-            (
-                len(read.doubtful),
-                "left out, their number in the list contradicts their folder",
-                read.doubtful,
-            ),
+        for what, found_items in (
+            ("listed images that are not there", sorted(read.is_test.keys() - there)),
+            ("images in no list, left out", sorted(there - read.is_test.keys() - set(read.doubtful))),
+            ("images whose number in the list contradicts their folder, left out", read.doubtful),
         ):
-            if count:
-                warnings.append(f"domain {domain!r}: {count} images are {what}, for example {example[0]}")
+            if found_items:
+                warnings.append(
+                    f"domain {domain!r}: {what}: {len(found_items)}, for example {found_items[0]}"
+                )
         if read.first_number == 1:
             counting_from_one.append(domain)
         elif read.first_number is None:
@@ -186,24 +191,23 @@ def _by_part_folders(
     warnings: list[str],
 ) -> Tensor:
     """bool [N]: the test parts by folder where a domain has two or more part folders, else as `drawn`."""
-    is_test = drawn.clone()
-    without = []
+    testing: dict[str, str | None] = {}
     for domain in domain_names:
         parts = {item.part for item in items if item.domain == domain}
-        testing = [part for part in ("test", "val", "crossval") if part in parts][:1]
-        if len(parts) < 2 or not testing:
-            without.append(domain)
-            continue
-        for row, item in enumerate(items):
-            if item.domain == domain:
-                is_test[row] = item.part == testing[0]
+        candidates = [part for part in ("test", "val", "crossval") if part in parts]
+        testing[domain] = candidates[0] if candidates and len(parts) > 1 else None
+    is_test = [
+        item.part == testing[item.domain] if testing[item.domain] else was_drawn
+        for item, was_drawn in zip(items, drawn.tolist(), strict=True)
+    ]
+    without = [domain for domain, part in testing.items() if part is None]
     if without:
         which = "" if len(without) == len(domain_names) else f" in {', '.join(without)}"
         rule = (
             "the last frames of each video" if is_core50 else "drawn from each class and domain with a seed"
         )
         warnings.append(f"no split comes with the data{which}; the test part is {share:.0%}, {rule}")
-    return is_test
+    return torch.tensor(is_test)
 
 
 def _last_frames(items: Sequence[ImageItem], share: float) -> Tensor:
@@ -241,8 +245,16 @@ def _decode(items: Sequence[ImageItem], resolution: int | None) -> Tensor:
         rows[row] = pixels.transpose(2, 0, 1)
         return None
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        problems = [problem for problem in pool.map(decode, range(len(items))) if problem is not None]
+    def decode_some(start: int) -> list[str]:
+        found = (decode(row) for row in range(start, min(start + _CHUNK, len(items))))
+        return [problem for problem in found if problem is not None]
+
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    try:
+        found = pool.map(decode_some, range(0, len(items), _CHUNK))
+        problems = [problem for chunk in found for problem in chunk]
+    finally:
+        pool.shutdown(cancel_futures=True)  # so that an interrupt does not wait for all the rest
     if problems:
         shown = problems[:5] + ([f"and {len(problems) - 5} more files"] if len(problems) > 5 else [])
         raise DataError("\n".join(shown))

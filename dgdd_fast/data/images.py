@@ -29,27 +29,22 @@ IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".p
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
 # Registers them all: left to itself Pillow does it at the first need, which threads may meet half done.
 Image.init()
-_WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+_WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa")
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L")
 
 
 def read_image(source: Path | bytes, item: str, resolution: int | None = None) -> Pixels:
-    """Decodes one file (a path, or the bytes of one) to uint8 [H, W, 3], resized to `resolution` square where
-    given.
+    """Decodes one file (a path, or its bytes) to uint8 [H, W, 3], resized to `resolution` square where given.
 
-    Raises DataError naming `item` where the file cannot be read, is no image, is truncated, or is a
-    decompression bomb.
+    Raises DataError naming `item` where the file cannot be read, is no image, is truncated, or unpacks to
+    more pixels than Pillow's limit against decompression bombs.
     """
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
-                raise Image.DecompressionBombError(
-                    f"{image.width} x {image.height} pixels, the limit is {limit}"
-                )
-            return image_to_pixels(ImageOps.exif_transpose(image), item, resolution)
-    except DataError:
-        raise
+                raise Image.DecompressionBombError(f"{image.width} x {image.height}, the limit is {limit}")
+            return image_to_pixels(image, item, resolution)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
             f"{item} unpacks to far more pixels than an image should ({error}); remove it, or shrink it "
@@ -60,18 +55,22 @@ def read_image(source: Path | bytes, item: str, resolution: int | None = None) -
             f"{item} is named like an image but is none of a known kind (JPEG, PNG, BMP, WebP, GIF, PPM, "
             "TIFF), or its beginning is damaged; fetch it again or remove it"
         ) from error
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise DataError(
-            f"{item} cannot be read: {error.strerror}; check the path and its permissions"
-        ) from error
-    except Exception as error:  # a damaged file makes the decoders raise almost anything
-        raise DataError(f"{item} is truncated or damaged ({error}); fetch it again or remove it") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{item} cannot be read: {reason}; check the path and its permissions") from error
 
 
 def image_to_pixels(image: Image.Image, item: str, resolution: int | None = None) -> Pixels:
-    """A Pillow image of any mode as uint8 [H, W, 3], resized to `resolution` square where given."""
+    """A Pillow image of any mode as uint8 [H, W, 3], resized to `resolution` square where given.
+
+    Raises DataError naming `item` where the pixels cannot be decoded or have no known range.
+    """
+    try:
+        image = ImageOps.exif_transpose(image)
+    except Exception as error:  # a damaged file makes the decoders raise almost anything
+        raise DataError(f"{item} is truncated or damaged ({error}); fetch it again or remove it") from error
     if image.mode in _SIXTEEN_BIT:
-        return _resized(Image.fromarray(_eight_bits(np.asarray(image), item)).convert("RGB"), resolution)
+        image = Image.fromarray(_eight_bits(np.asarray(image), item))
     if image.mode == "F":
         raise DataError(
             f"{item} is a floating-point image (mode F), whose range is unknown; convert it to 8 bits first"
@@ -142,7 +141,7 @@ def _resized(image: Image.Image, resolution: int | None) -> Pixels:
 
 def _eight_bits(array: npt.NDArray[Any], item: str) -> Pixels:
     """uint16, or the 32-bit integers that Pillow holds 16 bits in, as uint8 with 65535 as 255."""
-    if array.dtype != np.uint16 and array.dtype != np.int32:
+    if (array.dtype.kind, array.dtype.itemsize) not in (("u", 2), ("i", 4)):
         raise DataError(f"{item} has pixels of type {array.dtype}; expected uint8, uint16, or floats")
     if int(array.min()) < 0 or int(array.max()) > 65535:
         raise DataError(f"{item} has pixels in {array.min()}..{array.max()}; expected 16 bits (0..65535)")

@@ -87,13 +87,13 @@ def read_layout(path: Path) -> Layout:
         warnings.append(f"the domains are the folders in {'/'.join(outer)}, the only folder with images")
     if misplaced:
         warnings.append(
-            f"{len(misplaced)} images lie outside domain/class folders and are left out, for example "
-            f"{misplaced[0]}"
+            f"images outside domain/class folders are left out: {len(misplaced)}, for example {misplaced[0]}"
         )
     odd = [other for other in tree.others if other[: len(outer)] == outer and len(other) - len(outer) >= 3]
     if odd:
         warnings.append(
-            f"{len(odd)} files are no images by their ending and are left out, e.g. {'/'.join(odd[0])}"
+            f"files that are no images by their ending are left out: {len(odd)}, for example "
+            f"{'/'.join(odd[0])}"
         )
     classes = {item.class_folder for item in items}
     for folder in tree.leaf_folders:
@@ -109,7 +109,7 @@ def read_layout(path: Path) -> Layout:
         tuple(items),
         tuple(domains),
         tuple(sorted(classes, key=natural_key)),
-        tuple(tree.texts),
+        tuple(dict.fromkeys(tree.texts)),
         tuple(warnings),
     )
 

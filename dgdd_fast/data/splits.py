@@ -35,13 +35,14 @@ def stratified_split(
     names, its size and the seed only, not on the other cells.
     """
     is_test = torch.zeros(len(labels), dtype=torch.bool)
-    for domain, domain_name in enumerate(domain_names):
-        for label, class_name in enumerate(class_names):
-            rows = ((labels == label) & (domains == domain)).nonzero().flatten()
-            count = min(max(round(test_share * len(rows)), 1), len(rows) - 1)
-            if count > 0:
-                random = generator(seed, "split", domain_name, class_name)
-                is_test[rows[torch.randperm(len(rows), generator=random)[:count]]] = True
+    cells = domains * len(class_names) + labels
+    sizes = torch.bincount(cells, minlength=len(domain_names) * len(class_names)).tolist()
+    names = [(domain_name, class_name) for domain_name in domain_names for class_name in class_names]
+    for cell_names, rows in zip(names, torch.split(torch.argsort(cells, stable=True), sizes), strict=True):
+        count = min(max(round(test_share * len(rows)), 1), len(rows) - 1)
+        if count > 0:
+            random = generator(seed, "split", *cell_names)
+            is_test[rows[torch.randperm(len(rows), generator=random)[:count]]] = True
     return is_test
 
 
@@ -65,13 +66,20 @@ def find_lists(texts: Sequence[Path], domain: str) -> tuple[Path, Path] | None:
     """The train and the test list of `domain` among the text files `texts`, or None.
 
     PACS calls them ``<domain>_train_kfold.txt`` and ``<domain>_crossval_kfold.txt``, DomainNet
-    ``<domain>_train.txt`` and ``<domain>_test.txt``. Raises DataError where one of the two is missing.
+    ``<domain>_train.txt`` and ``<domain>_test.txt``. Raises DataError where one of the two is missing or
+    there are several.
     """
     for train_ending, test_ending in (("_train_kfold", "_crossval_kfold"), ("_train", "_test")):
         found = [
             [path for path in texts if name_key(path.stem) == name_key(domain + ending)]
             for ending in (train_ending, test_ending)
         ]
+        for candidates in found:
+            if len(candidates) > 1:
+                raise DataError(
+                    f"{candidates[0]} and {candidates[1]} are both lists of {domain!r}; keep the one that "
+                    "is meant"
+                )
         if found[0] and found[1]:
             return found[0][0], found[1][0]
         if found[0] or found[1]:
