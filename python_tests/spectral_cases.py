@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-# Squares, one pixel, a row, a column, even, odd, prime, rectangular; the last span several kernel blocks.
+# Squares, one pixel, a row, a column, even, odd, prime, rectangular, and widths with a large prime factor.
 SIZES = [
     (32, 32),
     (64, 64),
@@ -22,6 +22,8 @@ SIZES = [
     (33, 31),
     (32, 64),
     (37, 53),
+    (8, 34),
+    (1, 17),
 ]
 
 

@@ -136,13 +136,13 @@ def test_damaged_core(source_tree: Path) -> None:
 
 
 @pytest.mark.parametrize("capability", ["baseline", "avx2"])
-def test_results_with_each_instruction_set(capability: str, tmp_path: Path) -> None:
+def test_general_sizes_with_lesser_instructions(capability: str, tmp_path: Path) -> None:
     """DGDD_CPU_CAPABILITY lowers the instruction set."""
     script = (
         "import torch, dgdd_fast\n"
         "from dgdd_fast import _C, ops, reference\n"
         "generator = torch.Generator().manual_seed(0)\n"
-        "for size in ((32, 32), (64, 64), (128, 128), (37, 20)):\n"
+        "for size in ((37, 20), (20, 37), (15, 15)):\n"
         "    for dtype in (torch.float32, torch.bfloat16, torch.float16):\n"
         "        grads = torch.randn(3, 5, 3, *size, generator=generator).to(dtype)\n"
         "        index = torch.tensor([0, 1, 2, 1, 0])\n"
