@@ -442,9 +442,12 @@ struct Output {
     const Plane& plane = planes[i];
     const int row = y * N;
     for (int strip = 0; strip < kRadix; ++strip) sum[strip] = sum[strip] * broadcast(plane.signal_weight);
-    for (const Term<Stored>* term = terms[i]; term < terms[i] + term_counts[i]; ++term)
+    for (const Term<Stored>* term = terms[i]; term < terms[i] + term_counts[i]; ++term) {
+      const Stored* values = term->values + row;
+      const Vec weight = broadcast(term->weight);
       for (int strip = 0; strip < kRadix; ++strip)
-        sum[strip] = sum[strip] + broadcast(term->weight) * load_lanes(term->values + row + strip * kLanes);
+        sum[strip] = sum[strip] + weight * load_lanes(values + strip * kLanes);
+    }
 
     if (params.images == nullptr) {
       Stored* output = call.at(params.update != nullptr ? params.update : params.class_signal, plane) + row;

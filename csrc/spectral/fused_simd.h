@@ -6,7 +6,7 @@
 #include <cstring>
 #include <utility>
 
-#if defined(__AVX512VL__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
@@ -122,6 +122,17 @@ DGDD_INLINE void store_lanes(Half* to, Vec value) {
   store_lanes(lanes, value);
   for (int lane = 0; lane < kLanes; ++lane) to[lane] = store<Half>(lanes[lane]);
 }
+
+#if defined(__F16C__)
+DGDD_INLINE Vec load_lanes(const Float16* from) {
+  return {{_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))}};
+}
+
+DGDD_INLINE void store_lanes(Float16* to, Vec value) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                   _mm256_cvtps_ph(value.part[0], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#endif
 
 template <int... lane>
 DGDD_INLINE Register reversed(Register a, std::integer_sequence<int, lane...>) {
