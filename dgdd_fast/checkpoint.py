@@ -6,7 +6,6 @@ Every random draw is a function of (seed, name, iteration), so there is no gener
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .data import DomainDataset
 from .files import write_atomically
 
 FORMAT = "dgdd-fast checkpoint 1"
@@ -73,12 +71,3 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path} is damaged or no checkpoint ({error}); delete it to start the run again"
             ) from error
-
-
-def fingerprint(sources: DomainDataset) -> str:
-    """A hash of the images, labels, domains and names that a run learns from."""
-    digest = hashlib.sha256(json.dumps([sources.class_names, sources.domain_names]).encode())
-    for tensor in (sources.images, sources.labels, sources.domains):
-        digest.update(str(tuple(tensor.shape)).encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .augment import resolve_strategy
-from .checkpoint import Checkpoint, CheckpointError, fingerprint
+from .checkpoint import Checkpoint, CheckpointError
 from .config import DistillConfig, to_dict
 from .data import DomainDataset
 from .distilled_set import DistilledSet
@@ -89,7 +89,7 @@ def distill(
     iterations = 0 if config.objective == "random" else config.iterations
 
     path = None if run_folder is None else Path(run_folder) / CHECKPOINT_NAME
-    data_fingerprint = fingerprint(sources)
+    data_fingerprint = sources.fingerprint()
     start = _read_checkpoint(path, config, data_fingerprint) if resume and path and path.exists() else None
     if path and path.exists() and start is None:
         raise ValueError(f"{path} exists: resume that run (resume=True, --resume) or choose another folder")
