@@ -1,4 +1,4 @@
-"""Accuracy on an unseen domain: Random, DM and DM+SGS at the same budget, mean and standard deviation over seeds.
+"""Accuracy on an unseen domain: Random, DM and DM+SGS at the same budget, mean and spread over seeds.
 
 Each seed is a distillation and a training of its own. Every part is kept in the run folder, so that a stopped
 study goes on where it was; rerunning computes only what is missing.
@@ -10,6 +10,7 @@ study goes on where it was; rerunning computes only what is missing.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import platform
 import statistics
@@ -25,30 +26,31 @@ from dgdd_fast.distill import distill
 from dgdd_fast.distilled_set import DistilledSet
 from dgdd_fast.evaluate import evaluate
 from dgdd_fast.files import write_atomically
+from dgdd_fast.run_config import with_method
 
 METHODS = ("random", "dm", "dm+sgs")
 
 
 def distill_config(method: str, seed: int, options: argparse.Namespace) -> DistillConfig:
     """The settings of one distillation; the three methods differ in objective and surgery only."""
-    return DistillConfig(
-        objective="random" if method == "random" else "dm",
-        surgery=SurgeryConfig(options.alpha, options.beta) if method == "dm+sgs" else None,
+    config = DistillConfig(
         ipc=options.ipc,
         iterations=options.iterations,
         image_lr=options.image_lr,
         batch_real=options.batch_real,
         network=NetworkConfig(width=options.width),
-        precision=options.precision,
         checkpoint_every=50,
         seed=seed,
+    )
+    return with_method(
+        dataclasses.replace(config, surgery=SurgeryConfig(options.alpha, options.beta)), method
     )
 
 
 def run_cell(
     method: str, seed: int, data: DomainDataset, options: argparse.Namespace
 ) -> dict[str, dict[str, float] | float]:
-    """Distils and evaluates one method with one seed, or reads what an earlier call left: accuracies in percent."""
+    """Distils and evaluates one method with one seed, or reads what an earlier call left."""
     parts = data.leave_out(options.target)
     folder = options.runs / f"{options.target}-{method}-seed{seed}"
     result_path = folder / "result.json"
@@ -102,7 +104,6 @@ def main() -> None:
     parser.add_argument("--image-lr", type=float, default=1.0)
     parser.add_argument("--batch-real", type=int, default=256, help="real images of each class and domain")
     parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--precision", default="float32", help="of the real features: float32 or bfloat16")
     parser.add_argument("--alpha", type=float, default=SurgeryConfig.alpha)
     parser.add_argument("--beta", type=float, default=SurgeryConfig.beta)
     parser.add_argument("--epochs", type=int, default=1000)
@@ -120,7 +121,9 @@ def main() -> None:
             cells[method].append(run_cell(method, seed, data, options))
     table = {}
     for method, results in cells.items():
-        table[method] = {"seconds_per_iteration": statistics.mean(r["seconds_per_iteration"] for r in results)}
+        table[method] = {
+            "seconds_per_iteration": statistics.mean(r["seconds_per_iteration"] for r in results)
+        }
         for name in ("target", "sources"):
             values = [result["accuracy"][name] for result in results]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0

@@ -14,11 +14,11 @@ import argparse
 import time
 
 import torch
-from dgdd_fast.augment import AugmentDraw, augment, draw_siamese
 from torch import Tensor
 
+from dgdd_fast.augment import AugmentDraw, augment, draw_siamese
 from dgdd_fast.config import DistillConfig, NetworkConfig, SurgeryConfig
-from dgdd_fast.data import DomainDataset, normalise
+from dgdd_fast.data import DomainDataset, load_dataset, normalise
 from dgdd_fast.distill import distill, resolve
 from dgdd_fast.networks import ConvNet, initialise
 from dgdd_fast.sampling import assign_domains, initial_images, real_batch
