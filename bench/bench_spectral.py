@@ -63,6 +63,16 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Effort:
+    """How long to measure: at most `turns` turns for each provider, of `turn_ms` (or one call) each, in about
+    `row_ms` for all providers of a row; at least five turns whatever they take."""
+
+    turns: int
+    turn_ms: float
+    row_ms: float
+
+
+@dataclass(frozen=True)
 class Time:
     """Milliseconds of one call."""
 
@@ -93,12 +103,15 @@ def milliseconds(call: Callable[[], object], calls: int) -> float:
     return 1e3 * (time.perf_counter() - start) / calls
 
 
-def interleaved(providers: dict[str, Callable[[], object]], turns: int, turn_ms: float) -> dict[str, Time]:
-    """Each provider's time per call. A turn repeats a call until it takes about `turn_ms`."""
-    calls = {}
+def interleaved(providers: dict[str, Callable[[], object]], effort: Effort) -> dict[str, Time]:
+    """Each provider's time per call, after one call that is not counted."""
+    single = {}
     for name, call in providers.items():
         call()
-        calls[name] = max(1, round(turn_ms / milliseconds(call, 1)))
+        single[name] = milliseconds(call, 1)
+    calls = {name: max(1, round(effort.turn_ms / each)) for name, each in single.items()}
+    round_ms = sum(calls[name] * each for name, each in single.items())
+    turns = min(effort.turns, max(5, round(effort.row_ms / round_ms)))
     measured: dict[str, list[float]] = {name: [] for name in providers}
     for _ in range(turns):
         for name, call in providers.items():
@@ -106,15 +119,15 @@ def interleaved(providers: dict[str, Callable[[], object]], turns: int, turn_ms:
     return {name: Time.of(values) for name, values in measured.items()}
 
 
-def copy_bandwidth(turns: int) -> float:
+def copy_bandwidth() -> float:
     """GB/s of copying 256 MiB, bytes read plus bytes written."""
     source = torch.ones(64 * 2**20)
     target = torch.empty_like(source)
-    copied = interleaved({"copy": lambda: target.copy_(source)}, turns, 0)
+    copied = interleaved({"copy": lambda: target.copy_(source)}, Effort(15, 0, 2000))
     return 2 * source.nbytes / copied["copy"].median / 1e6
 
 
-def measure(case: Case, threads: int, copy_gbs: float, compiled: bool, turns: int, turn_ms: float) -> Row:
+def measure(case: Case, threads: int, copy_gbs: float, compiled: bool, effort: Effort) -> Row:
     arguments, essential_bytes = case.arguments()
     plain: Callable[..., object] = getattr(reference, case.operator)
     fast: Callable[..., object] = getattr(ops, case.operator)
@@ -126,7 +139,7 @@ def measure(case: Case, threads: int, copy_gbs: float, compiled: bool, turns: in
         torch.compiler.reset()  # generated code is for one shape and one number of threads
         fused = torch.compile(plain, fullgraph=True, dynamic=False)
         providers["compiled"] = lambda: fused(*arguments)
-    times = interleaved(providers, turns, turn_ms)
+    times = interleaved(providers, effort)
     gigabytes_per_second = essential_bytes / times["dgdd_fast"].median / 1e6
     return Row(
         case=case,
@@ -206,7 +219,7 @@ def main() -> None:
         "--sizes", type=int, nargs="+", default=[*PAPER_IMAGES, *GENERAL_SIZES], metavar="PIXELS"
     )
     options = parser.parse_args()
-    turns, turn_ms = (5, 10.0) if options.quick else (15, 30.0)
+    effort = Effort(5, 10, 500) if options.quick else Effort(25, 20, 4000)
 
     environment = {
         "device": processor(),
@@ -219,7 +232,7 @@ def main() -> None:
     rows: list[Row] = []
     for threads in options.threads:
         torch.set_num_threads(threads)
-        copy_gbs = copy_bandwidth(turns)
+        copy_gbs = copy_bandwidth()
         environment["copy_gigabytes_per_second"][str(threads)] = copy_gbs
         print(f"\n{threads} threads: a copy moves {copy_gbs:.1f} GB/s; times in ms, ratios against dgdd_fast")
         print(
@@ -228,7 +241,7 @@ def main() -> None:
         )
         with torch.no_grad():
             for case in cases(options.operators, options.sizes, options.quick):
-                rows.append(measure(case, threads, copy_gbs, not options.quick, turns, turn_ms))
+                rows.append(measure(case, threads, copy_gbs, not options.quick, effort))
                 print(line(rows[-1]), flush=True)
     if options.json:
         options.json.write_text(
