@@ -21,6 +21,7 @@ float* scratch(std::size_t floats) {
   thread_local std::size_t size = 0;
   if (size < floats) {
     memory.reset();
+    size = 0;
     memory.reset(static_cast<float*>(::operator new(floats * sizeof(float), kAlignment)));
     size = floats;
   }
@@ -30,8 +31,8 @@ float* scratch(std::size_t floats) {
 std::size_t scratch_floats(int64_t size, int64_t domains) {
   const int64_t group = fused_cpu_group(size, domains);
   const int64_t spectra = group * 2 * size * (size + kFusedLanes);  // rows are padded
-  const int64_t sums = group < domains ? 3 * size * size + 12 * kFusedLanes
-                                       : 0;  // six floats for half of the bins and two vectors of bins more
+  // Six floats for half of the bins, and for two vectors of bins besides.
+  const int64_t sums = group < domains ? 3 * size * size + 12 * kFusedLanes : 0;
   return static_cast<std::size_t>(fused_cpu_term_floats(domains) + spectra + sums);
 }
 

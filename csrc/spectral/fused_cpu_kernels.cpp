@@ -2,26 +2,26 @@
 // domain travel as the real and the imaginary part of one complex plane z, N x N, and everything between the
 // gradients and the output happens in cache.
 //
-// Let L = kLanes, R = N / L. A transform of length N takes two steps: over a in index = L a + b (length R,
-// then twiddles), and over b (length L), giving frequency c + R d. Nothing is put back into natural order:
+// Let L = kLanes and R = N / L. A transform of length N takes two steps: over a in index = L a + b (length R,
+// then twiddles), and over b (length L). Frequency c + R d results from c of the first and d of the second.
+// Nothing is put back into natural order:
 //
-//   rows of z:     first step over a with b in row L c + b; then, c by c ("a band": L rows), over b with d in
-//   row L c + d along a row:   the lanes are the fast index b of the columns. The first step needs no
-//   shuffle; the second transposes blocks of L x L
-//                  in registers. Then vector (row L c + j, k) holds column frequency k + R j, and its lanes
-//                  row frequencies c + R d.
+// - Down the columns, the first step leaves (c, b) in row L c + b of z. The L rows of one c are a "band". The
+//   second step stays in the band and leaves row frequency c + R d in row L c + d.
+// - Along the rows, b are the lanes of the vectors. The first step needs no shuffle; the second transposes
+//   blocks of L x L in registers. From then on vector k of the band's row j holds column frequency k + R j,
+//   and its lane d row frequency c + R d.
 //
-// So the bins of -frequency lie in the band of -c modulo R, at the mirrored vector, with lanes reversed (c =
-// 0: lane d is -d modulo L). Pairs of bands go through all domains' transforms, the consensus and the way
-// back, while they stay in the first-level cache.
+// So the bins of -frequency lie in the band of -c modulo R, in the mirrored vector, with lanes reversed (in
+// band 0: lane d goes to -d modulo L). Pairs of bands go through all domains' transforms, the consensus and
+// the way back while they stay in the first-level cache.
 #include "spectral/fused_cpu.h"
 #include "spectral/fused_fft.h"
 
 namespace dgdd::spectral::DGDD_ISA {
 namespace {
 
-// ---- one plane of the call
-// -----------------------------------------------------------------------------------------------------------
+// -------- one plane of the call
 
 // Magnitudes of floats compare like their bits; every float that is not finite has the largest ones.
 template <class Stored>
@@ -72,8 +72,7 @@ struct Plane {
   int64_t sample;
   bool present;  // false: the last pair of an odd number of planes has one only, or this plane is not finite
   int64_t valid_domains;
-  float scale;  // a power of two that brings the gradients near 1, so that the partner's rounding errors do
-                // not drown them
+  float scale;  // a power of two that brings the gradients near 1: the partner's rounding must not drown them
   float one_over_scale;
   float signal_weight;  // of the unscaled inverse transform in the output
   float mean_weight;    // of each valid domain's gradients in the output
@@ -122,9 +121,8 @@ struct Call {
     __builtin_memcpy(&value, &largest, sizeof(value));
     const uint32_t exponent = bits_as<uint32_t>(load(value)) >> 23;
     if (exponent != 0) {
-      const uint32_t kept = exponent < 27    ? 27
-                            : exponent > 227 ? 227
-                                             : exponent;  // both factors stay normal numbers
+      // Both factors stay normal numbers.
+      const uint32_t kept = exponent < 27 ? 27 : exponent > 227 ? 227 : exponent;
       plane.scale = bits_as<float>((254 - kept) << 23);
       plane.one_over_scale = bits_as<float>(kept << 23);
     }
@@ -180,17 +178,16 @@ struct Call {
   }
 };
 
-// ---- transforms of one complex plane or band
-// -------------------------------------------------------------------------------------------
+// -------- transforms of one complex plane or band
 
 template <class Stored, int N>
 struct Tile {
   static constexpr int kRadix = N / kLanes;  // R above; also the number of vectors in a row
-  static constexpr int kPitch =
-      kRadix + 1;  // complex vectors from row to row: one more than needed, because rows a power of
-                   // two apart would meet in the same few places of the cache
-  static constexpr int kBand = kLanes * kPitch;      // complex vectors of a band
-  static constexpr int64_t kPlane = kRadix * kBand;  // complex vectors of a plane
+  // In complex vectors. From row to row one more than needed: rows a power of two apart would meet in the
+  // same few places of the cache.
+  static constexpr int kPitch = kRadix + 1;
+  static constexpr int kBand = kLanes * kPitch;
+  static constexpr int64_t kPlane = kRadix * kBand;
 
   static DGDD_INLINE Vec root_re(int k) { return load_lanes(kTwiddles<N>.re[k]); }
   static DGDD_INLINE Vec root_im(int k) { return load_lanes(kTwiddles<N>.im[k]); }
@@ -241,8 +238,8 @@ struct Tile {
     for (int k = 0; k < kRadix; ++k) {
       float* block = reinterpret_cast<float*>(band + k);
       Complex v[kLanes];
-      load_transposed<2>(block, kRowFloats, &v[0].re);
-      load_transposed<2>(block + kLanes, kRowFloats, &v[0].im);
+      load_transposed<&Complex::re>(block, kRowFloats, v);
+      load_transposed<&Complex::im>(block + kLanes, kRowFloats, v);
       transform<kLanes>(v);
       for (int j = 0; j < kLanes; ++j) band[j * kPitch + k] = v[j];
     }
@@ -254,8 +251,8 @@ struct Tile {
       Complex v[kLanes];
       for (int j = 0; j < kLanes; ++j) v[j] = band[j * kPitch + k];
       inverse_transform<kLanes>(v);
-      store_transposed<2>(block, kRowFloats, &v[0].re);
-      store_transposed<2>(block + kLanes, kRowFloats, &v[0].im);
+      store_transposed<&Complex::re>(block, kRowFloats, v);
+      store_transposed<&Complex::im>(block + kLanes, kRowFloats, v);
     }
     for (int d = 0; d < kLanes; ++d) {
       Complex* row = band + d * kPitch;
@@ -295,8 +292,7 @@ struct Tile {
   static constexpr int64_t kRowFloats = kPitch * 2 * kLanes;  // floats from row to row
 };
 
-// ---- consensus over the domains
-// ----------------------------------------------------------------------------------------------------------
+// -------- consensus over the domains
 
 // The sums over domains at a vector of bins, for the two planes. Spectra and magnitudes are twice too large
 // (see `split`).
@@ -426,8 +422,7 @@ struct Consensus {
   }
 };
 
-// ---- output
-// ------------------------------------------------------------------------------------------------------------------------------
+// -------- output
 
 template <class Stored, int N>
 struct Output {
@@ -479,8 +474,7 @@ struct Output {
   }
 };
 
-// ---- one pair of planes
-// ------------------------------------------------------------------------------------------------------------------
+// -------- one pair of planes
 
 template <class Stored, int N>
 void run_pair(const SpectralParams& params, int64_t pair, float* scratch) {

@@ -7,11 +7,6 @@
 namespace dgdd::spectral::DGDD_ISA {
 namespace {
 
-struct Complex {
-  Vec re;
-  Vec im;
-};
-
 constexpr double kPi = 3.14159265358979323846;
 
 // Taylor's series, good to the last bit of a double for |angle| <= pi / 4.

@@ -47,6 +47,11 @@ struct Vec {
   Register part[kRegisters];
 };
 
+struct Complex {
+  Vec re;
+  Vec im;
+};
+
 #define DGDD_VEC_OPERATOR(op)                                                \
   DGDD_INLINE Vec operator op(Vec a, Vec b) {                                \
     for (int i = 0; i < kRegisters; ++i) a.part[i] = a.part[i] op b.part[i]; \
@@ -209,27 +214,28 @@ DGDD_INLINE Register join_quads(const float* from, int64_t) { return load_unalig
 DGDD_INLINE void split_quads(Register value, float* to, int64_t) { store_unaligned<Quad>(to, value); }
 #endif
 
-// Reads kLanes rows of kLanes floats, `stride` floats apart, as columns: lane r of columns[c * step] is row
-// r's float c. Whole quads are put in place by the loads, so that only the 4 x 4 transposes need shuffles.
-template <int step>
-DGDD_INLINE void load_transposed(const float* from, int64_t stride, Vec* columns) {
+// Reads kLanes rows of kLanes floats, `stride` floats apart, as columns: lane r of that part of columns[c] is
+// row r's float c. Whole quads are put in place by the loads, so that only the 4 x 4 transposes need
+// shuffles.
+template <Vec Complex::* part>
+DGDD_INLINE void load_transposed(const float* from, int64_t stride, Complex* columns) {
   for (int quad = 0; quad < kLanes; quad += 4)
     for (int i = 0; i < kRegisters; ++i) {
       Register rows[4];
       for (int j = 0; j < 4; ++j)
         rows[j] = join_quads(from + (i * kRegisterLanes + j) * stride + quad, 4 * stride);
       transpose_quads(rows);
-      for (int j = 0; j < 4; ++j) columns[(quad + j) * step].part[i] = rows[j];
+      for (int j = 0; j < 4; ++j) (columns[quad + j].*part).part[i] = rows[j];
     }
 }
 
 // The inverse of load_transposed.
-template <int step>
-DGDD_INLINE void store_transposed(float* to, int64_t stride, const Vec* columns) {
+template <Vec Complex::* part>
+DGDD_INLINE void store_transposed(float* to, int64_t stride, const Complex* columns) {
   for (int quad = 0; quad < kLanes; quad += 4)
     for (int i = 0; i < kRegisters; ++i) {
       Register rows[4];
-      for (int j = 0; j < 4; ++j) rows[j] = columns[(quad + j) * step].part[i];
+      for (int j = 0; j < 4; ++j) rows[j] = (columns[quad + j].*part).part[i];
       transpose_quads(rows);
       for (int j = 0; j < 4; ++j)
         split_quads(rows[j], to + (i * kRegisterLanes + j) * stride + quad, 4 * stride);
