@@ -243,10 +243,9 @@ def main() -> None:
             for case in cases(options.operators, options.sizes, options.quick):
                 rows.append(measure(case, threads, copy_gbs, not options.quick, effort))
                 print(line(rows[-1]), flush=True)
-    if options.json:
-        options.json.write_text(
-            json.dumps({**environment, "rows": [asdict(row) for row in rows]}, indent=1) + "\n"
-        )
+                if options.json:  # after each row: a run that is cut short keeps what it has
+                    table = {**environment, "rows": [asdict(row) for row in rows]}
+                    options.json.write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":
