@@ -233,7 +233,7 @@ def _default_folder(run: RunConfig) -> Path:
 def _distill(run: RunConfig, out: Path, resume: bool) -> None:
     from .checkpoint import CheckpointError
     from .data import load_dataset
-    from .distill import CHECKPOINT_NAME
+    from .distill import CHECKPOINT_NAME, DistillationInterrupted
     from .distill import distill as run_distillation
     from .files import write_atomically
 
@@ -270,6 +270,9 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
     except CheckpointError:
         if earlier is not None:
             write_atomically(config_file, earlier)  # these settings did not become the run's
+        raise
+    except DistillationInterrupted:
+        console.print(f"to go on: dgdd distill --resume --out {out}")
         raise
     distilled.save(out / SET_NAME)
     distilled.contact_sheet(out / SHEET_NAME)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,7 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> dict[str, Evaluatio
 
     console.print(accuracy_table(results))
     console.print(results["dm+sgs"].protocol)
+    console.print(_difference(results["dm+sgs"], results["dm"], f"{config.target} (held out)"))
     for method, distilled in first.items():
         distilled.save(out / f"{method}.safetensors")
         distilled.contact_sheet(out / f"{method}.png")
@@ -105,6 +107,13 @@ def _joined(runs: list[Evaluation]) -> Evaluation:
     """One evaluation with the runs of several."""
     accuracies = {name: [run.accuracies[name][0] for run in runs] for name in runs[0].accuracies}
     return dataclasses.replace(runs[0], accuracies=accuracies)
+
+
+def _difference(sgs: Evaluation, plain: Evaluation, name: str) -> str:
+    """What SGS gained, seed by seed: both methods start from the same images."""
+    gains = [one - other for one, other in zip(sgs.accuracies[name], plain.accuracies[name], strict=True)]
+    listed = ", ".join(f"{gain:+.1f}" for gain in gains)
+    return f"DM+SGS minus DM on {name}: {statistics.fmean(gains):+.1f} (by seed: {listed})"
 
 
 def _draw_decomposition(path: Path, distilled: DistilledSet, sources: DomainDataset) -> None:

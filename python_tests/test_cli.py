@@ -213,6 +213,7 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(pictures, tmp_path, monkeypa
     code, text = failure("distill", "--data", pictures, "--target", "domain2", "--out", tmp_path / "run")
     assert code == 130
     assert "stopped after iteration 7 of 9" in text
+    assert f"dgdd distill --resume --out {tmp_path / 'run'}" in text
 
 
 def test_debug_shows_where_an_error_comes_from():

@@ -83,7 +83,7 @@ def test_the_demonstration_compares_three_methods_and_writes_what_it_says(tmp_pa
     assert report["config"]["target"] == "warped"
     told = capsys.readouterr().out
     assert "reduced" in told
-    assert "DM+SGS" in told
+    assert "DM+SGS minus DM on warped (held out)" in told
 
 
 def test_every_method_of_the_demonstration_has_the_same_budget():
