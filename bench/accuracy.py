@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import platform
 import statistics
 from datetime import date
 from pathlib import Path
 from time import perf_counter
 
 import torch
+from bench_spectral import processor
 
 from dgdd_fast.config import DistillConfig, EvaluateConfig, NetworkConfig, SurgeryConfig, to_dict
 from dgdd_fast.data import DomainDataset, load_dataset
@@ -97,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="accuracy of Random, DM and DM+SGS on an unseen domain")
     parser.add_argument("--data", required=True, help="a folder of domains, or embedded-digits")
     parser.add_argument("--domains", nargs="+", help="the domains to use (default: all)")
+    parser.add_argument("--title", help="what the table calls the data (default: their name)")
     parser.add_argument("--target", required=True, help="the domain that is held out")
     parser.add_argument("--resolution", type=int, help="side in pixels (default: that of the data)")
     parser.add_argument("--ipc", type=int, default=10)
@@ -132,10 +133,10 @@ def main() -> None:
     evaluation = EvaluateConfig(runs=1, epochs=options.epochs, network=NetworkConfig(width=options.width))
     report = {
         "date": date.today().isoformat(),
-        "device": platform.processor() or platform.machine(),
+        "device": processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "data": data.name,
+        "title": options.title or data.name,
         "target": options.target,
         "sources": list(data.leave_out(options.target).sources_train.domain_names),
         "resolution": list(data.resolution),

@@ -1,0 +1,106 @@
+"""Write the tables of the README from the results in bench/results, so that no figure is there without a run.
+
+python bench/readme_tables.py            # rewrites the README
+python bench/readme_tables.py --check    # fails where the README is not what the results say
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+METHOD_NAMES = {"random": "Random", "dm": "DM", "dm+sgs": "DM + SGS"}
+
+
+def accuracy_table(studies: list[dict[str, Any]]) -> str:
+    """Accuracy on the held-out domain for every study, and the protocol below."""
+    lines = [
+        "| data | held out | " + " | ".join(METHOD_NAMES.values()) + " |",
+        "| --- | --- |" + " ---: |" * len(METHOD_NAMES),
+    ]
+    for study in studies:
+        cells = []
+        for method in METHOD_NAMES:
+            target = study["accuracy"][method]["target"]
+            cells.append(f"{target['mean']:.1f} ± {target['std']:.1f}")
+        lines.append(f"| {study['title']} | {study['target']} | {' | '.join(cells)} |")
+    for study in studies:
+        distill, evaluate = study["distill"], study["evaluate"]
+        surgery = distill["surgery"]
+        parts = [
+            f"{study['title']}: sources {', '.join(study['sources'])}; {study['resolution'][0]} px",
+            f"{distill['ipc']} images per class",
+            f"{distill['iterations']} iterations",
+            f"{distill['batch_real']} real images per class and domain in each",
+            f"image learning rate {distill['image_lr']:g}",
+            f"alpha {surgery['alpha']:g}, beta {surgery['beta']:g}",
+            f"ConvNet of width {distill['network']['width']}",
+            f"tested with a new one of width {evaluate['network']['width']}",
+            f"after {evaluate['epochs']} epochs",
+        ]
+        seeds = f"mean and standard deviation over {study['seeds']} seeds, each a distillation and a training"
+        lines += ["", ", ".join(parts) + f"; {seeds}."]
+    return "\n".join(lines)
+
+
+def speed_table(benchmark: dict[str, Any]) -> str:
+    """`spectral_surgery` on the CPU at the papers' sizes against the same formulas in PyTorch."""
+    lines = [
+        "| images | threads | dgdd-fast | PyTorch eager | torch.compile |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    papers = {(32, 100), (64, 140), (128, 200), (224, 20), (227, 20)}
+    for row in benchmark["rows"]:
+        case, times = row["case"], row["times"]
+        chosen = (case["size"], case["images"]) in papers and case["dtype"] == "float32"
+        if case["operator"] != "spectral_surgery" or not chosen:
+            continue
+        others = [
+            f"{times[name]['median']:.3g} ms ({row['speedup'][name]:.1f}x)" for name in ("eager", "compiled")
+        ]
+        lines.append(
+            f"| {case['images']} of {case['size']} x {case['size']} | {row['threads']} | "
+            f"{times['dgdd_fast']['median']:.3g} ms | {' | '.join(others)} |"
+        )
+    lines += [
+        "",
+        f"`spectral_surgery`, three domains, float32; {benchmark['device']}, torch {benchmark['torch']}.",
+    ]
+    return "\n".join(lines)
+
+
+def render(readme: str) -> str:
+    """The README with each block between `<!-- NAME -->` and `<!-- /NAME -->` filled in from the results."""
+    studies = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("accuracy_*.json"))]
+    benchmark = json.loads((RESULTS / "spectral_cpu.json").read_text())
+    for name, text in (("accuracy", accuracy_table(studies)), ("speed", speed_table(benchmark))):
+        readme, count = re.subn(
+            rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)",
+            lambda match, text=text: f"{match[1]}\n{text}\n\n{match[2]}",
+            readme,
+            flags=re.DOTALL,
+        )
+        if count != 1:
+            raise SystemExit(
+                f"README.md must have one block <!-- {name} --> ... <!-- /{name} -->, found {count}"
+            )
+    return readme
+
+
+def main() -> None:
+    path = ROOT / "README.md"
+    rendered = render(path.read_text())
+    if "--check" in sys.argv[1:]:
+        if rendered != path.read_text():
+            raise SystemExit("README.md differs from bench/results: run python bench/readme_tables.py")
+    else:
+        path.write_text(rendered)
+
+
+if __name__ == "__main__":
+    main()
