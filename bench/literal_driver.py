@@ -11,6 +11,7 @@ the full complex one.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 
 import torch
@@ -105,6 +106,8 @@ def main() -> None:
             batch_real=options.batch_real,
             network=NetworkConfig(width=options.width),
         )
+        for warm_up in (distill, literal_distill):
+            warm_up(sources, dataclasses.replace(config, iterations=1))
         began = time.perf_counter()
         fast = distill(sources, config).images
         middle = time.perf_counter()

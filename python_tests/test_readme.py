@@ -1,6 +1,8 @@
 """The README's code does what it says."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -27,3 +29,9 @@ def test_sgs_in_a_loop_of_ones_own_equals_the_plain_form_beside_it():
     exec(plain, scope)
     assert updated.abs().max() > 0
     torch.testing.assert_close(images.grad, updated)
+
+
+def test_every_table_is_what_the_committed_results_say():
+    script = README.parent / "bench" / "readme_tables.py"
+    check = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert check.returncode == 0, check.stderr
