@@ -15,14 +15,13 @@ import json
 import statistics
 from datetime import date
 from pathlib import Path
-from time import perf_counter
 
 import torch
 from bench_spectral import processor
 
 from dgdd_fast.config import DistillConfig, EvaluateConfig, NetworkConfig, SurgeryConfig, to_dict
 from dgdd_fast.data import DomainDataset, load_dataset
-from dgdd_fast.distill import distill
+from dgdd_fast.distill import Progress, distill
 from dgdd_fast.distilled_set import DistilledSet
 from dgdd_fast.evaluate import evaluate
 from dgdd_fast.files import write_atomically
@@ -47,9 +46,7 @@ def distill_config(method: str, seed: int, options: argparse.Namespace) -> Disti
     )
 
 
-def run_cell(
-    method: str, seed: int, data: DomainDataset, options: argparse.Namespace
-) -> dict[str, dict[str, float] | float]:
+def run_cell(method: str, seed: int, data: DomainDataset, options: argparse.Namespace) -> dict[str, float]:
     """Distils and evaluates one method with one seed, or reads what an earlier call left."""
     parts = data.leave_out(options.target)
     folder = options.runs / f"{options.target}-{method}-seed{seed}"
@@ -58,15 +55,11 @@ def run_cell(
         return json.loads(result_path.read_text())
     set_path = folder / "distilled.safetensors"
     if not set_path.exists():
-        done = 0
 
-        def tell(progress) -> None:
-            nonlocal done
-            done += 1
+        def tell(progress: Progress) -> None:
             if progress.iteration % 50 == 0:
                 print(f"{folder.name}: {progress.iteration}, loss {progress.loss:.3f}", flush=True)
 
-        began = perf_counter()
         distilled = distill(
             parts.sources_train,
             distill_config(method, seed, options),
@@ -75,7 +68,6 @@ def run_cell(
             target=options.target,
             progress=tell,
         )
-        distilled.provenance["seconds_per_iteration"] = (perf_counter() - began) / max(1, done)
         distilled.save(set_path)
         distilled.contact_sheet(folder / "contact_sheet.png")
     distilled = DistilledSet.load(set_path)
@@ -84,10 +76,7 @@ def run_cell(
         {"target": parts.target, "sources": parts.sources_test},
         EvaluateConfig(runs=1, epochs=options.epochs, network=NetworkConfig(width=options.width), seed=seed),
     )
-    result = {
-        "accuracy": {name: evaluation.mean(name) for name in ("target", "sources")},
-        "seconds_per_iteration": distilled.provenance["seconds_per_iteration"],
-    }
+    result = {name: evaluation.mean(name) for name in ("target", "sources")}
     write_atomically(result_path, json.dumps(result).encode())
     print(f"{folder.name}: {result}", flush=True)
     return result
@@ -120,13 +109,11 @@ def main() -> None:
     for seed in range(options.seeds):
         for method in METHODS:
             cells[method].append(run_cell(method, seed, data, options))
-    table = {}
+    table: dict[str, dict[str, dict]] = {}
     for method, results in cells.items():
-        table[method] = {
-            "seconds_per_iteration": statistics.mean(r["seconds_per_iteration"] for r in results)
-        }
+        table[method] = {}
         for name in ("target", "sources"):
-            values = [result["accuracy"][name] for result in results]
+            values = [result[name] for result in results]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             table[method][name] = {"mean": statistics.mean(values), "std": spread, "seeds": values}
             print(f"{method:7s} {name:7s} {statistics.mean(values):5.1f} ± {spread:.1f}")
