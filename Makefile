@@ -6,7 +6,7 @@ CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o
 .PHONY: help demo test lint bench clean
 
 help:
-	@echo 'make demo    install, then distil embedded digits and test on a held-out domain (about 6 minutes on 2 cores)'
+	@echo 'make demo    install, then distil embedded digits and test on a held-out domain (about 4 minutes on 2 cores)'
 	@echo 'make test    install, then run the tests'
 	@echo 'make lint    ruff, mypy, clang-format'
 	@echo 'make bench   install, then time the operators against plain PyTorch'

@@ -1,6 +1,6 @@
 """Time the spectral operators against their specification in plain PyTorch, eager and compiled.
 
-    python bench/bench_spectral.py              # every operator, size and thread count (about 15 minutes)
+    python bench/bench_spectral.py              # every operator, size and thread count (about 5 minutes)
     python bench/bench_spectral.py --quick      # one image count per size, no torch.compile (a minute)
     python bench/bench_spectral.py --json FILE  # the same table as data
 
