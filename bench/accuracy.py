@@ -17,7 +17,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from bench_spectral import processor
+from timing import processor
 
 from dgdd_fast.config import DistillConfig, EvaluateConfig, NetworkConfig, SurgeryConfig, to_dict
 from dgdd_fast.data import DomainDataset, load_dataset

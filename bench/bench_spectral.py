@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import statistics
-import subprocess
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from timing import Effort, Time, copy_bandwidth, environment, interleaved, wall_clock
 
-from dgdd_fast import _C, ops, reference
+from dgdd_fast import ops, reference
+from dgdd_fast.files import write_atomically
 
 DOMAINS = 3
 CHANNELS = 3
@@ -63,30 +61,6 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How long to measure: at most `turns` turns for each provider, of `turn_ms` (or one call) each, in about
-    `row_ms` for all providers of a row; at least five turns whatever they take."""
-
-    turns: int
-    turn_ms: float
-    row_ms: float
-
-
-@dataclass(frozen=True)
-class Time:
-    """Milliseconds of one call."""
-
-    median: float
-    p20: float
-    p80: float
-
-    @classmethod
-    def of(cls, turns: list[float]) -> Time:
-        cuts = statistics.quantiles(turns, n=5, method="inclusive")
-        return cls(statistics.median(turns), cuts[0], cuts[3])
-
-
-@dataclass(frozen=True)
 class Row:
     case: Case
     threads: int
@@ -94,37 +68,6 @@ class Row:
     gigabytes_per_second: float
     share_of_copy: float
     speedup: dict[str, float]  # provider -> its median over dgdd_fast's
-
-
-def milliseconds(call: Callable[[], object], calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return 1e3 * (time.perf_counter() - start) / calls
-
-
-def interleaved(providers: dict[str, Callable[[], object]], effort: Effort) -> dict[str, Time]:
-    """Each provider's time per call, after one call that is not counted."""
-    single = {}
-    for name, call in providers.items():
-        call()
-        single[name] = milliseconds(call, 1)
-    calls = {name: max(1, round(effort.turn_ms / each)) for name, each in single.items()}
-    round_ms = sum(calls[name] * each for name, each in single.items())
-    turns = min(effort.turns, max(5, round(effort.row_ms / round_ms)))
-    measured: dict[str, list[float]] = {name: [] for name in providers}
-    for _ in range(turns):
-        for name, call in providers.items():
-            measured[name].append(milliseconds(call, calls[name]))
-    return {name: Time.of(values) for name, values in measured.items()}
-
-
-def copy_bandwidth() -> float:
-    """GB/s of copying 256 MiB, bytes read plus bytes written."""
-    source = torch.ones(64 * 2**20)
-    target = torch.empty_like(source)
-    copied = interleaved({"copy": lambda: target.copy_(source)}, Effort(15, 0, 2000))
-    return 2 * source.nbytes / copied["copy"].median / 1e6
 
 
 def measure(case: Case, threads: int, copy_gbs: float, compiled: bool, effort: Effort) -> Row:
@@ -139,7 +82,7 @@ def measure(case: Case, threads: int, copy_gbs: float, compiled: bool, effort: E
         torch.compiler.reset()  # generated code is for one shape and one number of threads
         fused = torch.compile(plain, fullgraph=True, dynamic=False)
         providers["compiled"] = lambda: fused(*arguments)
-    times = interleaved(providers, effort)
+    times = interleaved(providers, effort, wall_clock)
     gigabytes_per_second = essential_bytes / times["dgdd_fast"].median / 1e6
     return Row(
         case=case,
@@ -169,25 +112,6 @@ def cases(operators: Iterable[str], sizes: Iterable[int], quick: bool) -> Iterab
         if size in PAPER_IMAGES and not quick:
             for dtype in ("bfloat16", "float16"):
                 yield Case("spectral_surgery", PAPER_IMAGES[size], size, dtype)
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def commit() -> str | None:
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or None
 
 
 def line(row: Row) -> str:
@@ -221,19 +145,15 @@ def main() -> None:
     options = parser.parse_args()
     effort = Effort(5, 10, 500) if options.quick else Effort(25, 20, 4000)
 
-    environment = {
-        "device": processor(),
-        "commit": commit(),
-        "torch": torch.__version__,
-        "build": _C.build_info(),
-        "copy_gigabytes_per_second": {},
-    }
-    print(*(f"{name}: {value}" for name, value in environment.items() if value), sep="\n")
+    device = torch.device("cpu")
+    copy_bandwidths: dict[str, float] = {}
+    table = {**environment(device), "copy_gigabytes_per_second": copy_bandwidths}
+    print(*(f"{name}: {value}" for name, value in table.items() if value), sep="\n")
     rows: list[Row] = []
     for threads in options.threads:
         torch.set_num_threads(threads)
-        copy_gbs = copy_bandwidth()
-        environment["copy_gigabytes_per_second"][str(threads)] = copy_gbs
+        copy_gbs = copy_bandwidth(device)
+        copy_bandwidths[str(threads)] = copy_gbs
         print(f"\n{threads} threads: a copy moves {copy_gbs:.1f} GB/s; times in ms, ratios against dgdd_fast")
         print(
             f"{'operator':22} {'shape':>17} {'dtype':8} {'thr':>3} {'dgdd_fast':>9} [{'p20':>8} {'p80':>8}] "
@@ -244,8 +164,8 @@ def main() -> None:
                 rows.append(measure(case, threads, copy_gbs, not options.quick, effort))
                 print(line(rows[-1]), flush=True)
                 if options.json:  # after each row: a run that is cut short keeps what it has
-                    table = {**environment, "rows": [asdict(row) for row in rows]}
-                    options.json.write_text(json.dumps(table, indent=1) + "\n")
+                    table["rows"] = [asdict(row) for row in rows]
+                    write_atomically(options.json, (json.dumps(table, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":
