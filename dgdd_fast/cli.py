@@ -244,7 +244,7 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
             f"{out} holds a run already: go on with it (--resume --out {out}) or choose another --out"
         )
     _set_threads(run.threads)
-    dataset = load_dataset(run.data, run.resolution)
+    dataset = load_dataset(run.data, run.resolution, run.domains)
     _show_warnings(dataset)
     sources, held_out = _sources(dataset, run.target)
     settings, (height, width) = run.distill, dataset.resolution

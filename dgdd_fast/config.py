@@ -42,12 +42,13 @@ class AugmentConfig:
 @dataclass(frozen=True)
 class SurgeryConfig:
     """Spectral Gradient Surgery: the two strengths of SGS Eq. 11, the constant of Eq. 9 and the deviation of
-    Eq. 10."""
+    Eq. 10. `union` False leaves the first term of Eq. 11 out, for the ablation (SGS, Table 4)."""
 
     alpha: float = 1.0
     beta: float = 0.3
     eps: float = 1e-12
     consensus: Literal["weighted", "mean"] = "weighted"
+    union: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,14 @@ ConfigT = TypeVar("ConfigT")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as nested dictionaries of JSON values."""
-    return dataclasses.asdict(config)
+    """A configuration as nested dictionaries and lists of JSON values."""
+    return typing.cast(dict[str, Any], _plain(dataclasses.asdict(config)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
@@ -131,6 +138,21 @@ def _convert(annotation: Any, value: Any, path: str) -> Any:
             return None
         (inner,) = [arm for arm in typing.get_args(annotation) if arm is not type(None)]
         return _convert(inner, value, path)
+    if annotation is Any:
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{name} must be a list, got {value!r}")
+        item_type = typing.get_args(annotation)[0]  # tuple[T, ...]
+        return tuple(_convert(item_type, item, f"{name}[{index}]") for index, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{name} must be a mapping, got {value!r}")
+        item_type = typing.get_args(annotation)[1]  # dict[str, T]
+        for key in value:
+            if not isinstance(key, str):
+                raise ValueError(f"{name} must have texts as keys, got {key!r}; put it in quotes")
+        return {key: _convert(item_type, item, f"{name}.{key}") for key, item in value.items()}
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, annotation) or (annotation is not bool and isinstance(value, bool)):

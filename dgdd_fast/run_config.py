@@ -16,6 +16,7 @@ from .files import write_atomically
 
 NO_TARGET = "none"
 DEFAULT_METHOD = "dm+sgs"
+LABELS = {"random": "Random"}
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class RunConfig:
     Attributes:
         data: "embedded-digits", or a folder of images or of .npz files.
         target: the domain to hold out, or "none" to distil all domains.
+        domains: the domains of the data to use; None takes all.
         resolution: side in pixels that the images are resized to; None keeps theirs.
         device: "cpu", "cuda", "cuda:1".
         threads: CPU threads; None leaves the choice to torch.
@@ -33,6 +35,7 @@ class RunConfig:
 
     data: str = "embedded-digits"
     target: str | None = None
+    domains: tuple[str, ...] | None = None
     resolution: int | None = None
     device: str = "cpu"
     threads: int | None = None
@@ -65,6 +68,11 @@ def write_run_config(path: Path, run: RunConfig) -> None:
 def method_name(config: DistillConfig) -> str:
     """The method as the command line writes it: the objective, then its modifiers: "dm", "dm+sgs"."""
     return config.objective + ("" if config.surgery is None else "+sgs")
+
+
+def method_label(method: str) -> str:
+    """The method as a table writes it: "dm+sgs" is DM+SGS."""
+    return "+".join(LABELS.get(part, part.upper()) for part in method.split("+"))
 
 
 def with_method(config: DistillConfig, method: str) -> DistillConfig:

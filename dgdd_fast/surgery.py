@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from . import ops
@@ -51,7 +52,9 @@ def surgery_step_(
     momentum: float,
 ) -> None:
     """One SGD step of the images along g + alpha * g_cls + beta * g_dom (SGS, Eq. 11), in place; shapes as in
-    `ImageGradients`."""
+    `ImageGradients`. Without `config.union` the step goes along alpha * g_cls + beta * g_dom."""
+    if not config.union:
+        union = torch.zeros_like(images)
     ops.spectral_surgery_step_(
         images,
         momentum_buffer,

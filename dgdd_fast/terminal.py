@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from .run_config import method_label
+
 if TYPE_CHECKING:
     from .evaluate import Evaluation
 
 SECONDS_BETWEEN_LINES = 10.0
-LABELS = {"random": "Random", "dm": "DM", "dm+sgs": "DM+SGS"}
 
 console = Console(highlight=False, soft_wrap=True)
 error_console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -47,7 +48,7 @@ def accuracy_table(results: Mapping[str, Evaluation]) -> Table:
         cells = [f"{evaluation.mean(name):.1f}" for name in names]
         if evaluation.runs > 1:
             cells = [f"{cell} ± {evaluation.std(name):.1f}" for cell, name in zip(cells, names, strict=True)]
-        result.add_row(LABELS.get(method, method), *cells)
+        result.add_row(method_label(method), *cells)
     return result
 
 

@@ -16,7 +16,7 @@ import torch
 from toy_data import toy_domains
 
 from dgdd_fast.checkpoint import Checkpoint, CheckpointError
-from dgdd_fast.config import DistillConfig, NetworkConfig, SurgeryConfig
+from dgdd_fast.config import DistillConfig, NetworkConfig, SurgeryConfig, to_dict
 from dgdd_fast.data import DomainDataset
 from dgdd_fast.distill import (
     CHECKPOINT_NAME,
@@ -130,7 +130,7 @@ def test_the_result_names_its_classes_domains_settings_and_origin() -> None:
     result = distill(data, WITH_SURGERY, target="elsewhere")
     assert torch.equal(result.labels, torch.arange(3).repeat_interleave(4))
     assert torch.equal(result.domains, assign_domains(data.counts(), 4).flatten())
-    assert result.config["surgery"] == {"alpha": 1.5, "beta": 0.4, "eps": 1e-12, "consensus": "weighted"}
+    assert result.config["surgery"] == to_dict(WITH_SURGERY.surgery)
     assert result.config["augment"]["strategy"] == "color_crop_cutout_flip_scale_rotate"
     assert result.config["network"]["depth"] == 2
     assert result.provenance["target"] == "elsewhere"

@@ -7,12 +7,12 @@ import dgdd_fast
 
 PACKAGE = Path(dgdd_fast.__file__).parent
 FLOORS = (
-    ("_core", "ops", "reference", "config", "seeds", "files", "contact_sheet"),
+    ("_core", "ops", "reference", "config", "run_config", "seeds", "files", "contact_sheet"),
     ("data", "networks", "augment", "distilled_set"),
     ("objectives", "matching", "sampling", "surgery", "checkpoint"),
     ("distill", "evaluate"),
     ("report",),
-    ("cli", "demo", "doctor", "terminal", "run_config"),
+    ("cli", "demo", "doctor", "terminal"),
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
