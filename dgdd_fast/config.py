@@ -13,12 +13,15 @@ DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The ConvNet that compares features and that is trained on a distilled set.
+    """A network that compares features or that is trained on a distilled set.
 
-    `depth` None follows the resolution: 3, 4, 5 blocks for 32, 64, 128 px (features of 4 x 4).
+    `width` is the number of channels of the first stage, the others scale with it; None is the architecture's
+    own (128 for ConvNet and AlexNet, 64 for VGG-11 and the ResNets). `depth` is for a ConvNet only; None
+    follows the resolution: 3, 4, 5 blocks for 32, 64, 128 px (features of 4 x 4).
     """
 
-    width: int = 128
+    architecture: Literal["convnet", "alexnet", "vgg11", "resnet18", "resnet50"] = "convnet"
+    width: int | None = None
     depth: int | None = None
     norm: Literal["instance", "batch", "none"] = "instance"
 

@@ -17,6 +17,7 @@ from .distill import distill
 from .distilled_set import DistilledSet
 from .evaluate import Evaluation, evaluate
 from .files import write_atomically
+from .networks import ConvNet
 from .report.decomposition import decompose_images
 from .report.figures import draw_decomposition
 from .terminal import Meter, accuracy_table, console, duration
@@ -142,6 +143,6 @@ def _protocol(config: DemoConfig, tests: dict[str, DomainDataset], sources: Doma
         "reduced, to take minutes (in brackets the default): "
         f"{settings.iterations} iterations ({usual.iterations}), "
         f"{settings.batch_real} real images per class and domain ({usual.batch_real}), "
-        f"ConvNet of width {settings.network.width} ({usual.network.width}), "
+        f"ConvNet of width {settings.network.width} ({ConvNet.own_width}), "
         f"{training.epochs} epochs of training ({usual_training.epochs})",
     ]

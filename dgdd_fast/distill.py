@@ -23,7 +23,7 @@ from .config import DistillConfig, to_dict
 from .data import DomainDataset
 from .distilled_set import DistilledSet
 from .matching import ImageGradients, Matching
-from .networks import default_depth
+from .networks import resolve_network
 from .sampling import assign_domains, initial_images
 from .surgery import surgery_step_
 
@@ -171,10 +171,9 @@ def resolve(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
         )
     if config.surgery is not None and config.objective == "random":
         raise ValueError("surgery acts on gradients, and the objective 'random' has none")
-    depth = config.network.depth or default_depth(sources.resolution)
     return dataclasses.replace(
         config,
-        network=dataclasses.replace(config.network, depth=depth),
+        network=resolve_network(config.network, sources.resolution),
         augment=resolve_strategy(config.augment, sources.flip_safe),
     )
 

@@ -17,7 +17,7 @@ from .augment import augment, draw_batch, resolve_strategy
 from .config import EvaluateConfig, to_dict
 from .data import DomainDataset, normalise
 from .distilled_set import DistilledSet
-from .networks import ConvNet, default_depth, initialise, rows_per_chunk
+from .networks import Network, build_network, describe_network, initialise, resolve_network, rows_per_chunk
 from .seeds import derive_seed, generator
 
 
@@ -53,14 +53,13 @@ class Evaluation:
     def protocol(self) -> str:
         """One line that says how the numbers came about."""
         config = self.config
-        network = config.network
         count = f"mean and standard deviation of {self.runs} runs" if self.runs > 1 else "a single run"
         schedule = f"learning rate {config.learning_rate:g}, a tenth after epoch {_full_rate_epochs(config)}"
         return (
-            f"ConvNet (width {network.width}, depth {network.depth}, {network.norm} norm), trained from "
-            f"scratch for {config.epochs} epochs by SGD ({schedule}, momentum {config.momentum:g}, weight "
-            f"decay {config.weight_decay:g}, batch {config.batch_size}), augmentation "
-            f"{config.augment.strategy}, tested once after the last epoch; {count}, seed {config.seed}"
+            f"{describe_network(config.network)}, trained from scratch for {config.epochs} epochs by SGD "
+            f"({schedule}, momentum {config.momentum:g}, weight decay {config.weight_decay:g}, batch "
+            f"{config.batch_size}), augmentation {config.augment.strategy}, tested once after the last "
+            f"epoch; {count}, seed {config.seed}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,10 +128,11 @@ def resolve(config: EvaluateConfig, resolution: tuple[int, int], flip_safe: bool
     for name in ("epochs", "batch_size"):
         if getattr(config, name) < 1:
             raise ValueError(f"evaluate.{name} must be at least 1, got {getattr(config, name)}")
-    network = config.network
-    if network.depth is None:
-        network = dataclasses.replace(network, depth=default_depth(resolution))
-    return dataclasses.replace(config, network=network, augment=resolve_strategy(config.augment, flip_safe))
+    return dataclasses.replace(
+        config,
+        network=resolve_network(config.network, resolution),
+        augment=resolve_strategy(config.augment, flip_safe),
+    )
 
 
 def train_network(
@@ -143,7 +143,7 @@ def train_network(
     *,
     device: str | torch.device = "cpu",
     progress: Callable[[int], None] | None = None,
-) -> ConvNet:
+) -> Network:
     """Train a fresh network, drawn from `config.seed`, with cross entropy and SGD.
 
     There are exactly `config.epochs` epochs, each in a new random order; its last batch is as small as it
@@ -168,14 +168,14 @@ def train_network(
     device = torch.device(device)
     images, labels = images.to(device), labels.to(device)
     resolution = (images.shape[2], images.shape[3])
-    network = ConvNet(num_classes, resolution, config.network, channels=images.shape[1])
+    network = build_network(num_classes, resolution, config.network, channels=images.shape[1])
     initialise(network, generator(config.seed, "network"))
     network.to(device)
     orders, draws = generator(config.seed, "order"), generator(config.seed, "augment")
     # Where no layer mixes the images of a batch, its gradient is summed over parts that are fast to compute.
     rows = config.batch_size
     if config.network.norm != "batch":
-        rows = min(rows, rows_per_chunk(resolution, config.network.width, device))
+        rows = min(rows, rows_per_chunk(network, device))
     optimizer = _optimizer(network, config, config.learning_rate)
     for epoch in range(config.epochs):
         if epoch == _full_rate_epochs(config):
@@ -204,11 +204,11 @@ def train_network(
 
 @torch.inference_mode()
 def accuracy(
-    network: ConvNet, test: DomainDataset, mean: tuple[float, float, float], std: tuple[float, float, float]
+    network: Network, test: DomainDataset, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> float:
     """The percentage of `test`, normalised with `mean` and `std`, that the network classifies correctly."""
     device = network.classifier.weight.device
-    rows = rows_per_chunk(test.resolution, network.width, device)
+    rows = rows_per_chunk(network, device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     for images, labels in zip(torch.split(test.images, rows), torch.split(test.labels, rows), strict=True):
         predicted = network(normalise(images.to(device), mean, std)).argmax(1)
@@ -224,7 +224,7 @@ def _full_rate_epochs(config: EvaluateConfig) -> int:
     return config.epochs // 2 + 1
 
 
-def _optimizer(network: ConvNet, config: EvaluateConfig, learning_rate: float) -> torch.optim.SGD:
+def _optimizer(network: Network, config: EvaluateConfig, learning_rate: float) -> torch.optim.SGD:
     return torch.optim.SGD(
         network.parameters(),
         lr=learning_rate,

@@ -11,7 +11,7 @@ from torch import Tensor
 from .augment import AugmentDraw, augment, draw_siamese
 from .config import DistillConfig
 from .data import DomainDataset, normalise
-from .networks import ConvNet, initialise, rows_per_chunk
+from .networks import build_network, bytes_per_image, initialise, rows_per_chunk
 from .objectives.distribution_matching import distribution_matching, group_means
 from .sampling import real_batch
 from .seeds import generator
@@ -59,7 +59,7 @@ class Matching:
         self.pixels = sources.images.to(device)
         self.mean, self.std = mean.to(device), std.to(device)
         self.labels = torch.arange(sources.num_classes, device=device).repeat_interleave(config.ipc)
-        self.network = ConvNet(sources.num_classes, sources.resolution, config.network).to(device)
+        self.network = build_network(sources.num_classes, sources.resolution, config.network).to(device)
         self.network.requires_grad_(False)
 
     def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
@@ -140,14 +140,7 @@ class Matching:
 
     def _budget_rows(self, graph: bool) -> int:
         """Images whose activations fit the memory budget."""
-        height, width = self.resolution
-        # Autograd keeps about three maps a block (convolution, normalisation, activation), and each block has
-        # a quarter of the pixels of the one before; without autograd two maps of the first block are alive at
-        # once, and a temporary.
-        maps = 3 * 4 / 3 if graph else 3
-        per_image = maps * self.config.network.width * height * width * 4
-        return max(1, int(self.config.memory_budget_mib * 2**20 / per_image))
+        return max(1, self.config.memory_budget_mib * 2**20 // bytes_per_image(self.network, graph))
 
     def _chunk_rows(self, graph: bool) -> int:
-        preferred = rows_per_chunk(self.resolution, self.config.network.width, self.pixels.device)
-        return min(preferred, self._budget_rows(graph))
+        return min(rows_per_chunk(self.network, self.pixels.device), self._budget_rows(graph))

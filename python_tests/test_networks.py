@@ -6,7 +6,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from dgdd_fast.config import NetworkConfig
-from dgdd_fast.networks import ConvNet, default_depth, initialise, rows_per_chunk
+from dgdd_fast.networks import (
+    ConvNet,
+    bytes_per_image,
+    default_depth,
+    initialise,
+    rows_per_chunk,
+)
 from dgdd_fast.networks.instance_norm import instance_norm
 
 
@@ -74,10 +80,17 @@ def test_equals_the_plain_layers_with_gradients(norm, resolution, depth):
 
 def test_chunks_bound_the_maps_of_the_first_block():
     cpu = torch.device("cpu")
-    assert rows_per_chunk((32, 32), 128, cpu) == 16
-    assert rows_per_chunk((64, 32), 64, cpu) == 16
-    assert rows_per_chunk((512, 512), 128, cpu) == 1
-    assert rows_per_chunk((32, 32), 128, torch.device("cuda")) == 1024
+    assert rows_per_chunk(ConvNet(2, (32, 32)), cpu) == 16
+    assert rows_per_chunk(ConvNet(2, (64, 32), NetworkConfig(width=64)), cpu) == 16
+    assert rows_per_chunk(ConvNet(2, (512, 512)), cpu) == 1
+    assert rows_per_chunk(ConvNet(2, (32, 32)), torch.device("cuda")) == 1024
+
+
+def test_memory_of_an_image_counts_every_map():
+    network = ConvNet(2, (32, 16), NetworkConfig(width=8, depth=3))
+    assert network.map_sizes == (8 * 32 * 16, 8 * 16 * 8, 8 * 8 * 4)
+    assert bytes_per_image(network, graph=True) == 12 * 8 * (512 + 128 + 32)
+    assert bytes_per_image(network, graph=False) == 12 * 8 * 512
 
 
 def test_instance_norm_treats_images_alone():

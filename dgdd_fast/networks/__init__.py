@@ -1,5 +1,20 @@
 """The networks that features are compared with and that distilled sets are tested on."""
 
-from .convnet import ConvNet, default_depth, initialise, rows_per_chunk
+from .build import build_network, describe_network, resolve_network
+from .convnet import ConvNet, default_depth
+from .initialisation import initialise
+from .network import Network, bytes_per_image, rows_per_chunk
+from .resnet import ResNet
 
-__all__ = ["ConvNet", "default_depth", "initialise", "rows_per_chunk"]
+__all__ = [
+    "ConvNet",
+    "Network",
+    "ResNet",
+    "build_network",
+    "bytes_per_image",
+    "default_depth",
+    "describe_network",
+    "initialise",
+    "resolve_network",
+    "rows_per_chunk",
+]

@@ -1,0 +1,125 @@
+"""What every network here offers: features, logits, and how much memory an image takes on its way."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from .instance_norm import instance_norm
+
+
+class Network(nn.Module):
+    """A feature extractor and a linear classifier for images of one size.
+
+    Attributes:
+        image_shape: (channels, height, width) of the images.
+        feature_dim: the length of a feature vector.
+        classifier: the last layer, ``nn.Linear(feature_dim, num_classes)``.
+    """
+
+    def __init__(
+        self, num_classes: int, image_shape: tuple[int, int, int], width: int, feature_dim: int
+    ) -> None:
+        super().__init__()
+        _keep_freed_memory()
+        for name, value in (("num_classes", num_classes), ("channels", image_shape[0]), ("width", width)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.image_shape = image_shape
+        self.feature_dim = feature_dim
+        self.classifier = nn.Linear(feature_dim, num_classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """[N, channels, H, W] -> [N, feature_dim]."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, channels, H, W] -> logits [N, num_classes]."""
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
+
+    @cached_property
+    def map_sizes(self) -> tuple[int, ...]:
+        """The number of values that one image has after each convolution."""
+        sizes: list[int] = []
+        hooks = [
+            module.register_forward_hook(lambda _module, _inputs, output: sizes.append(output.numel()))
+            for module in self.modules()
+            if isinstance(module, nn.Conv2d)
+        ]
+        # On the meta device shapes are worked out and nothing is computed. Two images: batch statistics of a
+        # single pixel are refused.
+        state = {name: tensor.to("meta") for name, tensor in self.state_dict().items()}
+        try:
+            with torch.no_grad():
+                torch.func.functional_call(self, state, torch.empty(2, *self.image_shape, device="meta"))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return tuple(size // 2 for size in sizes)
+
+
+def bytes_per_image(network: Network, graph: bool) -> int:
+    """About how much memory the float32 maps of one image take, with or without a graph for a backward.
+
+    Autograd keeps three maps a convolution (convolved, normalised, activated); without it two maps of the
+    largest kind are alive at once, and a temporary.
+    """
+    return 4 * 3 * (sum(network.map_sizes) if graph else max(network.map_sizes))
+
+
+def rows_per_chunk(network: Network, device: torch.device) -> int:
+    """How many images a pass should take at once to be fast.
+
+    On the CPU the largest float32 map stays within 8 MiB, so that the maps of a pass live in the cache and in
+    memory that the process keeps (16 images of 32 px in a ConvNet of width 128); a GPU takes 512 MiB.
+    """
+    mebibytes = 8 if device.type == "cpu" else 512
+    return max(1, mebibytes * 2**20 // (4 * max(network.map_sizes)))
+
+
+def channels_innermost(images: Tensor) -> Tensor:
+    """The images in the memory format that is fastest on their device.
+
+    On the CPU pooling, normalisation and the first convolution are several times faster with the channels
+    innermost.
+    """
+    return images.contiguous(memory_format=torch.channels_last) if images.device.type == "cpu" else images
+
+
+def normalisation(norm: str, channels: int) -> nn.Module:
+    """The layer behind a convolution: norm "instance" (of each sample and channel alone), "batch" or "none".
+
+    It may overwrite its input.
+    """
+    if norm == "instance":
+        return _InstanceNorm(channels)
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    if norm == "none":
+        return nn.Identity()
+    raise ValueError(f"norm must be 'instance', 'batch' or 'none', got {norm!r}")
+
+
+class _InstanceNorm(nn.GroupNorm):
+    """One group a channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, eps=1e-5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.device.type == "cpu":
+            return instance_norm(images, self.weight, self.bias, self.eps)
+        return super().forward(images)
+
+
+def _keep_freed_memory() -> None:
+    """Keep the C library of Linux from handing every freed activation back to the kernel.
+
+    It maps large blocks afresh at each allocation, and the kernel fills them with zeros, which costs as much
+    as a convolution; once it has seen a block of some size (up to 32 MiB) freed, it serves blocks of that
+    size from a heap that it keeps.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)

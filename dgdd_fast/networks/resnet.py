@@ -1,0 +1,142 @@
+"""ResNet-18 and ResNet-50 (He et al., CVPR 2016) for small and large images, with a way in and out at each
+stage."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import NetworkConfig
+from .network import Network, channels_innermost, normalisation
+
+STAGES = 4
+_BOTTLENECK_EXPANSION = 4
+
+
+class ResNet(Network):
+    """A stem, four stages of residual blocks, global average pooling and one linear layer.
+
+    `config.architecture` is "resnet18" (blocks of two 3x3 convolutions) or "resnet50" (bottlenecks). The stem
+    follows the shorter side of the images, as is usual in dataset distillation: up to 64 px a 3x3
+    convolution; up to 128 px the same and a 2x2 max pooling; beyond, the original 7x7 convolution of stride 2
+    and a 3x3 max pooling of stride 2. Stages 2, 3 and 4 halve the sides, rounding up.
+
+    Attributes:
+        channels: of the maps after each of the four stages.
+    """
+
+    own_width = 64
+
+    def __init__(
+        self,
+        num_classes: int,
+        resolution: tuple[int, int],
+        config: NetworkConfig,
+        channels: int = 3,
+    ) -> None:
+        width = self.own_width if config.width is None else config.width
+        counts, block, expansion = {
+            "resnet18": ((2, 2, 2, 2), _basic_block, 1),
+            "resnet50": ((3, 4, 6, 3), _bottleneck, _BOTTLENECK_EXPANSION),
+        }[config.architecture]
+        stage_channels = tuple(width * 2**stage * expansion for stage in range(STAGES))
+        super().__init__(num_classes, (channels, *resolution), width, stage_channels[-1])
+        self.channels = stage_channels
+        if config.norm == "instance" and max(resolution) <= 8:
+            raise ValueError(
+                f"the last stage of a ResNet would normalise maps of a single pixel to zero: instance "
+                f"normalisation needs images of more than 8 px, got {resolution[0]} x {resolution[1]}"
+            )
+        stem_stride = 1 if min(resolution) <= 64 else 2 if min(resolution) <= 128 else 4
+        self.stem = _stem(stem_stride, channels, width, config.norm)
+        self.stages = nn.ModuleList()
+        inputs = width
+        for stage, count in enumerate(counts):
+            blocks = []
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
+                branch = block(inputs, width * 2**stage, stride, config.norm)
+                blocks.append(_Residual(branch, inputs, self.channels[stage], stride, config.norm))
+                inputs = self.channels[stage]
+            self.stages.append(nn.Sequential(*blocks))
+
+    def features(self, images: Tensor) -> Tensor:
+        """[N, channels, H, W] -> [N, feature_dim]: the last maps, averaged over their pixels."""
+        return self.forward_from(self.forward_to(images, STAGES), STAGES)
+
+    def forward_to(self, images: Tensor, stage: int) -> Tensor:
+        """The maps after `stage` (0: after the stem): [N, channels, H, W] -> [N, channels[stage - 1], h, w].
+
+        ``forward_from(forward_to(x, s), s)`` equals ``features(x)`` for every s, bit for bit.
+        """
+        maps: Tensor = self.stem(channels_innermost(images))
+        for blocks in self.stages[: _checked(stage)]:
+            maps = blocks(maps)
+        return maps
+
+    def forward_from(self, maps: Tensor, stage: int) -> Tensor:
+        """The features [N, feature_dim] that follow from the maps after `stage`, which stay as they are."""
+        for blocks in self.stages[_checked(stage) :]:
+            maps = blocks(maps)
+        return maps.mean((2, 3))
+
+
+def _checked(stage: int) -> int:
+    if not 0 <= stage <= STAGES:
+        raise ValueError(f"stage must be 0 (the stem) to {STAGES}, got {stage}")
+    return stage
+
+
+class _Residual(nn.Module):
+    """ReLU of branch(x) + x; where the shapes differ, x goes through a 1x1 convolution."""
+
+    def __init__(self, branch: nn.Module, inputs: int, outputs: int, stride: int, norm: str) -> None:
+        super().__init__()
+        self.branch = branch
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, kernel_size=1, stride=stride, bias=False),
+                normalisation(norm, outputs),
+            )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        # The branch's own result is overwritten, never `maps`: others may still need them.
+        return F.relu(self.branch(maps).add_(self.shortcut(maps)), inplace=True)
+
+
+def _stem(stride: int, channels: int, width: int, norm: str) -> nn.Sequential:
+    size = 7 if stride == 4 else 3
+    convolution = nn.Conv2d(
+        channels, width, size, stride=2 if stride == 4 else 1, padding=size // 2, bias=False
+    )
+    layers = [convolution, normalisation(norm, width), nn.ReLU(inplace=True)]
+    if stride == 2:
+        layers.append(nn.MaxPool2d(2))
+    elif stride == 4:
+        layers.append(nn.MaxPool2d(3, stride=2, padding=1))
+    return nn.Sequential(*layers)
+
+
+def _basic_block(inputs: int, width: int, stride: int, norm: str) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, width, kernel_size=3, stride=stride, padding=1, bias=False),
+        normalisation(norm, width),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False),
+        normalisation(norm, width),
+    )
+
+
+def _bottleneck(inputs: int, width: int, stride: int, norm: str) -> nn.Sequential:
+    outputs = width * _BOTTLENECK_EXPANSION
+    return nn.Sequential(
+        nn.Conv2d(inputs, width, kernel_size=1, bias=False),
+        normalisation(norm, width),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, kernel_size=3, stride=stride, padding=1, bias=False),
+        normalisation(norm, width),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, outputs, kernel_size=1, bias=False),
+        normalisation(norm, outputs),
+    )
