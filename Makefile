@@ -3,14 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint cuda-check bench clean
 
 help:
-	@echo 'make demo    install, then distil embedded digits and test on a held-out domain (about 4 minutes on 2 cores)'
-	@echo 'make test    install, then run the tests'
-	@echo 'make lint    ruff, mypy, clang-format'
-	@echo 'make bench   install, then time the operators against plain PyTorch'
-	@echo 'make clean   remove .venv and everything built'
+	@echo 'make demo         install, then distil embedded digits and test on a held-out domain (about 4 minutes on 2 cores)'
+	@echo 'make test         install, then run the tests'
+	@echo 'make lint         ruff, mypy, clang-format'
+	@echo 'make cuda-check   install, then check what nvcc made of the CUDA kernels: every architecture, no spills'
+	@echo 'make bench        install, then time the operators against plain PyTorch'
+	@echo 'make clean        remove .venv and everything built'
 
 demo: .venv/package
 	$(BIN)/dgdd demo
@@ -23,6 +24,9 @@ lint: .venv/package .venv/requirements-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+
+cuda-check: .venv/package
+	$(BIN)/python csrc/tests/cuda_check.py
 
 bench: .venv/package
 	$(BIN)/python bench/bench_spectral.py
@@ -44,6 +48,6 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
-.venv/package: pyproject.toml CMakeLists.txt $(CXX_SOURCES) .venv/requirements
+.venv/package: pyproject.toml CMakeLists.txt csrc/ptxas_log.py $(CXX_SOURCES) .venv/requirements
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
