@@ -9,7 +9,7 @@ PACKAGE = Path(dgdd_fast.__file__).parent
 FLOORS = (
     ("_core", "ops", "reference", "config", "run_config", "seeds", "files", "contact_sheet"),
     ("data", "networks", "augment", "distilled_set"),
-    ("objectives", "matching", "sampling", "surgery", "checkpoint"),
+    ("objectives", "matching", "sampling", "surgery", "checkpoint", "coresets", "pseudo_domains"),
     ("distill", "evaluate"),
     ("report",),
     ("cli", "demo", "doctor", "terminal"),
