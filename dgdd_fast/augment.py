@@ -1,4 +1,4 @@
-"""Differentiable siamese augmentation (DSA): one operation at a time, the same for all images to be compared.
+"""Differentiable siamese augmentation (DSA), the same for all images to be compared; and CutMix.
 
 The operations work on normalised images, where 0 is the mean colour; what comes in from outside is 0.
 """
@@ -24,7 +24,8 @@ class AugmentDraw:
     """What befalls each of G groups of images of `resolution` (height, width).
 
     `operations` are names; `chosen`, int64 [G], indexes them; `values`, float64 [G, 3], are the parameters of
-    the chosen operation, one to three of them, in its own units (see `_values`).
+    the chosen operation, one to three of them, in its own units (see `_values`). In a sequence, `then` is
+    what befalls the result.
     """
 
     operations: tuple[str, ...]
@@ -32,16 +33,19 @@ class AugmentDraw:
     values: Tensor
     resolution: tuple[int, int]
     cutout_sides: tuple[int, int]
+    then: AugmentDraw | None = None
 
 
-def resolve_strategy(config: AugmentConfig, flip_safe: bool) -> AugmentConfig:
+def resolve_strategy(config: AugmentConfig, flip_safe: bool, cutmix: bool = False) -> AugmentConfig:
     """The configuration with its strategy written out: names joined by "_", or "none".
 
-    Raises ValueError for an unknown or repeated operation and for a strength outside its range.
+    Where the choice is left open there is no flip unless it is safe, and no cutout beside CutMix. Raises
+    ValueError for an unknown or repeated operation and for a strength outside its range.
     """
     strategy = config.strategy
     if strategy is None:
-        strategy = "_".join(name for name in DSA_STRATEGY.split("_") if flip_safe or name != "flip")
+        unwanted = {name for name, out in (("flip", not flip_safe), ("cutout", cutmix)) if out}
+        strategy = "_".join(name for name in DSA_STRATEGY.split("_") if name not in unwanted)
     config = dataclasses.replace(config, strategy=strategy)
     _operations(config)
     for name in ("crop", "cutout", "flip_probability"):
@@ -55,15 +59,15 @@ def resolve_strategy(config: AugmentConfig, flip_safe: bool) -> AugmentConfig:
 def draw_siamese(
     config: AugmentConfig, resolution: tuple[int, int], groups: int, generator: torch.Generator
 ) -> AugmentDraw:
-    """For each group (class) one operation and its parameters, for real and synthetic images alike."""
-    return _draw(config, resolution, groups, groups, generator)
+    """For each group (class) operations and parameters of its own, for real and synthetic images alike."""
+    return _draw(config, _steps(config), resolution, groups, groups, generator)
 
 
 def draw_batch(
     config: AugmentConfig, resolution: tuple[int, int], batch: int, generator: torch.Generator
 ) -> AugmentDraw:
-    """One operation for the whole batch, with parameters of its own for each image: for training on a set."""
-    return _draw(config, resolution, 1, batch, generator)
+    """The same operations for the whole batch, with parameters of their own for each image: for training."""
+    return _draw(config, _steps(config), resolution, 1, batch, generator)
 
 
 def augment(images: Tensor, draw: AugmentDraw, group: Tensor | None = None) -> Tensor:
@@ -88,9 +92,68 @@ def augment(images: Tensor, draw: AugmentDraw, group: Tensor | None = None) -> T
             parameters = values[place].to(images)
             parts.append(_OPERATIONS[name](part, parameters, draw))
             places.append(place)
-    if len(parts) <= 1:
-        return parts[0] if parts else images
-    return torch.cat(parts)[torch.cat(places).argsort().to(images.device)]
+    if len(parts) == 1:
+        images = parts[0]
+    elif parts:
+        images = torch.cat(parts)[torch.cat(places).argsort().to(images.device)]
+    if draw.then is None:
+        return images
+    return augment(images, draw.then, None if group is None else rows)
+
+
+@dataclass(frozen=True)
+class CutMixDraw:
+    """One box, for all images of a batch, that each image takes from its partner (Yun et al., ICCV 2019).
+
+    `partner` is int64 [B], `rows` and `columns` are the box's first and last but one, and `kept` is the share
+    of pixels outside it.
+    """
+
+    partner: Tensor
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    kept: float
+
+
+def draw_cutmix(
+    probability: float, resolution: tuple[int, int], batch: int, generator: torch.Generator
+) -> CutMixDraw | None:
+    """With `probability` a box whose share of the image is uniform in [0, 1] before it is clipped at the
+    borders, its centre uniform in the image; else None."""
+    chance, share, *centre = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+    partner = torch.randperm(batch, generator=generator)
+    if chance >= probability:
+        return None
+    (top, bottom), (left, right) = (
+        _clipped(int(place * side), round(side * math.sqrt(share)), side)
+        for place, side in zip(centre, resolution, strict=True)
+    )
+    kept = 1 - (bottom - top) * (right - left) / (resolution[0] * resolution[1])
+    return CutMixDraw(partner, (top, bottom), (left, right), kept)
+
+
+def _clipped(centre: int, length: int, side: int) -> tuple[int, int]:
+    first = centre - length // 2
+    return max(0, first), min(side, first + length)
+
+
+def cutmix(images: Tensor, draw: CutMixDraw | None) -> Tensor:
+    """The images [B, C, H, W], each with the box of its partner; as they are without a draw."""
+    if draw is None:
+        return images
+    box = (..., slice(*draw.rows), slice(*draw.columns))
+    mixed = images.clone()
+    mixed[box] = images[box][draw.partner.to(images.device)]
+    return mixed
+
+
+def mixed_labels(labels: Tensor, draw: CutMixDraw | None, count: int) -> Tensor:
+    """Targets for the cross entropy of mixed images, of labels int64 [B] in [0, count): probabilities
+    [B, count], split between an image and its partner like the pixels; `labels` themselves without a draw."""
+    if draw is None:
+        return labels
+    own = F.one_hot(labels, count).float()
+    return torch.lerp(own[draw.partner.to(labels.device)], own, draw.kept)
 
 
 def _operations(config: AugmentConfig) -> tuple[str, ...]:
@@ -110,14 +173,25 @@ def _operations(config: AugmentConfig) -> tuple[str, ...]:
     return names
 
 
+def _steps(config: AugmentConfig) -> list[tuple[str, ...]]:
+    """The operations that each step of the composition takes one from."""
+    operations = _operations(config)
+    if config.composition == "single":
+        return [operations]
+    groups = (("flip",), ("color",), ("crop", "scale", "rotate"), ("cutout",))
+    steps = [tuple(name for name in group if name in operations) for group in groups]
+    return [step for step in steps if step] or [()]
+
+
 def _draw(
     config: AugmentConfig,
+    steps: list[tuple[str, ...]],
     resolution: tuple[int, int],
     choices: int,
     count: int,
     generator: torch.Generator,
 ) -> AugmentDraw:
-    operations = _operations(config)
+    operations, *later = steps
     height, width = resolution
     chosen = torch.randint(max(1, len(operations)), (choices,), generator=generator).expand(count)
     # Each row takes three uniform numbers, whatever its operation needs: no row shifts the draws of the next.
@@ -127,7 +201,8 @@ def _draw(
     for index, name in enumerate(operations):
         rows = chosen == index
         values[rows] = _values(name, uniform[rows], config, resolution, sides)
-    return AugmentDraw(operations, chosen, values, resolution, sides)
+    then = _draw(config, later, resolution, choices, count, generator) if later else None
+    return AugmentDraw(operations, chosen, values, resolution, sides, then)
 
 
 def _values(

@@ -29,9 +29,15 @@ class NetworkConfig:
 @dataclass(frozen=True)
 class AugmentConfig:
     """Differentiable siamese augmentation (DSA). `strategy` None takes every operation that the data allow:
-    the horizontal flip is left out where mirrored images change their meaning (digits)."""
+    the horizontal flip is left out where mirrored images change their meaning (digits).
+
+    The same strategy means different things by `composition`. "single" (DSA, DM, SGS): one of the operations,
+    drawn anew each time. "sequence" (IDC, NCFM, CADM): of those named, the flip, the colours, then one drawn
+    from crop, scale and rotate, then the cutout.
+    """
 
     strategy: str | None = None
+    composition: Literal["single", "sequence"] = "single"
     brightness: float = 1.0
     saturation: float = 2.0
     contrast: float = 0.5

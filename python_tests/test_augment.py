@@ -4,7 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dgdd_fast.augment import augment, draw_batch, draw_siamese, resolve_strategy
+from dgdd_fast.augment import (
+    augment,
+    cutmix,
+    draw_batch,
+    draw_cutmix,
+    draw_siamese,
+    mixed_labels,
+    resolve_strategy,
+)
 from dgdd_fast.config import DSA_STRATEGY, AugmentConfig
 
 OPERATIONS = DSA_STRATEGY.split("_")
@@ -217,3 +225,103 @@ def test_devices_agree(device):
     images = random_images(40, (8, 8), dtype=torch.float32)
     actual = augment(images.to(device), draw, torch.arange(40, device=device)).cpu()
     torch.testing.assert_close(actual, augment(images, draw), rtol=1e-4, atol=1e-4)
+
+
+SEQUENCE = AugmentConfig(strategy=DSA_STRATEGY, composition="sequence")
+
+
+def chain(draw):
+    """The steps of a draw, in the order in which they are applied."""
+    return [] if draw is None else [draw, *chain(draw.then)]
+
+
+def test_a_sequence_is_flip_colours_one_geometric_operation_and_cutout():
+    draw = draw_siamese(SEQUENCE, (8, 8), 40, generator())
+    assert [step.operations for step in chain(draw)] == [
+        ("flip",), ("color",), ("crop", "scale", "rotate"), ("cutout",),
+    ]  # fmt: skip
+    assert set(chain(draw)[2].chosen.tolist()) == {0, 1, 2}
+    group = torch.randint(40, (60,), generator=generator(1))
+    images = random_images(60, (8, 8))
+    for image, row, actual in zip(images, group.tolist(), augment(images, draw, group), strict=True):
+        for step in chain(draw):
+            image = slow(step.operations[step.chosen[row]], image, step.values[row], step.cutout_sides)
+        torch.testing.assert_close(actual, image)
+
+
+def test_a_sequence_leaves_out_what_its_strategy_does_not_name():
+    def steps(strategy):
+        config = AugmentConfig(strategy=strategy, composition="sequence")
+        return [step.operations for step in chain(draw_batch(config, (8, 8), 3, generator()))]
+
+    assert steps("color_crop") == [("color",), ("crop",)]
+    assert steps("cutout_rotate_scale") == [("scale", "rotate"), ("cutout",)]
+    assert steps("none") == [()]
+    images = random_images(3, (8, 8))
+    nothing = AugmentConfig(strategy="none", composition="sequence")
+    assert augment(images, draw_batch(nothing, (8, 8), 3, generator())).equal(images)
+
+
+def test_a_training_batch_has_one_sequence_and_many_parameters():
+    seen = set()
+    for seed in range(40):
+        steps = chain(draw_batch(SEQUENCE, (32, 32), 5, generator(seed)))
+        assert all(len(step.chosen.unique()) == 1 for step in steps)
+        assert len(steps[1].values[:, 0].unique()) == 5
+        seen.add(int(steps[2].chosen[0]))
+    assert seen == {0, 1, 2}
+
+
+def test_gradients_of_a_sequence():
+    draw = draw_siamese(SEQUENCE, (5, 6), 4, generator(3))
+    images = random_images(5, (5, 6)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: augment(x, draw, torch.tensor([1, 0, 3, 3, 2])), (images,))
+
+
+def test_real_and_synthetic_images_of_a_class_go_through_one_sequence():
+    draw = draw_siamese(SEQUENCE, (8, 8), 12, generator())
+    real, classes = random_images(30, (8, 8)), torch.arange(30) % 12
+    torch.testing.assert_close(augment(real[:12].clone(), draw), augment(real, draw, classes)[:12])
+
+
+def test_cutmix_takes_a_box_and_its_share_of_the_label_from_the_partner():
+    images, labels = random_images(6, (7, 9)), torch.tensor([0, 1, 2, 0, 1, 2])
+    boxes = set()
+    for seed in range(30):
+        draw = draw_cutmix(1.0, (7, 9), 6, generator(seed))
+        boxes.add((draw.rows, draw.columns))
+        mixed, targets = cutmix(images, draw), mixed_labels(labels, draw, 3)
+        for row, partner in enumerate(draw.partner.tolist()):
+            own = 0
+            for y in range(7):
+                for x in range(9):
+                    inside = draw.rows[0] <= y < draw.rows[1] and draw.columns[0] <= x < draw.columns[1]
+                    own += not inside
+                    assert mixed[row, :, y, x].equal(images[partner if inside else row, :, y, x])
+            expected = torch.zeros(3)
+            expected[labels[row]] += own / 63
+            expected[labels[partner]] += 1 - own / 63
+            torch.testing.assert_close(targets[row], expected)
+    assert len(boxes) > 20
+
+
+def test_cutmix_has_the_documented_law():
+    draws = [draw_cutmix(0.25, (64, 64), 2, generator(seed)) for seed in range(4000)]
+    kept = torch.tensor([draw.kept for draw in draws if draw is not None])
+    # Binomial(4000, 1/4) has standard deviation 27; five of them.
+    assert abs(len(kept) - 1000) < 137
+    assert kept.min() >= 0
+    # Of a box of share s = l^2 the borders leave l - l^2 / 4 of a side on average, so (l - l^2 / 4)^2 of the
+    # image: 1/2 - 1/5 + 1/48 for uniform s. The tolerance is five standard deviations.
+    assert 1 - kept.mean() == pytest.approx(0.3208, abs=0.04)
+    assert draw_cutmix(0.0, (8, 8), 2, generator()) is None
+    images, labels = random_images(2, (8, 8)), torch.tensor([1, 0])
+    assert cutmix(images, None) is images
+    assert mixed_labels(labels, None, 2) is labels
+
+
+def test_no_cutout_beside_cutmix_unless_it_is_asked_for():
+    mixed = resolve_strategy(AugmentConfig(), flip_safe=True, cutmix=True)
+    assert mixed.strategy == "color_crop_flip_scale_rotate"
+    named = resolve_strategy(AugmentConfig(strategy="cutout"), flip_safe=True, cutmix=True)
+    assert named.strategy == "cutout"
