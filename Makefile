@@ -7,7 +7,7 @@ CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o
 
 help:
 	@echo 'make demo         install, then distil embedded digits and test on a held-out domain (about 4 minutes on 2 cores)'
-	@echo 'make test         install, then run the tests'
+	@echo 'make test         install, then run the tests: C++ (kernels in the emulator), then Python'
 	@echo 'make lint         ruff, mypy, clang-format'
 	@echo 'make cuda-check   install, then check what nvcc made of the CUDA kernels: every architecture, no spills'
 	@echo 'make bench        install, then time the operators against plain PyTorch'
@@ -17,6 +17,9 @@ demo: .venv/package
 	$(BIN)/dgdd demo
 
 test: .venv/package .venv/requirements-dev
+	$(BIN)/cmake -S csrc/tests -B build/tests -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
+	$(BIN)/cmake --build build/tests
+	$(BIN)/ctest --test-dir build/tests --output-on-failure
 	$(BIN)/python -m pytest
 
 lint: .venv/package .venv/requirements-dev
