@@ -12,7 +12,7 @@ FLOORS = (
     ("objectives", "matching", "sampling", "surgery", "checkpoint", "coresets", "pseudo_domains"),
     ("distill", "evaluate"),
     ("report",),
-    ("cli", "demo", "doctor", "terminal"),
+    ("cli", "commands", "demo", "doctor", "terminal"),
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 

@@ -1,0 +1,1 @@
+"""The subcommands of `dgdd`, a module each, and what they share."""

@@ -1,0 +1,44 @@
+"""`dgdd data`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from ..terminal import console, table
+from .options import SOURCE_HELP, show_warnings
+
+
+def data(
+    source: Annotated[str, typer.Argument(help=SOURCE_HELP)],
+    resolution: Annotated[
+        int | None, typer.Option(min=1, help="Resize the images to this side in pixels.")
+    ] = None,
+) -> None:
+    """Count what is in a data set: images per class and domain, and everything odd about them.
+
+    \b
+    dgdd data embedded-digits
+    dgdd data pacs/ --resolution 64
+    """
+    from ..data import load_dataset, summary
+
+    dataset = load_dataset(source, resolution)
+    found = summary(dataset)
+    rows = table("class", *found.domain_names, title=f"{found.name}: images for training + for testing")
+    for name, train, test in zip(found.class_names, found.train_counts, found.test_counts, strict=True):
+        rows.add_row(escape(name), *(f"{kept} + {held}" for kept, held in zip(train, test, strict=True)))
+    rows.add_section()
+    totals = (map(sum, zip(*counts, strict=True)) for counts in (found.train_counts, found.test_counts))
+    rows.add_row("all", *(f"{kept} + {held}" for kept, held in zip(*totals, strict=True)))
+    console.print(rows)
+    height, width = found.resolution
+    console.print(
+        f"{found.images} images of {height} x {width} px, {len(found.class_names)} classes, "
+        f"{len(found.domain_names)} domains"
+    )
+    if not found.flip_safe:
+        console.print("digits or letters: augmentation does not mirror them")
+    show_warnings(dataset)

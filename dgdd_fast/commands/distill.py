@@ -1,0 +1,202 @@
+"""`dgdd distill`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..config import DistillConfig, SurgeryConfig, from_dict, to_dict
+from ..run_config import (
+    DEFAULT_METHOD,
+    NO_TARGET,
+    RunConfig,
+    method_name,
+    override,
+    read_run_config,
+    with_method,
+    write_run_config,
+)
+from ..terminal import Meter, console
+from .options import (
+    CONFIG_NAME,
+    SET_NAME,
+    SHEET_NAME,
+    SOURCE_HELP,
+    Depth,
+    Device,
+    Threads,
+    Width,
+    set_threads,
+    show_warnings,
+    source_images,
+)
+
+DISTILL = DistillConfig()
+
+
+def distill(
+    data: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help=f"{SOURCE_HELP} Default: {RunConfig.data}.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="DOMAIN", help=f"The domain to hold out, or {NO_TARGET} to distil all of them."),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Objective and modifiers: dm, dm+sgs, or random (real images). Default: {DEFAULT_METHOD}."
+        ),
+    ] = None,
+    ipc: Annotated[int | None, typer.Option(min=1, help=f"Images per class. Default: {DISTILL.ipc}.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=0, help=f"Default: {DISTILL.iterations}.")] = None,
+    seed: Annotated[int | None, typer.Option(help=f"Default: {DISTILL.seed}.")] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(help=f"SGS: strength of the class signal. Default: {SurgeryConfig.alpha:g}."),
+    ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(help=f"SGS: strength of the domain signal. Default: {SurgeryConfig.beta:g}."),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="uniform: real images, evenly from the domains; random: real images; noise. "
+            f"Default: {DISTILL.init}."
+        ),
+    ] = None,
+    batch_real: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help=f"Real images per class and domain in an iteration. Default: {DISTILL.batch_real}."
+        ),
+    ] = None,
+    image_lr: Annotated[
+        float | None, typer.Option(help=f"Learning rate of the images. Default: {DISTILL.image_lr:g}.")
+    ] = None,
+    resolution: Annotated[
+        int | None,
+        typer.Option(min=1, help="Resize the images to this side in pixels. Default: as they are."),
+    ] = None,
+    width: Width = None,
+    depth: Depth = None,
+    device: Device = None,
+    threads: Threads = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="YAML", help="Settings from a file; the options given override it.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the run goes. Default: runs/, named after the settings."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, with its settings.")
+    ] = False,
+) -> None:
+    """Distil a data set into a few images per class.
+
+    Writes to the run folder: config.yaml with all settings,
+    checkpoint.safetensors, distilled.safetensors and contact_sheet.png.
+
+    Stop with Ctrl-C at any time: --resume goes on, to the same images bit for bit.
+
+    \b
+    dgdd distill --target street --iterations 500
+    dgdd distill --data pacs/ --resolution 64 --target sketch --out runs/sketch
+    dgdd distill --resume --out runs/sketch
+    dgdd distill --config runs/sketch/config.yaml --seed 1 --out runs/1
+    """
+    if resume and out is None:
+        raise ValueError("--resume needs the folder of the run to go on with: --out FOLDER")
+    if resume and config is None and out is not None:
+        config = out / CONFIG_NAME
+    run = RunConfig() if config is None else read_run_config(config)
+    settings = run.distill
+    if method is not None or config is None:
+        settings = with_method(settings, method or DEFAULT_METHOD)
+    surgery = settings.surgery
+    if surgery is not None:
+        surgery = override(surgery, alpha=alpha, beta=beta)
+    elif alpha is not None or beta is not None:
+        raise ValueError(f"--alpha and --beta belong to SGS, but the method is {method_name(settings)}")
+    settings = override(
+        settings,
+        ipc=ipc,
+        iterations=iterations,
+        seed=seed,
+        init=init,
+        batch_real=batch_real,
+        image_lr=image_lr,
+        surgery=surgery,
+        network=override(settings.network, width=width, depth=depth),
+    )
+    run = override(
+        run, data=data, target=target, resolution=resolution, device=device, threads=threads, distill=settings
+    )
+    run = from_dict(RunConfig, to_dict(run))
+    _distill(run, out or _default_folder(run), resume)
+
+
+def _default_folder(run: RunConfig) -> Path:
+    settings = run.distill
+    parts = (
+        Path(run.data).name,
+        run.target,
+        method_name(settings),
+        f"ipc{settings.ipc}",
+        f"seed{settings.seed}",
+    )
+    return Path("runs") / "-".join(map(str, parts))
+
+
+def _distill(run: RunConfig, out: Path, resume: bool) -> None:
+    from ..checkpoint import CheckpointError
+    from ..data import load_dataset
+    from ..distill import CHECKPOINT_NAME, DistillationInterrupted
+    from ..distill import distill as run_distillation
+    from ..files import write_atomically
+
+    config_file = out / CONFIG_NAME
+    earlier = config_file.read_bytes() if config_file.exists() else None
+    if (out / CHECKPOINT_NAME).exists() and not resume:
+        raise ValueError(
+            f"{out} holds a run already: go on with it (--resume --out {out}) or choose another --out"
+        )
+    set_threads(run.threads)
+    dataset = load_dataset(run.data, run.resolution, run.domains)
+    show_warnings(dataset)
+    sources, held_out = source_images(dataset, run.target)
+    settings, (height, width) = run.distill, dataset.resolution
+    console.print(
+        f"{method_name(settings)}: {sources.num_classes} classes x {settings.ipc} images "
+        f"of {height} x {width} px from {len(sources)} images of {', '.join(sources.domain_names)}"
+        + (f"; held out: {held_out}" if held_out else "")
+    )
+    write_run_config(config_file, run)
+    try:
+        with Meter("distilling", settings.iterations) as meter:
+            distilled = run_distillation(
+                sources,
+                settings,
+                run_folder=out,
+                resume=resume,
+                device=run.device,
+                target=held_out,
+                progress=lambda state: meter.update(
+                    state.iteration, f"loss {state.loss:.4g}  {state.seconds_per_iteration:.3g} s/iteration"
+                ),
+            )
+    except CheckpointError:
+        if earlier is not None:
+            write_atomically(config_file, earlier)  # these settings did not become the run's
+        raise
+    except DistillationInterrupted:
+        console.print(f"to go on: dgdd distill --resume --out {out}")
+        raise
+    distilled.save(out / SET_NAME)
+    distilled.contact_sheet(out / SHEET_NAME)
+    console.print(f"written: {out / SET_NAME}, {out / SHEET_NAME}")
+    console.print(f"next:    dgdd evaluate {out}")

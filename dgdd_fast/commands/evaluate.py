@@ -1,0 +1,131 @@
+"""`dgdd evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..config import DistillConfig, EvaluateConfig, from_dict
+from ..run_config import method_name, override, read_run_config
+from ..terminal import Meter, accuracy_table, console
+from .options import CONFIG_NAME, SET_HELP, SOURCE_HELP, Depth, Device, Threads, Width, set_file, set_threads
+
+if TYPE_CHECKING:
+    from ..data import DomainDataset
+    from ..distilled_set import DistilledSet
+
+EVALUATE = EvaluateConfig()
+
+
+def evaluate(
+    distilled_set: Annotated[Path, typer.Argument(metavar="SET", help=SET_HELP)],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help=f"{SOURCE_HELP} Default: as in the run's {CONFIG_NAME}."),
+    ] = None,
+    on: Annotated[
+        str, typer.Option(help="target: the held-out domain; sources: the sources' test parts; both.")
+    ] = "both",
+    runs: Annotated[
+        int, typer.Option(min=1, help="Networks trained, each from another seed.")
+    ] = EVALUATE.runs,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of training.")] = EVALUATE.epochs,
+    seed: Annotated[int, typer.Option(help="Of the first run.")] = EVALUATE.seed,
+    width: Width = None,
+    depth: Depth = None,
+    no_random: Annotated[
+        bool, typer.Option("--no-random", help="Leave out the real images at the same budget.")
+    ] = False,
+    device: Device = None,
+    threads: Threads = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="Default: evaluation.json beside the set.")
+    ] = None,
+) -> None:
+    """Train networks from scratch on a distilled set and test them, each once after its last epoch.
+
+    Beside it, the same with as many real images, drawn evenly from the source
+    domains (Random). The network is that of the distillation, unless --width or
+    --depth say otherwise.
+
+    \b
+    dgdd evaluate runs/sketch
+    dgdd evaluate set.safetensors --data pacs/ --on target --epochs 300
+    """
+    from ..distill import distill as distill_set
+    from ..distilled_set import DistilledSet
+    from ..evaluate import evaluate as run_evaluation
+    from ..files import write_atomically
+
+    if on not in ("target", "sources", "both"):
+        raise ValueError(f"--on must be target, sources or both, got {on!r}")
+    set_threads(threads)
+    path = set_file(distilled_set)
+    distilled = DistilledSet.load(path)
+    sources, tests = _test_sets(distilled, _data_of(path, data), on)
+    trained_on = from_dict(DistillConfig, distilled.config)
+    config = override(
+        EVALUATE,
+        runs=runs,
+        epochs=epochs,
+        seed=seed,
+        network=override(trained_on.network, width=width, depth=depth),
+    )
+    method = method_name(trained_on)
+    sets = {method: distilled}
+    if not no_random and trained_on.objective != "random":
+        real = dataclasses.replace(trained_on, objective="random", surgery=None, init="uniform")
+        sets["random"] = distill_set(sources, real)
+    results = {}
+    for name, images in sets.items():
+        with Meter(f"training on {name}", runs * epochs) as meter:
+            results[name] = run_evaluation(
+                images, tests, config, device=device or "cpu", progress=meter.update
+            )
+    console.print(accuracy_table(results))
+    console.print(f"{distilled.ipc} images per class; {results[method].protocol}")
+    report = {
+        "set": str(path),
+        "ipc": distilled.ipc,
+        "provenance": distilled.provenance,
+        "results": {name: result.to_dict() for name, result in results.items()},
+    }
+    out = out or path.with_name("evaluation.json")
+    write_atomically(out, (json.dumps(report, indent=2) + "\n").encode())
+    console.print(f"written: {out}")
+
+
+def _data_of(path: Path, given: str | None) -> str:
+    """The data that the set at `path` is to be tested on: those named, or else those of its run folder."""
+    if given is not None:
+        return given
+    config_file = path.with_name(CONFIG_NAME)
+    if not config_file.exists():
+        raise ValueError(
+            f"there is no {CONFIG_NAME} beside {path} to say what to test on; name the data: --data SOURCE"
+        )
+    return read_run_config(config_file).data
+
+
+def _test_sets(
+    distilled: DistilledSet, source: str, on: str
+) -> tuple[DomainDataset, dict[str, DomainDataset]]:
+    """The training part of the set's source domains, and what to test on by name."""
+    from ..data import load_dataset
+
+    height, width = distilled.resolution
+    dataset = load_dataset(source, height if height == width else None)
+    target = distilled.provenance.get("target")
+    if on == "target" and target is None:
+        raise ValueError("no domain was held out when this set was distilled; test it --on sources")
+    sources = dataset.only_domains(distilled.domain_names)
+    tests = {}
+    if target is not None and on != "sources":
+        tests[f"{target} (held out)"] = dataset.only_domains([target])
+    if on != "target":
+        tests["source domains"] = sources.test()
+    return sources.train(), tests

@@ -1,0 +1,52 @@
+"""What several commands share: options, the files of a run folder, the data to learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from ..run_config import NO_TARGET
+from ..terminal import console
+
+if TYPE_CHECKING:
+    from ..data import DomainDataset
+
+CONFIG_NAME = "config.yaml"
+SET_NAME = "distilled.safetensors"
+SHEET_NAME = "contact_sheet.png"
+
+SOURCE_HELP = "embedded-digits, or a folder: domain/class/*.png, or one DOMAIN.npz a domain."
+SET_HELP = "A distilled set, or the folder of the run that made it."
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: cpu.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: as torch chooses.")]
+Width = Annotated[int | None, typer.Option(min=1, help="Channels of the ConvNet.")]
+Depth = Annotated[int | None, typer.Option(min=1, help="Blocks of the ConvNet. Default: by resolution.")]
+
+
+def source_images(dataset: DomainDataset, target: str | None) -> tuple[DomainDataset, str | None]:
+    """The images to learn from, and the domain held out or None."""
+    domains = ", ".join(dataset.domain_names)
+    if target is None:
+        raise ValueError(f"choose the domain to hold out with --target: {domains}; or --target {NO_TARGET}")
+    if target == NO_TARGET:
+        return dataset.train(), None
+    return dataset.leave_out(target).sources_train, target
+
+
+def set_file(path: Path) -> Path:
+    return path / SET_NAME if path.is_dir() else path
+
+
+def set_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def show_warnings(dataset: DomainDataset) -> None:
+    for warning in dataset.warnings:
+        console.print(f"[yellow]note:[/] {escape(warning)}")
