@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -25,6 +21,7 @@ from .distilled_set import DistilledSet
 from .matching import ImageGradients, Matching
 from .networks import resolve_network
 from .sampling import assign_domains, initial_images
+from .stopping import stop_at_whole_steps
 from .surgery import surgery_step_
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
@@ -111,7 +108,7 @@ def distill(
     iteration = start.iteration
     if iteration == 0:
         checkpoint(0)
-    with _stop_at_whole_iterations() as stop:
+    with stop_at_whole_steps() as stop:
         while iteration < iterations:
             began = time.perf_counter()
             gradients = matching.gradients(images, iteration, by_domain=config.surgery is not None)
@@ -260,25 +257,3 @@ def _read_checkpoint(path: Path, config: DistillConfig, data_fingerprint: str) -
 
 def _threads() -> int:
     return torch.get_num_threads()
-
-
-@contextmanager
-def _stop_at_whole_iterations() -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C or SIGTERM into an event that the loop reads between iterations; a second one
-    interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may handle signals
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

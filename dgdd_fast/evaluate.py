@@ -19,10 +19,7 @@ from .data import DomainDataset, normalise
 from .distilled_set import DistilledSet
 from .networks import Network, build_network, describe_network, initialise, resolve_network, rows_per_chunk
 from .seeds import derive_seed, generator
-
-
-class TrainingDivergedError(RuntimeError):
-    """The training loss became NaN or infinite."""
+from .stopping import TrainingDivergedError
 
 
 @dataclass(frozen=True)

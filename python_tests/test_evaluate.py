@@ -14,7 +14,6 @@ from dgdd_fast.data import normalise
 from dgdd_fast.distilled_set import DistilledSet
 from dgdd_fast.evaluate import (
     Evaluation,
-    TrainingDivergedError,
     accuracy,
     evaluate,
     resolve,
@@ -22,6 +21,7 @@ from dgdd_fast.evaluate import (
 )
 from dgdd_fast.networks import ConvNet, initialise
 from dgdd_fast.seeds import generator
+from dgdd_fast.stopping import TrainingDivergedError
 
 TINY = EvaluateConfig(runs=2, epochs=12, network=NetworkConfig(width=8))
 

@@ -7,7 +7,7 @@ import dgdd_fast
 
 PACKAGE = Path(dgdd_fast.__file__).parent
 FLOORS = (
-    ("_core", "ops", "reference", "config", "run_config", "seeds", "files", "contact_sheet"),
+    ("_core", "ops", "reference", "config", "run_config", "seeds", "files", "stopping", "contact_sheet"),
     ("data", "networks", "augment", "distilled_set"),
     ("objectives", "matching", "sampling", "surgery", "checkpoint", "coresets", "pseudo_domains"),
     ("distill", "evaluate"),

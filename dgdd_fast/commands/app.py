@@ -37,7 +37,7 @@ def _exit_code(error: Exception) -> int | None:
     if isinstance(error, (ValueError, OSError)):
         return USAGE_ERROR
     from ..distill import DistillationDivergedError
-    from ..evaluate import TrainingDivergedError
+    from ..stopping import TrainingDivergedError
 
     return FAILURE if isinstance(error, (DistillationDivergedError, TrainingDivergedError)) else None
 
