@@ -83,7 +83,10 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Training from scratch on a distilled set and testing once, after the last epoch."""
+    """Training from scratch on a distilled set and testing once, after the last epoch.
+
+    `generalize` names a method of domain generalisation to train with, see `dgdd_fast.generalize`.
+    """
 
     runs: int = 5
     epochs: int = 1000
@@ -93,6 +96,7 @@ class EvaluateConfig:
     batch_size: int = 256
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    generalize: Literal["none", "mixstyle", "fact", "advfreq"] = "none"
     seed: int = 0
 
 

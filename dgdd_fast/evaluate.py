@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .augment import augment, draw_batch, resolve_strategy
 from .config import EvaluateConfig, to_dict
 from .data import DomainDataset, normalise
 from .distilled_set import DistilledSet
+from .generalize import training_loss
 from .networks import Network, build_network, describe_network, initialise, resolve_network, rows_per_chunk
 from .seeds import derive_seed, generator
 from .stopping import TrainingDivergedError
@@ -55,8 +55,9 @@ class Evaluation:
         return (
             f"{describe_network(config.network)}, trained from scratch for {config.epochs} epochs by SGD "
             f"({schedule}, momentum {config.momentum:g}, weight decay {config.weight_decay:g}, batch "
-            f"{config.batch_size}), augmentation {config.augment.strategy}, tested once after the last "
-            f"epoch; {count}, seed {config.seed}"
+            f"{config.batch_size}), augmentation {config.augment.strategy}"
+            + (f", {config.generalize}" if config.generalize != "none" else "")
+            + f", tested once after the last epoch; {count}, seed {config.seed}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,19 +77,20 @@ class Evaluation:
 
 
 def evaluate(
-    distilled: DistilledSet,
+    training: DistilledSet | DomainDataset,
     tests: Mapping[str, DomainDataset],
     config: EvaluateConfig,
     *,
     device: str | torch.device = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Train `config.runs` fresh networks on a distilled set and test each once on every test set.
+    """Train `config.runs` fresh networks on a distilled set, or on a whole data set, and test each once on
+    every test set.
 
     Args:
-        distilled: the training set. Test images are normalised with its mean and std.
+        training: the training set. Test images are normalised with its mean and std.
         tests: test sets by the names that the result is to use; they must have the classes and the resolution
-            of `distilled`.
+            of `training`.
         config: the settings. See `train_network` for the schedule.
         device: where to train and test. On one device, with one number of threads, a seed gives the same
             accuracies again.
@@ -98,22 +100,28 @@ def evaluate(
         ValueError: settings out of range, no test set, or one that does not fit.
         TrainingDivergedError: the loss became NaN or infinite.
     """
-    config = resolve(config, distilled.resolution, distilled.flip_safe)
+    config = resolve(config, training.resolution, training.flip_safe)
     if config.runs < 1:
         raise ValueError(f"evaluate.runs must be at least 1, got {config.runs}")
-    _check_tests(distilled, tests)
+    _check_tests(training, tests)
+    if isinstance(training, DistilledSet):
+        mean, std = torch.tensor(training.mean), torch.tensor(training.std)
+    else:
+        mean, std = training.channel_statistics()
     accuracies: dict[str, list[float]] = {name: [] for name in tests}
     for run in range(config.runs):
         network = train_network(
-            distilled.images,
-            distilled.labels,
-            len(distilled.class_names),
+            training.images,
+            training.labels,
+            len(training.class_names),
             dataclasses.replace(config, seed=derive_seed(config.seed, "evaluate", run)),
+            mean=mean,
+            std=std,
             device=device,
             progress=None if progress is None else _shifted(progress, run * config.epochs),
         )
         for name, test in tests.items():
-            accuracies[name].append(accuracy(network, test, distilled.mean, distilled.std))
+            accuracies[name].append(accuracy(network, test, mean, std))
     return Evaluation(accuracies, config)
 
 
@@ -138,24 +146,28 @@ def train_network(
     num_classes: int,
     config: EvaluateConfig,
     *,
+    mean: Tensor | Sequence[float] = (0.0, 0.0, 0.0),
+    std: Tensor | Sequence[float] = (1.0, 1.0, 1.0),
     device: str | torch.device = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Network:
-    """Train a fresh network, drawn from `config.seed`, with cross entropy and SGD.
+    """Train a fresh network, drawn from `config.seed`, with SGD on cross entropy or the loss that
+    `config.generalize` makes of it.
 
     There are exactly `config.epochs` epochs, each in a new random order; its last batch is as small as it
     comes. Each batch is augmented by one operation, with parameters of its own for each image. After
     ``epochs // 2 + 1`` epochs the learning rate falls to a tenth and the momentum starts from zero again.
 
     Args:
-        images: float32 [N, 3, H, W], normalised.
+        images: [N, 3, H, W], float32 and normalised, or uint8, to be normalised batch by batch.
         labels: int64 [N] in [0, num_classes).
         config: resolved (see `resolve`); `config.runs` is not used.
+        mean, std: [3], what the images are normalised with.
         device: where to train; the network stays there.
         progress: called after every epoch with the number of epochs done.
 
     Raises:
-        ValueError: no images, or a label for each is missing.
+        ValueError: no images, a label for each is missing, or `config.generalize` does not fit the network.
         TrainingDivergedError: the loss became NaN or infinite.
     """
     if len(images) == 0 or labels.shape != (len(images),):
@@ -169,9 +181,11 @@ def train_network(
     initialise(network, generator(config.seed, "network"))
     network.to(device)
     orders, draws = generator(config.seed, "order"), generator(config.seed, "augment")
-    # Where no layer mixes the images of a batch, its gradient is summed over parts that are fast to compute.
+    mean, std = (torch.as_tensor(values, device=device) for values in (mean, std))
+    loss_of = training_loss(config, network, mean, std, generator(config.seed, "generalize"))
+    # Where nothing mixes the images of a batch, its gradient is summed over parts that are fast to compute.
     rows = config.batch_size
-    if config.network.norm != "batch":
+    if config.network.norm != "batch" and config.generalize == "none":
         rows = min(rows, rows_per_chunk(network, device))
     optimizer = _optimizer(network, config, config.learning_rate)
     for epoch in range(config.epochs):
@@ -181,11 +195,14 @@ def train_network(
         order = torch.randperm(len(images), generator=orders).to(device)
         for batch in torch.split(order, config.batch_size):
             draw = draw_batch(config.augment, resolution, len(batch), draws)
-            inputs = augment(images[batch], draw)
+            inputs = images[batch]
+            if inputs.dtype == torch.uint8:
+                inputs = normalise(inputs, mean, std)
+            inputs = augment(inputs, draw)
             optimizer.zero_grad()
             parts, targets = torch.split(inputs, rows), torch.split(labels[batch], rows)
             for part, target in zip(parts, targets, strict=True):
-                loss = F.cross_entropy(network(part), target, reduction="sum") / len(batch)
+                loss = loss_of(part, target, epoch) * len(part) / len(batch)
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
             optimizer.step()
@@ -201,7 +218,10 @@ def train_network(
 
 @torch.inference_mode()
 def accuracy(
-    network: Network, test: DomainDataset, mean: tuple[float, float, float], std: tuple[float, float, float]
+    network: Network,
+    test: DomainDataset,
+    mean: Tensor | Sequence[float],
+    std: Tensor | Sequence[float],
 ) -> float:
     """The percentage of `test`, normalised with `mean` and `std`, that the network classifies correctly."""
     device = network.classifier.weight.device
@@ -231,19 +251,19 @@ def _optimizer(network: Network, config: EvaluateConfig, learning_rate: float) -
     )
 
 
-def _check_tests(distilled: DistilledSet, tests: Mapping[str, DomainDataset]) -> None:
+def _check_tests(training: DistilledSet | DomainDataset, tests: Mapping[str, DomainDataset]) -> None:
     if not tests:
         raise ValueError("evaluate needs at least one test set")
     for name, test in tests.items():
         if len(test) == 0:
             raise ValueError(f"the test set {name!r} has no images")
-        if test.class_names != distilled.class_names:
+        if test.class_names != training.class_names:
             raise ValueError(
-                f"the test set {name!r} has other classes than the distilled set: "
-                f"{', '.join(test.class_names)} instead of {', '.join(distilled.class_names)}"
+                f"the test set {name!r} has other classes than the training set: "
+                f"{', '.join(test.class_names)} instead of {', '.join(training.class_names)}"
             )
-        if test.resolution != distilled.resolution:
+        if test.resolution != training.resolution:
             raise ValueError(
-                f"the test set {name!r} has images of {test.resolution} px, the distilled set of "
-                f"{distilled.resolution} px; load the data at the resolution of the distilled set"
+                f"the test set {name!r} has images of {test.resolution} px, the training set of "
+                f"{training.resolution} px; load the data at the resolution of the training set"
             )

@@ -117,6 +117,16 @@ def test_batch_norm_sees_whole_batches(data, monkeypatch):
     assert all(actual.equal(expected) for actual, expected in pairs)
 
 
+def test_a_whole_data_set_trains_as_its_normalised_images_do(data):
+    mean, std = data.channel_statistics()
+    config = resolve(dataclasses.replace(TINY, epochs=3, batch_size=50), (16, 16), flip_safe=True)
+    pixels = train_network(data.images, data.labels, 3, config, mean=mean, std=std)
+    images = train_network(normalise(data.images, mean, std), data.labels, 3, config)
+    assert torch.equal(pixels.classifier.weight, images.classifier.weight)
+    config = dataclasses.replace(TINY, runs=1, epochs=30, augment=AugmentConfig(strategy="crop"))
+    assert evaluate(data.train(), {"all": data}, config).mean("all") > 80
+
+
 def test_accuracy_counts_right_answers(data):
     network = ConvNet(3, (16, 16), NetworkConfig(width=8)).eval()
     mean, std = data.channel_statistics()
@@ -163,7 +173,7 @@ def test_what_does_not_fit_is_refused(data):
         evaluate(distilled, {}, TINY)
     with pytest.raises(ValueError, match=r"'other' has other classes .* class0, class1 instead"):
         evaluate(distilled, {"other": toy_domains(classes=2)}, TINY)
-    with pytest.raises(ValueError, match=r"images of \(8, 8\) px, the distilled set of \(16, 16\)"):
+    with pytest.raises(ValueError, match=r"images of \(8, 8\) px, the training set of \(16, 16\)"):
         evaluate(distilled, {"small": toy_domains(side=8)}, TINY)
     for name in ("runs", "epochs", "batch_size"):
         with pytest.raises(ValueError, match=f"evaluate.{name} must be at least 1"):

@@ -9,7 +9,16 @@ PACKAGE = Path(dgdd_fast.__file__).parent
 FLOORS = (
     ("_core", "ops", "reference", "config", "run_config", "seeds", "files", "stopping", "contact_sheet"),
     ("data", "networks", "augment", "distilled_set"),
-    ("objectives", "matching", "sampling", "surgery", "checkpoint", "coresets", "pseudo_domains"),
+    (
+        "objectives",
+        "matching",
+        "sampling",
+        "surgery",
+        "checkpoint",
+        "coresets",
+        "pseudo_domains",
+        "generalize",
+    ),
     ("distill", "evaluate"),
     ("report",),
     ("cli", "commands", "demo", "doctor", "terminal"),

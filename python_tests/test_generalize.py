@@ -1,0 +1,199 @@
+"""MixStyle, FACT and AdvFreq against their formulas, and training with each."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+import torch.nn.functional as F
+from test_evaluate import TINY, toy_set
+from toy_data import toy_domains
+
+from dgdd_fast.config import AugmentConfig, NetworkConfig
+from dgdd_fast.evaluate import evaluate, resolve, train_network
+from dgdd_fast.generalize.advfreq import FLOOR, AdvFreq, LowFrequencyStyle
+from dgdd_fast.generalize.fact import Fact, mix_amplitudes
+from dgdd_fast.generalize.mixstyle import install_mixstyle, mix_style, symmetric_beta
+from dgdd_fast.networks import build_network, initialise
+from dgdd_fast.seeds import generator
+
+MEAN, STD = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.25, 0.3])
+CONVNET = NetworkConfig(width=8, depth=3)
+
+
+def random(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=generator(seed, "generalize"), dtype=dtype)
+
+
+def network_of(config=CONVNET):
+    network = build_network(3, (16, 16), config)
+    initialise(network, generator(0, "network"))
+    return network
+
+
+def batch(count=6):
+    return random(count, 3, 16, 16, dtype=torch.float32), torch.arange(count) % 3
+
+
+# MixStyle
+
+
+def test_mixed_maps_have_the_mixed_style():
+    maps = 3 + 2 * random(4, 5, 6, 7)
+    share, partner = torch.tensor([0.0, 0.25, 0.7, 1.0]), torch.tensor([2, 3, 1, 0])
+    mixed = mix_style(maps, share, partner)
+    for image, (own, other) in enumerate(zip(share.tolist(), partner.tolist(), strict=True)):
+        for part in (lambda x: x.mean((1, 2)), lambda x: x.std((1, 2))):
+            expected = own * part(maps[image]) + (1 - own) * part(maps[other])
+            torch.testing.assert_close(part(mixed[image]), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mixed[3], maps[3])
+
+
+def test_no_gradient_goes_through_the_style():
+    maps = random(3, 2, 4, 4).requires_grad_()
+    share, partner = torch.tensor([0.2, 0.5, 0.9]), torch.tensor([1, 2, 0])
+    cotangent = random(3, 2, 4, 4, seed=1)
+    (gradient,) = torch.autograd.grad(mix_style(maps, share, partner), maps, cotangent)
+    std = (maps.var((2, 3), keepdim=True) + 1e-6).sqrt().detach()
+    share = share[:, None, None, None].double()
+    torch.testing.assert_close(gradient, cotangent * (share * std + (1 - share) * std[partner]) / std)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0])
+def test_shares_follow_the_beta_distribution(alpha):
+    shares = symmetric_beta(alpha, 4000, generator(0, "beta")).numpy()
+    # A false alarm once in ten thousand seeds.
+    assert scipy.stats.kstest(shares, scipy.stats.beta(alpha, alpha).cdf).pvalue > 1e-4
+    assert len(symmetric_beta(alpha, 0, generator(0, "beta"))) == 0
+
+
+def test_mixstyle_acts_in_training_only_on_half_of_the_passes():
+    images, _ = batch()
+    network, plain = network_of(), network_of()
+    install_mixstyle(network, generator(0, "mixstyle"))
+    assert torch.equal(network.eval()(images), plain(images))
+    network.train()
+    unchanged = sum(torch.equal(network(images), plain(images)) for _ in range(100))
+    assert 10 <= unchanged <= 42  # both layers idle in a quarter of the passes, and 3.5 deviations
+    last = network.blocks[-1]
+    maps = random(6, 8, 4, 4, dtype=torch.float32)
+    assert all(torch.equal(last(maps), plain.blocks[-1](maps)) for _ in range(20))
+
+
+def test_mixstyle_knows_where_it_belongs():
+    resnet = network_of(NetworkConfig(architecture="resnet18", width=4))
+    install_mixstyle(resnet, generator(0, "mixstyle"))
+    assert [len(stage._forward_hooks) for stage in resnet.stages] == [1, 1, 1, 0]
+    with pytest.raises(ValueError, match="ConvNets and ResNets, got AlexNet"):
+        install_mixstyle(network_of(NetworkConfig(architecture="alexnet", width=4)), generator(0, "x"))
+
+
+# FACT
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (7, 6), (5, 9)])
+def test_amplitudes_mix_and_phases_stay(shape):
+    images, partners = random(4, 3, *shape), random(4, 3, *shape, seed=1)
+    share = torch.tensor([0.0, 0.3, 0.8, 1.0])
+    mixed = mix_amplitudes(images, partners, share)
+    torch.testing.assert_close(mixed[0], images[0])
+    for image in range(4):
+        own, other = np.fft.fft2(images[image].numpy()), np.fft.fft2(partners[image].numpy())
+        part = float(share[image])
+        amplitude = (1 - part) * np.abs(own) + part * np.abs(other)
+        expected = np.fft.ifft2(amplitude * np.exp(1j * np.angle(own)))
+        assert np.abs(expected.imag).max() < 1e-12
+        np.testing.assert_allclose(mixed[image].numpy(), expected.real, atol=1e-6)
+
+
+def test_the_loss_of_fact_term_by_term():
+    network, (images, labels) = network_of(), batch()
+    teacher = network_of()
+    fact = Fact(network, MEAN, STD, 40, generator(3, "fact"))
+    for step, epoch in enumerate((0, 2, 4, 30)):
+        if step:  # the network moves, its teacher follows by 1 / (step + 1)
+            with torch.no_grad():
+                for mine, its in zip(teacher.parameters(), network.parameters(), strict=True):
+                    its.add_(0.1 * torch.randn(its.shape, generator=generator(step, "move")))
+                    mine.copy_(mine * (1 - 1 / (step + 1)) + its / (step + 1))
+        state = fact.random.get_state()
+        loss = fact(images, labels, epoch)
+        fact.random.set_state(state)
+        partner = torch.randperm(6, generator=fact.random)
+        share = torch.rand(6, generator=fact.random)
+        pixels = images * STD[:, None, None] + MEAN[:, None, None]
+        mixed = mix_amplitudes(pixels, pixels[partner], share)
+        mixed = (mixed - MEAN[:, None, None]) / STD[:, None, None]
+        assert not torch.allclose(mixed, images, atol=0.1)
+        expected = 0.0
+        for mine, other in ((images, mixed), (mixed, images)):
+            expected += 0.5 * F.cross_entropy(network(mine), labels)
+            answer, taught = ((net(x) / 10).softmax(1) for net, x in ((network, mine), (teacher, other)))
+            weight = 2 * math.exp(-5 * (1 - min(1, epoch / 4)) ** 2)
+            expected += weight * (taught * (taught / answer).log()).sum(1).mean()
+        torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    assert all(parameter.grad is None for parameter in fact.teacher.parameters())
+
+
+# AdvFreq
+
+
+def test_low_frequencies_get_the_style_asked_for_and_the_others_stay():
+    images = random(5, 3, 32, 24).abs() + 0.5
+    style = LowFrequencyStyle(images)
+    assert style.window.sum() == 9  # the lowest frequency in each direction, and the mean
+    mean, std = 2 * style.statistics[0], 0.5 * style.statistics[1]
+    before, after = torch.fft.fft2(images), torch.fft.fft2(style.pixels(mean, std))
+    torch.testing.assert_close(after[..., ~style.window], before[..., ~style.window])
+    low = style.normalised * std[..., None] + mean[..., None]
+    torch.testing.assert_close(after.abs()[..., style.window], low.clamp_min(0))
+    unmoved = style.pixels(*style.statistics)
+    assert (unmoved - images).abs().max() < 10 * FLOOR
+    torch.testing.assert_close(style.spread[0, 0], style.statistics[0].std(0) + FLOOR)
+
+
+def test_the_style_of_advfreq_is_harder_than_a_random_one():
+    network, (images, labels) = network_of(), batch(30)
+    harder = 0
+    for seed in range(10):
+        advfreq = AdvFreq(network, MEAN, STD, generator(seed, "advfreq"))
+        adversarial = advfreq(images, labels, 0)
+        style = LowFrequencyStyle(images * STD[:, None, None] + MEAN[:, None, None])
+        directions = torch.randn(2, 30, 3, generator=generator(seed, "advfreq"))
+        pixels = style.pixels(*(style.statistics + directions * style.spread))
+        chance = F.cross_entropy(network((pixels - MEAN[:, None, None]) / STD[:, None, None]), labels)
+        harder += bool(adversarial > chance)
+    assert harder == 10
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert torch.isfinite(AdvFreq(network, MEAN, STD, generator(0, "x"))(images[:1], labels[:1], 0))
+
+
+# Training
+
+
+@pytest.mark.parametrize("name", ["mixstyle", "fact", "advfreq"])
+def test_training_with_each_learns_and_repeats(name):
+    data = toy_domains()
+    config = dataclasses.replace(
+        TINY, runs=1, epochs=40, generalize=name, augment=AugmentConfig(strategy="crop")
+    )
+    result = evaluate(toy_set(data), {"all": data}, config)
+    assert result.mean("all") > 60  # chance is 33
+    assert f"augmentation crop, {name}, tested once" in result.protocol
+    short = dataclasses.replace(config, epochs=3)
+    first, again, plain = (
+        evaluate_weights(data, dataclasses.replace(short, generalize=which)) for which in (name, name, "none")
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, plain)
+
+
+def evaluate_weights(data, config):
+    distilled = toy_set(data)
+    config = resolve(config, (16, 16), flip_safe=True)
+    network = train_network(
+        distilled.images, distilled.labels, 3, config, mean=distilled.mean, std=distilled.std
+    )
+    return network.classifier.weight.detach()
