@@ -86,15 +86,25 @@ class Checks {
             text_of_dtype(tensor.scalar_type()));
   }
 
+  // The dtype of the argument that `like` names, or float32 beside half formats.
+  void has_dtype_or_float32(const Tensor& tensor, const char* argument, ScalarType expected,
+                            const char* like) const {
+    const bool half = expected == ScalarType::BFloat16 || expected == ScalarType::Half;
+    require(tensor.scalar_type() == expected || (half && tensor.scalar_type() == ScalarType::Float), argument,
+            text(text_of_dtype(expected), " like ", like, half ? ", or float32" : ""),
+            text_of_dtype(tensor.scalar_type()));
+  }
+
   void has_shape(const Tensor& tensor, const char* argument, const std::vector<int64_t>& expected,
                  const char* names) const {
     require(shape(tensor) == expected, argument, text(names, " = ", text_of_shape(expected)),
             text_of_shape(shape(tensor)));
   }
 
-  void is_on(const Tensor& tensor, const char* argument, const Device& expected) const {
-    require(tensor.device() == expected, argument,
-            text("on ", text_of_device(expected), " like domain_grads"), text_of_device(tensor.device()));
+  // `like` names the argument whose device it is.
+  void is_on(const Tensor& tensor, const char* argument, const Device& expected, const char* like) const {
+    require(tensor.device() == expected, argument, text("on ", text_of_device(expected), " like ", like),
+            text_of_device(tensor.device()));
   }
 
   void is_finite(double value, const char* argument) const {

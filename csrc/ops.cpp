@@ -3,16 +3,19 @@
 #include <pybind11/pybind11.h>
 #include <torch/headeronly/version.h>
 
+#include <algorithm>
+
 #include "checks.h"
 #include "cpu_capability.h"
+#include "masking/glue.h"
 #include "spectral/glue.h"
 #include "stable.h"
 
 namespace dgdd {
 namespace {
 
+using masking::MaskingParams;
 using spectral::SpectralParams;
-using spectral::Storage;
 
 Storage storage_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
@@ -27,17 +30,28 @@ Storage storage_of(const Tensor& tensor) {
   }
 }
 
+#if !defined(DGDD_WITH_CUDA)
+[[noreturn]] void refuse_cuda() {
+  throw std::runtime_error(
+      "dgdd: this build of dgdd_fast has no CUDA kernels, and the tensors are on a CUDA device. Install it "
+      "again where nvcc is "
+      "on the PATH, with DGDD_CUDA=ON in the environment");
+}
+#endif
+
 void run(const SpectralParams& params, const Device& device) {
   if (params.planes() == 0) return;
   if (device.is_cpu()) return spectral::run_cpu(params);
 #if defined(DGDD_WITH_CUDA)
   spectral::run_cuda(params, device);
 #else
-  throw std::runtime_error(
-      "dgdd: this build of dgdd_fast has no CUDA kernels, and the tensors are on a CUDA device. Install it "
-      "again where nvcc is "
-      "on the PATH, with DGDD_CUDA=ON in the environment");
+  refuse_cuda();
 #endif
+}
+
+void run(const MaskingParams& params, const Device&) {
+  if (params.samples == 0 || params.channels == 0) return;
+  masking::run_cpu(params);
 }
 
 void check_planes(const Checks& checks, const Tensor& domain_grads, int64_t least_axes, const char* layout) {
@@ -108,16 +122,16 @@ struct SurgeryInputs {
     if (base_grad_.has_value()) {
       checks.has_dtype(*base_grad_, "base_grad", domain_grads_.scalar_type(), " like domain_grads");
       checks.has_shape(*base_grad_, "base_grad", sizes, "[N, C, H, W]");
-      checks.is_on(*base_grad_, "base_grad", device);
+      checks.is_on(*base_grad_, "base_grad", device, "domain_grads");
       base_grad = torch::stable::contiguous(*base_grad_);
     }
     checks.has_dtype(domain_index_, "domain_index", ScalarType::Long, "");
     checks.has_shape(domain_index_, "domain_index", {samples}, "[N]");
-    checks.is_on(domain_index_, "domain_index", device);
+    checks.is_on(domain_index_, "domain_index", device, "domain_grads");
     if (domain_valid_.has_value()) {
       checks.has_dtype(*domain_valid_, "domain_valid", ScalarType::Bool, "");
       checks.has_shape(*domain_valid_, "domain_valid", {domains, samples}, "[D, N]");
-      checks.is_on(*domain_valid_, "domain_valid", device);
+      checks.is_on(*domain_valid_, "domain_valid", device, "domain_grads");
       domain_valid = torch::stable::contiguous(*domain_valid_);
     }
     checks.is_finite(alpha, "alpha");
@@ -166,7 +180,7 @@ void spectral_surgery_step_(Tensor images, Tensor momentum_buffer, const Tensor&
   const auto check_written = [&](const Tensor& tensor, const char* argument) {
     checks.has_dtype(tensor, argument, domain_grads.scalar_type(), " like domain_grads");
     checks.has_shape(tensor, argument, inputs.sizes, "[N, C, H, W]");
-    checks.is_on(tensor, argument, domain_grads.device());
+    checks.is_on(tensor, argument, domain_grads.device(), "domain_grads");
     checks.does_not_repeat_memory(tensor, argument);
   };
   check_written(images, "images");
@@ -185,6 +199,193 @@ void spectral_surgery_step_(Tensor images, Tensor momentum_buffer, const Tensor&
   run(inputs.params, domain_grads.device());
   if (!images.is_contiguous()) torch::stable::copy_(images, images_in_order);
   if (!momentum_buffer.is_contiguous()) torch::stable::copy_(momentum_buffer, buffer_in_order);
+}
+
+// Features as a masking kernel takes them, and memory for the masked ones, which lie as the features do:
+// channels last where the features' are, else contiguous. Features that are neither are copied.
+struct Features {
+  Tensor tensor;
+  bool channels_last;
+
+  Features(const Checks& checks, const Tensor& features) : tensor(features) {
+    checks.is_floating(features, "features");
+    checks.require(features.dim() >= 2, "features", "[N, C, *]", text_of_shape(shape(features)));
+    channels_last = !features.is_contiguous() && features.stride(1) == 1;
+    const int64_t stride = position_stride();
+    if (channels_last && stride < 0)
+      tensor = moved(torch::stable::contiguous(moved(features, 1, -1)), -1, 1);
+    else if (!channels_last && stride != 1)
+      tensor = torch::stable::contiguous(features);
+  }
+
+  int64_t samples() const { return tensor.size(0); }
+  int64_t channels() const { return tensor.size(1); }
+
+  void describe(MaskingParams& params) const {
+    params.samples = samples();
+    params.channels = channels();
+    params.positions = 1;
+    for (int64_t axis = 2; axis < tensor.dim(); ++axis) params.positions *= tensor.size(axis);
+    params.storage = storage_of(tensor);
+    params.features = tensor.const_data_ptr();
+    params.sample_stride = tensor.stride(0);
+    params.channel_stride = tensor.stride(1);
+    params.position_stride = position_stride();
+    params.channels_last = channels_last;
+  }
+
+  Tensor empty_like() const {
+    std::vector<int64_t> sizes = shape(tensor);
+    if (!channels_last) return torch::stable::new_empty(tensor, sizes);
+    std::rotate(sizes.begin() + 1, sizes.begin() + 2, sizes.end());
+    return moved(torch::stable::new_empty(tensor, sizes), -1, 1);
+  }
+
+ private:
+  static Tensor moved(const Tensor& tensor, int64_t from, int64_t to) {
+    return call_aten("aten::movedim", "int", tensor, from, to);
+  }
+
+  // Of the trailing axes as one, or -1 where they are none.
+  int64_t position_stride() const {
+    int64_t stride = 1;
+    int64_t positions = 1;
+    for (int64_t axis = tensor.dim() - 1; axis >= 2; --axis) {
+      if (tensor.size(axis) == 1) continue;
+      if (positions == 1) stride = tensor.stride(axis);
+      if (tensor.stride(axis) != stride * positions) return -1;
+      positions *= tensor.size(axis);
+    }
+    return stride;
+  }
+};
+
+// The arguments of scoring, checked and made contiguous. The tensors are kept because params points into
+// them.
+struct ScoreInputs {
+  Features features;
+  Tensor weight;
+  Tensor domain_index;
+
+  ScoreInputs(const Checks& checks, const Tensor& features_, const Tensor& weight_,
+              const Tensor& domain_index_)
+      : features(checks, features_), weight(weight_), domain_index(domain_index_) {
+    const Device device = features_.device();
+    checks.has_dtype_or_float32(weight_, "weight", features_.scalar_type(), "features");
+    checks.require(weight_.dim() == 2, "weight", "[D, C]", text_of_shape(shape(weight_)));
+    checks.has_shape(weight_, "weight", {weight_.size(0), features.channels()}, "[D, C]");
+    checks.is_on(weight_, "weight", device, "features");
+    checks.has_dtype(domain_index_, "domain_index", ScalarType::Long, "");
+    checks.has_shape(domain_index_, "domain_index", {features.samples()}, "[N]");
+    checks.is_on(domain_index_, "domain_index", device, "features");
+    weight = torch::stable::contiguous(weight_);
+    domain_index = torch::stable::contiguous(domain_index_);
+    if (device.is_cpu()) check_domain_index(checks, domain_index, weight.size(0));
+  }
+
+  MaskingParams params(bool per_pixel) const {
+    MaskingParams params{};
+    features.describe(params);
+    params.domains = weight.size(0);
+    params.weight = weight.const_data_ptr();
+    params.weight_storage = storage_of(weight);
+    params.domain_index = domain_index.const_data_ptr<int64_t>();
+    params.per_pixel = per_pixel;
+    return params;
+  }
+};
+
+// The arguments of selection, likewise; `like` names the argument that has the shape [N, C, ..] and the dtype
+// of `rows`.
+struct SelectInputs {
+  Tensor uniforms;
+  int64_t num_masked;
+  bool normalize;
+
+  SelectInputs(const Checks& checks, const Tensor& rows, const char* like, const Tensor& uniforms_,
+               int64_t num_masked_, bool normalize_)
+      : uniforms(uniforms_), num_masked(num_masked_), normalize(normalize_) {
+    checks.has_dtype_or_float32(uniforms_, "uniforms", rows.scalar_type(), like);
+    checks.has_shape(uniforms_, "uniforms", {rows.size(0), rows.size(1)}, "[N, C]");
+    checks.is_on(uniforms_, "uniforms", rows.device(), like);
+    checks.require(num_masked_ >= 0 && num_masked_ <= rows.size(1), "num_masked",
+                   text("in [0, C] = [0, ", rows.size(1), "]"), text(num_masked_));
+    uniforms = torch::stable::contiguous(uniforms_);
+  }
+
+  void describe(MaskingParams& params) const {
+    params.uniforms = uniforms.const_data_ptr();
+    params.uniforms_storage = storage_of(uniforms);
+    params.num_masked = num_masked;
+    params.normalize = normalize;
+  }
+};
+
+Tensor channel_scores(const Tensor& features, const Tensor& weight, const Tensor& domain_index,
+                      bool per_pixel) {
+  const ScoreInputs inputs(Checks("channel_scores"), features, weight, domain_index);
+  MaskingParams params = inputs.params(per_pixel);
+  Tensor scores = torch::stable::new_empty(features, {params.samples, params.channels});
+  params.scores = scores.data_ptr();
+  run(params, features.device());
+  return scores;
+}
+
+Tensor weighted_channel_mask(const Tensor& scores, const Tensor& uniforms, int64_t num_masked,
+                             bool normalize) {
+  const Checks checks("weighted_channel_mask");
+  checks.is_floating(scores, "scores");
+  checks.require(scores.dim() == 2, "scores", "[N, C]", text_of_shape(shape(scores)));
+  const SelectInputs inputs(checks, scores, "scores", uniforms, num_masked, normalize);
+  const Tensor rows = torch::stable::contiguous(scores);
+  MaskingParams params{};
+  params.samples = rows.size(0);
+  params.channels = rows.size(1);
+  params.storage = storage_of(rows);
+  params.given_scores = rows.const_data_ptr();
+  inputs.describe(params);
+  Tensor mask = torch::stable::new_empty(rows, shape(rows));
+  params.mask = mask.data_ptr();
+  run(params, rows.device());
+  return mask;
+}
+
+std::tuple<Tensor, Tensor> mask_channels(const Tensor& features, const Tensor& weight,
+                                         const Tensor& domain_index, const Tensor& uniforms,
+                                         int64_t num_masked, bool rescale, bool normalize, bool per_pixel) {
+  const Checks checks("mask_channels");
+  const ScoreInputs score_inputs(checks, features, weight, domain_index);
+  const SelectInputs select_inputs(checks, features, "features", uniforms, num_masked, normalize);
+  MaskingParams params = score_inputs.params(per_pixel);
+  select_inputs.describe(params);
+  checks.require(!rescale || num_masked < params.channels || params.channels == 0, "num_masked",
+                 text("less than C = ", params.channels, " with rescale=True, which divides by what is left"),
+                 text(num_masked));
+  params.scale = rescale ? static_cast<double>(params.channels) / (params.channels - num_masked) : 1;
+  Tensor mask = torch::stable::new_empty(features, {params.samples, params.channels});
+  Tensor masked = score_inputs.features.empty_like();
+  params.mask = mask.data_ptr();
+  params.masked = masked.data_ptr();
+  run(params, features.device());
+  return {masked, mask};
+}
+
+Tensor apply_channel_mask(const Tensor& features, const Tensor& mask, double scale) {
+  const Checks checks("apply_channel_mask");
+  const Features inputs(checks, features);
+  checks.has_dtype(mask, "mask", features.scalar_type(), " like features");
+  checks.has_shape(mask, "mask", {inputs.samples(), inputs.channels()}, "[N, C]");
+  checks.is_on(mask, "mask", features.device(), "features");
+  checks.is_finite(scale, "scale");
+  const Tensor rows = torch::stable::contiguous(mask);
+  MaskingParams params{};
+  inputs.describe(params);
+  params.given_mask = rows.const_data_ptr();
+  params.scale = scale;
+  Tensor masked = inputs.empty_like();
+  params.masked = masked.data_ptr();
+  run(params, features.device());
+  return masked;
 }
 
 pybind11::dict build_info() {
@@ -214,6 +415,15 @@ STABLE_TORCH_LIBRARY(dgdd, m) {
       "base_grad, "
       "Tensor domain_index, float alpha, float beta, float lr, float momentum, float eps=1e-12, "
       "bool weighted_deviation=True, Tensor? domain_valid=None) -> ()");
+  m.def(
+      "channel_scores(Tensor features, Tensor weight, Tensor domain_index, bool per_pixel=False) -> Tensor");
+  m.def(
+      "weighted_channel_mask(Tensor scores, Tensor uniforms, int num_masked, bool normalize=True) -> Tensor");
+  m.def(
+      "mask_channels(Tensor features, Tensor weight, Tensor domain_index, Tensor uniforms, int num_masked, "
+      "bool rescale=True, bool normalize=True, bool per_pixel=False) -> (Tensor masked, Tensor mask)");
+  // features * mask * scale: the last step of mask_channels, and its backward.
+  m.def("apply_channel_mask(Tensor features, Tensor mask, float scale) -> Tensor");
 }
 
 // The same function for each device: it checks, then branches. A build without CUDA says so instead of "no
@@ -222,6 +432,10 @@ STABLE_TORCH_LIBRARY_IMPL(dgdd, CPU, m) {
   m.impl("spectral_consensus", TORCH_BOX(&dgdd::spectral_consensus));
   m.impl("spectral_surgery", TORCH_BOX(&dgdd::spectral_surgery));
   m.impl("spectral_surgery_step_", TORCH_BOX(&dgdd::spectral_surgery_step_));
+  m.impl("channel_scores", TORCH_BOX(&dgdd::channel_scores));
+  m.impl("weighted_channel_mask", TORCH_BOX(&dgdd::weighted_channel_mask));
+  m.impl("mask_channels", TORCH_BOX(&dgdd::mask_channels));
+  m.impl("apply_channel_mask", TORCH_BOX(&dgdd::apply_channel_mask));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dgdd, CUDA, m) {

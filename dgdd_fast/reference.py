@@ -73,6 +73,72 @@ def spectral_surgery_step_(
     momentum_buffer.copy_(buffer)
 
 
+def channel_scores(features: Tensor, weight: Tensor, domain_index: Tensor, per_pixel: bool = False) -> Tensor:
+    """weight[domain_index] * the mean over the trailing axes, [N, C] (CADM, Eq. 5)."""
+    values = _widened(features)[..., None].flatten(2)
+    weights = _widened(weight)[domain_index]
+    if per_pixel:
+        values = weights[..., None] * values
+        lowest, highest = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
+        values = torch.where(highest == lowest, 1.0, (values - lowest) / (highest - lowest))
+        return values.mean(-1).to(features.dtype)
+    return (weights * values.mean(-1)).to(features.dtype)
+
+
+def weighted_channel_mask(
+    scores: Tensor, uniforms: Tensor, num_masked: int, normalize: bool = True
+) -> Tensor:
+    """Zeros at the `num_masked` smallest keys -log(r) / s of each row, else ones, [N, C] (CADM, Eq. 6)."""
+    weights = _selection_weights(scores.double(), normalize)
+    inside = uniforms.double().clamp(torch.finfo(torch.float64).tiny, 1 - 2**-53)
+    ordinary = (weights > 0) & (weights < torch.inf)
+    keys = -inside.log() / torch.where(ordinary, weights, 1.0)
+    # Infinite weights first, those of 0 last; stable sorts leave equal keys in the order of the channels.
+    by_key = keys.argsort(dim=1, stable=True)
+    tiers = torch.where(weights == torch.inf, 0, torch.where(weights > 0, 1, 2))
+    by_tier = tiers.gather(1, by_key).argsort(dim=1, stable=True)
+    chosen = by_key.gather(1, by_tier)[:, :num_masked]
+    mask = torch.ones_like(weights).scatter(1, chosen, 0.0)
+    invalid = scores.isnan() | ~((uniforms >= 0) & (uniforms <= 1))
+    return mask.masked_fill(invalid.any(1, keepdim=True), torch.nan).to(scores.dtype)
+
+
+def mask_channels(
+    features: Tensor,
+    weight: Tensor,
+    domain_index: Tensor,
+    uniforms: Tensor,
+    num_masked: int,
+    rescale: bool = True,
+    normalize: bool = True,
+    per_pixel: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """(features * mask * scale, mask), the mask a constant to autograd."""
+    with torch.no_grad():
+        scores = channel_scores(features, weight, domain_index, per_pixel)
+        mask = weighted_channel_mask(scores, uniforms, num_masked, normalize)
+    channels = features.shape[1]
+    scale = channels / (channels - num_masked) if rescale else 1.0
+    factors = (_widened(mask) * scale)[(...,) + (None,) * (features.dim() - 2)]
+    return (_widened(features) * factors).to(features.dtype), mask
+
+
+def _selection_weights(scores: Tensor, normalize: bool) -> Tensor:
+    """The weights of float64 scores [N, C], times a power of two that keeps them from over- and underflow."""
+    largest = scores.abs().masked_fill(~scores.isfinite(), 0.0).amax(1, keepdim=True)
+    exponent = torch.frexp(largest).exponent.clamp(-1000, 1000)
+    scaled = torch.ldexp(scores, -exponent)
+    if not normalize:
+        weights = scaled
+    else:
+        lowest, highest = scaled.amin(1, keepdim=True), scaled.amax(1, keepdim=True)
+        # An infinite score is the limit of a large one: beside -inf all finite ones are equally far up.
+        weights = torch.where(lowest == -torch.inf, 1.0, scaled - lowest)
+        weights = weights.masked_fill(scaled == -torch.inf, 0.0).masked_fill(scaled == torch.inf, torch.inf)
+        weights = torch.where(lowest == highest, 1.0, weights)
+    return weights.masked_fill(weights < 2.0**-1000, 0.0)
+
+
 def _surgery(
     domain_grads: Tensor,
     base_grad: Tensor | None,

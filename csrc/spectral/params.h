@@ -5,12 +5,9 @@
 #include <cstdint>
 
 #include "host_device.h"
+#include "storage.h"
 
 namespace dgdd::spectral {
-
-// How floating data lies in memory. Half formats are converted on load and store; arithmetic is float32, and
-// float64 for float64.
-enum class Storage { float32, float64, bfloat16, float16 };
 
 // One call of a spectral operator on contiguous data. Exactly one group of outputs is set; it tells which
 // operator is meant. A plane is one (sample, channel) image of height x width; there are samples * channels

@@ -1,0 +1,369 @@
+// The masking operators' CPU kernels, compiled once per instruction set with DGDD_ISA naming it. A sample is
+// scored, its channels are chosen and its features written while they are still in cache. Loops are plain,
+// for compilers to vectorise. Everything here is local to the unit or inlined: a function shared with other
+// units could be linked with the wrong instruction set.
+#include "masking/cpu_kernels.h"
+
+#include <cstdint>
+#include <type_traits>
+
+#include "half.h"
+#include "masking/selection.h"
+
+namespace dgdd::masking::DGDD_ISA {
+namespace {
+
+// Numbers that are added up before their sum joins the others: it bounds both the rounding error of a long
+// sum and the memory for widened half formats.
+constexpr int64_t kBlock = 1024;
+constexpr int64_t kPoints = 64;  // likewise with the channels last, where a sum is one chain of additions
+
+template <class Real>
+using Lanes [[gnu::vector_size(32)]] = Real;
+
+// One thread's memory, rows of C numbers.
+template <class Real>
+struct Scratch {
+  int64_t* keys;
+  double* uniforms;
+  Real* scores;
+  Real* factors;  // what a channel is multiplied by
+  Real* weights;
+  Real* sums;
+  Real* block_sums;
+
+  Scratch(double* memory, int64_t channels)
+      : keys(reinterpret_cast<int64_t*>(memory)),
+        uniforms(memory + channels),
+        scores(reinterpret_cast<Real*>(memory + 2 * channels)),
+        factors(reinterpret_cast<Real*>(memory + 3 * channels)),
+        weights(reinterpret_cast<Real*>(memory + 4 * channels)),
+        sums(reinterpret_cast<Real*>(memory + 5 * channels)),
+        block_sums(reinterpret_cast<Real*>(memory + 6 * channels)) {
+    static_assert(kScratchRows == 7);
+  }
+};
+
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+bool is_finite(double value) { return value - value == 0; }
+
+template <class To, class From>
+void convert(To* to, const void* from, int64_t offset, int64_t size) {
+  const From* numbers = static_cast<const From*>(from) + offset;
+  for (int64_t i = 0; i < size; ++i) to[i] = static_cast<To>(load(numbers[i]));
+}
+
+template <class To>
+void read_row(To* to, const void* from, Storage storage, int64_t offset, int64_t size) {
+  switch (storage) {
+    case Storage::float32:
+      return convert<To, float>(to, from, offset, size);
+    case Storage::float64:
+      return convert<To, double>(to, from, offset, size);
+    case Storage::bfloat16:
+      return convert<To, BFloat16>(to, from, offset, size);
+    case Storage::float16:
+      return convert<To, Float16>(to, from, offset, size);
+  }
+}
+
+template <class Stored, class Real>
+void write_row(void* to, const Real* from, int64_t offset, int64_t size) {
+  Stored* numbers = static_cast<Stored*>(to) + offset;
+  for (int64_t i = 0; i < size; ++i) numbers[i] = store<Stored>(from[i]);
+}
+
+// `size` numbers, at most kBlock, as what they are computed in; in `buffer` where they have to be widened.
+template <class Real, class Stored>
+const Real* widened(const Stored* from, int64_t size, Real* buffer) {
+  if constexpr (std::is_same_v<Real, Stored>) {
+    return from;
+  } else {
+    for (int64_t i = 0; i < size; ++i) buffer[i] = load(from[i]);
+    return buffer;
+  }
+}
+
+template <class Real>
+Real sum_of(const Real* numbers, int64_t size) {
+  constexpr int64_t kLanes = 32 / sizeof(Real);
+  Lanes<Real> sums[4] = {};
+  int64_t i = 0;
+  const auto next = [&](int64_t offset) {
+    Lanes<Real> lanes;
+    __builtin_memcpy(&lanes, numbers + i + offset, sizeof(lanes));
+    return lanes;
+  };
+  for (; i + 4 * kLanes <= size; i += 4 * kLanes)
+    for (int part = 0; part < 4; ++part) sums[part] += next(part * kLanes);
+  for (; i + kLanes <= size; i += kLanes) sums[0] += next(0);
+  const Lanes<Real> lanes = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  Real total = 0;
+  for (int64_t lane = 0; lane < kLanes / 2; ++lane) total += lanes[lane] + lanes[lane + kLanes / 2];
+  for (; i < size; ++i) total += numbers[i];
+  return total;
+}
+
+// What a score adds up at one position under per_pixel, with the channels' extremes there. Everything is
+// halved, so that the range does not overflow.
+template <class Real>
+Real share_of_range(Real value, Real lowest, Real highest) {
+  const Real range = highest - lowest;
+  return range == 0 ? Real(1) : (value - lowest) / range;
+}
+
+// NaN is an extreme of every position that it is at.
+template <class Real>
+void widen_range(Real value, Real& lowest, Real& highest) {
+  const bool nan = value != value;
+  lowest = nan | (value < lowest) ? value : lowest;
+  highest = nan | (value > highest) ? value : highest;
+}
+
+template <class Real, class Stored>
+void sum_planes(const MaskingParams& params, const Stored* features, Scratch<Real>& scratch) {
+  Real buffer[kBlock];
+  for (int64_t channel = 0; channel < params.channels; ++channel) {
+    const Stored* plane = features + channel * params.channel_stride;
+    Real sum = 0;
+    for (int64_t begin = 0; begin < params.positions; begin += kBlock) {
+      const int64_t size = smaller(params.positions - begin, kBlock);
+      sum += sum_of(widened(plane + begin, size, buffer), size);
+    }
+    scratch.sums[channel] = sum;
+  }
+}
+
+template <class Real, class Stored>
+void sum_shares_of_planes(const MaskingParams& params, const Stored* features, Scratch<Real>& scratch) {
+  Real buffer[kBlock];
+  Real lowest[kBlock];
+  Real highest[kBlock];
+  for (int64_t channel = 0; channel < params.channels; ++channel) scratch.sums[channel] = 0;
+  for (int64_t begin = 0; begin < params.positions; begin += kBlock) {
+    const int64_t size = smaller(params.positions - begin, kBlock);
+    for (int64_t i = 0; i < size; ++i) {
+      lowest[i] = Real(HUGE_VAL);
+      highest[i] = -Real(HUGE_VAL);
+    }
+    for (int64_t channel = 0; channel < params.channels; ++channel) {
+      const Real weight = Real(0.5) * scratch.weights[channel];
+      const Real* values = widened(features + channel * params.channel_stride + begin, size, buffer);
+      for (int64_t i = 0; i < size; ++i) widen_range(weight * values[i], lowest[i], highest[i]);
+    }
+    for (int64_t channel = 0; channel < params.channels; ++channel) {
+      const Real weight = Real(0.5) * scratch.weights[channel];
+      const Real* values = widened(features + channel * params.channel_stride + begin, size, buffer);
+      for (int64_t i = 0; i < size; ++i)
+        buffer[i] = share_of_range(weight * values[i], lowest[i], highest[i]);
+      scratch.sums[channel] += sum_of(buffer, size);
+    }
+  }
+}
+
+// With the channels last a position's channels lie side by side, and the sums of all channels grow together:
+// first over a block of positions, four at a time, then over the blocks.
+template <class Real, class Stored>
+void sum_points(const MaskingParams& params, const Stored* features, Scratch<Real>& scratch) {
+  const int64_t channels = params.channels;
+  const int64_t stride = params.position_stride;
+  Real* __restrict sums = scratch.sums;
+  Real* __restrict block_sums = scratch.block_sums;
+  for (int64_t channel = 0; channel < channels; ++channel) sums[channel] = 0;
+  for (int64_t begin = 0; begin < params.positions; begin += kPoints) {
+    const int64_t end = smaller(begin + kPoints, params.positions);
+    for (int64_t channel = 0; channel < channels; ++channel) block_sums[channel] = 0;
+    int64_t position = begin;
+    for (; position + 4 <= end; position += 4) {
+      const Stored* point = features + position * stride;
+      for (int64_t channel = 0; channel < channels; ++channel)
+        block_sums[channel] += (load(point[channel]) + load(point[channel + stride])) +
+                               (load(point[channel + 2 * stride]) + load(point[channel + 3 * stride]));
+    }
+    for (; position < end; ++position) {
+      const Stored* point = features + position * stride;
+      for (int64_t channel = 0; channel < channels; ++channel) block_sums[channel] += load(point[channel]);
+    }
+    for (int64_t channel = 0; channel < channels; ++channel) sums[channel] += block_sums[channel];
+  }
+}
+
+template <class Real, class Stored>
+void sum_shares_of_points(const MaskingParams& params, const Stored* features, Scratch<Real>& scratch) {
+  const int64_t channels = params.channels;
+  const Real* __restrict weights = scratch.weights;
+  Real* __restrict sums = scratch.sums;
+  Real* __restrict block_sums = scratch.block_sums;
+  Real* __restrict values = scratch.factors;  // of one position; the factors come later
+  for (int64_t channel = 0; channel < channels; ++channel) sums[channel] = 0;
+  for (int64_t begin = 0; begin < params.positions; begin += kPoints) {
+    const int64_t end = smaller(begin + kPoints, params.positions);
+    for (int64_t channel = 0; channel < channels; ++channel) block_sums[channel] = 0;
+    for (int64_t position = begin; position < end; ++position) {
+      const Stored* point = features + position * params.position_stride;
+      Real lowest = Real(HUGE_VAL);
+      Real highest = -Real(HUGE_VAL);
+      for (int64_t channel = 0; channel < channels; ++channel) {
+        values[channel] = Real(0.5) * weights[channel] * load(point[channel]);
+        widen_range(values[channel], lowest, highest);
+      }
+      for (int64_t channel = 0; channel < channels; ++channel)
+        block_sums[channel] += share_of_range(values[channel], lowest, highest);
+    }
+    for (int64_t channel = 0; channel < channels; ++channel) sums[channel] += block_sums[channel];
+  }
+}
+
+template <class Real, class Stored>
+void score(const MaskingParams& params, int64_t sample, Scratch<Real>& scratch) {
+  const Stored* features = static_cast<const Stored*>(params.features) + sample * params.sample_stride;
+  read_row(scratch.weights, params.weight, params.weight_storage,
+           params.domain_index[sample] * params.channels, params.channels);
+  const auto sum =
+      params.per_pixel
+          ? (params.channels_last ? sum_shares_of_points<Real, Stored> : sum_shares_of_planes<Real, Stored>)
+          : (params.channels_last ? sum_points<Real, Stored> : sum_planes<Real, Stored>);
+  sum(params, features, scratch);
+  const Real positions = static_cast<Real>(params.positions);
+  for (int64_t channel = 0; channel < params.channels; ++channel) {
+    const Real mean = scratch.sums[channel] / positions;
+    const Real score = params.per_pixel ? mean : scratch.weights[channel] * mean;
+    // As a separate weighted_channel_mask would read it.
+    scratch.scores[channel] = load(store<Stored>(score));
+  }
+}
+
+// The keys below `key` are masked, and of those equal to it the first `ties`.
+struct Threshold {
+  int64_t key;
+  int64_t ties;
+};
+
+int64_t count_up_to(const int64_t* keys, int64_t size, int64_t limit) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < size; ++i) count += keys[i] <= limit;
+  return count;
+}
+
+// A binary search on the keys' values: a step is a count, which compilers vectorise, and most searches end
+// after the few steps that it takes to fall into the gap between two keys.
+Threshold threshold_of(const int64_t* keys, int64_t size, int64_t num_masked) {
+  if (num_masked == 0) return {INT64_MIN, 0};
+  int64_t lowest = INT64_MAX;
+  int64_t highest = INT64_MIN;
+  for (int64_t i = 0; i < size; ++i) {
+    lowest = keys[i] < lowest ? keys[i] : lowest;
+    highest = keys[i] > highest ? keys[i] : highest;
+  }
+  while (lowest < highest) {
+    const int64_t limit = middle(lowest, highest);
+    const int64_t count = count_up_to(keys, size, limit);
+    if (count == num_masked) return {limit + 1, 0};
+    if (count > num_masked)
+      highest = limit;
+    else
+      lowest = limit + 1;
+  }
+  return {lowest, num_masked - count_up_to(keys, size, lowest - 1)};
+}
+
+// Leaves the mask in `factors`.
+template <class Real>
+void select(const MaskingParams& params, int64_t sample, Scratch<Real>& scratch) {
+  const int64_t channels = params.channels;
+  const Real* __restrict scores = scratch.scores;
+  const double* __restrict uniforms = scratch.uniforms;
+  int64_t* __restrict keys = scratch.keys;
+  Real* __restrict mask = scratch.factors;
+  read_row(scratch.uniforms, params.uniforms, params.uniforms_storage, sample * channels, channels);
+
+  RowExtremes extremes;
+  for (int64_t channel = 0; channel < channels; ++channel) extremes.add(scores[channel], uniforms[channel]);
+  if (extremes.invalid) {
+    for (int64_t channel = 0; channel < channels; ++channel) mask[channel] = Real(NAN);
+    return;
+  }
+  const RowWeights weights(extremes, params.normalize);
+  for (int64_t channel = 0; channel < channels; ++channel)
+    keys[channel] = selection_key(scores[channel], uniforms[channel], weights);
+  const Threshold threshold = threshold_of(keys, channels, params.num_masked);
+  for (int64_t channel = 0; channel < channels; ++channel) mask[channel] = !(keys[channel] < threshold.key);
+  int64_t ties = threshold.ties;
+  for (int64_t channel = 0; ties > 0; ++channel) {
+    if (keys[channel] != threshold.key) continue;
+    mask[channel] = 0;
+    --ties;
+  }
+}
+
+template <class Real, class Stored>
+void apply(const MaskingParams& params, int64_t sample, Scratch<Real>& scratch) {
+  const int64_t channels = params.channels;
+  const int64_t positions = params.positions;
+  const Stored* features = static_cast<const Stored*>(params.features) + sample * params.sample_stride;
+  Stored* masked = static_cast<Stored*>(params.masked) + sample * channels * positions;
+  Real* __restrict factors = scratch.factors;
+  for (int64_t channel = 0; channel < channels; ++channel)
+    factors[channel] *= static_cast<Real>(params.scale);
+
+  if (params.channels_last) {
+    for (int64_t position = 0; position < positions; ++position) {
+      const Stored* __restrict from = features + position * params.position_stride;
+      Stored* __restrict to = masked + position * channels;
+      for (int64_t channel = 0; channel < channels; ++channel)
+        to[channel] = store<Stored>(load(from[channel]) * factors[channel]);
+    }
+    return;
+  }
+  for (int64_t channel = 0; channel < channels; ++channel) {
+    const Stored* __restrict from = features + channel * params.channel_stride;
+    Stored* __restrict to = masked + channel * positions;
+    const Real factor = factors[channel];
+    // A finite score says that the channel is finite: nothing there that 0 would not make 0.
+    if (factor == 0 && params.weight != nullptr && is_finite(scratch.scores[channel])) {
+      for (int64_t i = 0; i < positions; ++i) to[i] = Stored{};
+    } else {
+      for (int64_t i = 0; i < positions; ++i) to[i] = store<Stored>(load(from[i]) * factor);
+    }
+  }
+}
+
+template <class Real, class Stored>
+void run_samples(const MaskingParams& params, int64_t begin, int64_t end, double* memory) {
+  const int64_t channels = params.channels;
+  Scratch<Real> scratch(memory, channels);
+  for (int64_t sample = begin; sample < end; ++sample) {
+    const int64_t row = sample * channels;
+    if (params.weight != nullptr)
+      score<Real, Stored>(params, sample, scratch);
+    else if (params.given_scores != nullptr)
+      convert<Real, Stored>(scratch.scores, params.given_scores, row, channels);
+    if (params.scores != nullptr) write_row<Stored>(params.scores, scratch.scores, row, channels);
+
+    if (params.uniforms != nullptr)
+      select(params, sample, scratch);
+    else if (params.given_mask != nullptr)
+      convert<Real, Stored>(scratch.factors, params.given_mask, row, channels);
+    if (params.mask != nullptr) write_row<Stored>(params.mask, scratch.factors, row, channels);
+
+    if (params.masked != nullptr) apply<Real, Stored>(params, sample, scratch);
+  }
+}
+
+}  // namespace
+
+CpuKernel cpu_kernel(Storage storage) {
+  switch (storage) {
+    case Storage::float64:
+      return run_samples<double, double>;
+    case Storage::bfloat16:
+      return run_samples<float, BFloat16>;
+    case Storage::float16:
+      return run_samples<float, Float16>;
+    default:
+      return run_samples<float, float>;
+  }
+}
+
+}  // namespace dgdd::masking::DGDD_ISA
