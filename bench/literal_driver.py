@@ -22,7 +22,7 @@ from dgdd_fast.config import DistillConfig, NetworkConfig, SurgeryConfig
 from dgdd_fast.data import DomainDataset, load_dataset, normalise
 from dgdd_fast.distill import distill, resolve
 from dgdd_fast.networks import ConvNet, initialise
-from dgdd_fast.sampling import assign_domains, initial_images, real_batch
+from dgdd_fast.sampling import assign_domains, initial_tiles, real_batch
 from dgdd_fast.seeds import generator
 
 
@@ -54,7 +54,7 @@ def literal_distill(sources: DomainDataset, config: DistillConfig) -> Tensor:
     config = resolve(config, sources)
     mean, std = sources.channel_statistics()
     assigned = assign_domains(sources.counts(), config.ipc)
-    images = initial_images(sources, assigned, config, mean, std)
+    images = initial_tiles(sources, assigned, config, mean, std)
     by_class = [part.clone().requires_grad_() for part in images.split(config.ipc)]
     optimizers = [torch.optim.SGD([part], lr=config.image_lr, momentum=config.momentum) for part in by_class]
     cells = sources.cells()

@@ -7,8 +7,9 @@ import io
 import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -17,11 +18,12 @@ from torch import Tensor
 
 from .contact_sheet import draw_contact_sheet
 from .files import write_atomically
+from .formation import check_factor, decode, tiles
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _HEADER_KEY = "dgdd_fast_distilled_set"  # a single key: safetensors does not keep the order of several
 _TENSORS = ("images", "labels", "domains")
-_DESCRIPTION = ("mean", "std", "class_names", "domain_names", "flip_safe", "config", "provenance")
+_DESCRIPTION = ("mean", "std", "class_names", "domain_names", "flip_safe", "config", "provenance", "factor")
 _SIGNATURES = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
@@ -37,22 +39,35 @@ class DistilledSetError(ValueError):
     """A distilled set, or the file that should hold one, is not valid. The message says what to do."""
 
 
+class TrainingImages(NamedTuple):
+    """What to train on: images float32 [M, 3, H, W], normalised; labels and domains int64 [M]."""
+
+    images: Tensor
+    labels: Tensor
+    domains: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
     """K * IPC synthetic images, the same number for each class, sorted by class.
+
+    With `factor` f > 1 each of them is a mosaic of f x f tiles, and what to train on are the tiles, enlarged:
+    M = K * IPC * f**2 images of the full size. As a PyTorch data set it gives those.
 
     Raises DistilledSetError where the parts do not fit together.
 
     Attributes:
         images: float32 [N, 3, H, W], normalised: pixel = image * std + mean, not clamped to [0, 1].
         labels: int64 [N], 0 .. 0 1 .. 1 up to K - 1.
-        domains: int64 [N], the source domain that each image was assigned to.
+        domains: int64 [M], the source domain that each image, or tile in the order of `formation`, was
+            assigned to.
         mean, std: of the pixels in [0, 1], per channel: what other images must be normalised with.
         class_names: K distinct names.
         domain_names: the source domains; the held-out target is not among them.
         flip_safe: False where a mirrored image changes its class or has none (digits, letters).
         config: the settings of the run, whole.
         provenance: where the set comes from: data, target, iterations done, versions.
+        factor: tiles along each side of an image.
     """
 
     images: Tensor
@@ -65,6 +80,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
     flip_safe: bool
     config: dict[str, Any]
     provenance: dict[str, Any]
+    factor: int = 1
 
     def __post_init__(self) -> None:
         for name in ("class_names", "domain_names"):
@@ -99,12 +115,17 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
             and images.numel() > 0,
             f"images must be float32 [N, 3, H, W] with N, H, W > 0, got {images.dtype} {list(images.shape)}",
         )
+        _require(type(self.factor) is int, f"factor must be a whole number, got {self.factor!r}")
+        try:
+            check_factor(self.factor, self.resolution)
+        except ValueError as error:
+            raise DistilledSetError(str(error)) from error
         count, classes, domains = len(images), len(self.class_names), len(self.domain_names)
-        for name in ("labels", "domains"):
+        for name, length in (("labels", count), ("domains", count * self.factor**2)):
             tensor = getattr(self, name)
             _require(
-                tensor.dtype == torch.int64 and tensor.shape == (count,) and tensor.device == images.device,
-                f"{name} must be int64 [{count}] on {images.device}, "
+                tensor.dtype == torch.int64 and tensor.shape == (length,) and tensor.device == images.device,
+                f"{name} must be int64 [{length}] on {images.device}, "
                 f"got {tensor.dtype} {list(tensor.shape)} on {tensor.device}",
             )
         _require(count % classes == 0, f"{count} images do not divide evenly among {classes} classes")
@@ -123,12 +144,20 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
         broken = ~torch.isfinite(images).flatten(1).all(1)
         _require(not broken.any(), f"image {int(broken.int().argmax())} has a value that is NaN or infinite")
 
+    @cached_property
+    def training_images(self) -> TrainingImages:
+        """The images to train on, decoded from the mosaics, with their labels and domains."""
+        images = decode(tiles(self.images, self.factor), self.factor)
+        return TrainingImages(images, self.labels.repeat_interleave(self.factor**2), self.domains)
+
     def __len__(self) -> int:
-        return len(self.images)
+        """M, the number of images to train on."""
+        return len(self.domains)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        """The normalised image float32 [3, H, W], its label and its assigned domain."""
-        return self.images[index], int(self.labels[index]), int(self.domains[index])
+        """A normalised image to train on, float32 [3, H, W], its label and its assigned domain."""
+        images, labels, domains = self.training_images
+        return images[index], int(labels[index]), int(domains[index])
 
     @property
     def ipc(self) -> int:
@@ -142,8 +171,11 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
 
     def pixels(self) -> Tensor:
         """The images to look at, not to train on: uint8 [N, 3, H, W] on the CPU, de-normalised, clamped."""
+        return self._pixels_of(self.images)
+
+    def _pixels_of(self, images: Tensor) -> Tensor:
         mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
-        return (self.images.cpu() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8)
+        return (images.cpu() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically. The same set gives the same bytes.
@@ -186,7 +218,8 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
     def export_folder(self, path: str | Path) -> None:
         """Write ``domain/class/NNN.png`` below `path`, NNN being the row: a folder to load as data again.
 
-        The PNGs hold `pixels`: 8 bits, clamped. Raises FileExistsError where `path` has content already.
+        These are the M images to train on, mosaics decoded: 8 bits, clamped. Raises FileExistsError where
+        `path` has content already.
         """
         path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -194,22 +227,31 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
                 f"{path} exists and is not an empty folder; choose a new folder for the images"
             )
         digits = max(3, len(str(len(self) - 1)))
-        for row, image in enumerate(self.pixels().permute(0, 2, 3, 1).numpy()):
-            domain = _folder_name(self.domain_names[int(self.domains[row])])
-            label = _folder_name(self.class_names[int(self.labels[row])])
+        images, labels, domains = self.training_images
+        for row, image in enumerate(self._pixels_of(images).permute(0, 2, 3, 1).numpy()):
+            domain = _folder_name(self.domain_names[int(domains[row])])
+            label = _folder_name(self.class_names[int(labels[row])])
             folder = path / domain / label
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / f"{row:0{digits}d}.png")
 
     def contact_sheet(self, path: str | Path) -> None:
-        """Write one PNG of all images: classes in rows, grouped by assigned domain."""
+        """Write one PNG of all images as they are stored: classes in rows, grouped by assigned domain.
+
+        Mosaics whose tiles are of several domains form a group of their own.
+        """
+        of_tiles = self.domains.reshape(len(self.images), -1)
+        uniform = (of_tiles == of_tiles[:, :1]).all(1)
+        domains = torch.where(uniform, of_tiles[:, 0], len(self.domain_names))
+        mosaics = f" of {self.factor} x {self.factor} tiles" if self.factor > 1 else ""
         sheet = draw_contact_sheet(
             self.pixels().permute(0, 2, 3, 1).contiguous().numpy(),
             self.labels.tolist(),
-            self.domains.tolist(),
+            domains.tolist(),
             self.class_names,
-            self.domain_names,
-            title=f"{len(self)} images, {self.ipc} per class, {self.resolution[0]} x {self.resolution[1]} px",
+            (*self.domain_names, *(() if uniform.all() else ("several domains",))),
+            title=f"{len(self.images)} images{mosaics}, {self.ipc} per class, "
+            f"{self.resolution[0]} x {self.resolution[1]} px",
         )
         png = io.BytesIO()
         sheet.save(png, format="PNG")
@@ -253,7 +295,7 @@ def _unpack(data: bytes) -> dict[str, Any]:
         )
     if set(tensors) != set(_TENSORS) or checksum != _checksum(tensors, description):
         raise DistilledSetError(f"damaged: its content is not what was saved; {_AGAIN}")
-    return {**tensors, **description}
+    return {**tensors, "factor": 1, **description}  # a file of version 1 knows no mosaics
 
 
 def _folder_name(name: str) -> str:

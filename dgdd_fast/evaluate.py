@@ -105,14 +105,16 @@ def evaluate(
         raise ValueError(f"evaluate.runs must be at least 1, got {config.runs}")
     _check_tests(training, tests)
     if isinstance(training, DistilledSet):
+        images, labels, _ = training.training_images
         mean, std = torch.tensor(training.mean), torch.tensor(training.std)
     else:
+        images, labels = training.images, training.labels
         mean, std = training.channel_statistics()
     accuracies: dict[str, list[float]] = {name: [] for name in tests}
     for run in range(config.runs):
         network = train_network(
-            training.images,
-            training.labels,
+            images,
+            labels,
             len(training.class_names),
             dataclasses.replace(config, seed=derive_seed(config.seed, "evaluate", run)),
             mean=mean,

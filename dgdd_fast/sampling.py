@@ -9,23 +9,30 @@ from torch import Tensor
 
 from .config import DistillConfig
 from .data import DomainDataset, normalise
+from .formation import reduce
 from .seeds import generator
 
 
-def assign_domains(counts: Tensor, ipc: int) -> Tensor:
-    """The domain d(i) of every synthetic image, fixed before the run (SGS, Eq. 11).
+def assign_domains(counts: Tensor, ipc: int, factor: int = 1) -> Tensor:
+    """The domain d(i) of every synthetic training image, fixed before the run (SGS, Eq. 11).
 
     Within a class the domains get equal numbers of images; where `ipc` is not a multiple of the number of
     domains, the domains that have the fewest images so far over the classes before get one more, so that the
-    whole set is balanced too.
+    whole set is balanced too. The tiles of a mosaic share its domain, unless there are fewer images per class
+    than domains: then the tiles are dealt out as the images are otherwise.
 
     Args:
         counts: int64 [K, D], real images in each (class, domain) cell; an empty cell is assigned nothing.
         ipc: images per class.
+        factor: an image is a mosaic of factor x factor tiles.
 
     Returns:
-        int64 [K, ipc], ascending in each row.
+        int64 [K, ipc * factor**2], ascending in each row.
     """
+    if factor > 1:
+        if ipc < counts.shape[1]:
+            return assign_domains(counts, ipc * factor**2)
+        return assign_domains(counts, ipc).repeat_interleave(factor**2, dim=1)
     totals = [0] * counts.shape[1]
     rows = []
     for class_counts in counts.tolist():
@@ -43,28 +50,31 @@ def assign_domains(counts: Tensor, ipc: int) -> Tensor:
     return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), ipc)
 
 
-def initial_images(
+def initial_tiles(
     sources: DomainDataset, domains: Tensor, config: DistillConfig, mean: Tensor, std: Tensor
 ) -> Tensor:
-    """The synthetic images before the first iteration: float32 [K * IPC, 3, H, W], normalised, class by
+    """The synthetic tiles before the first iteration: float32 [K * T, 3, H / f, W / f], normalised, class by
     class.
+
+    `domains` [K, T] are those of the tiles; f is ``config.factor``, resolved. With f = 1 a tile is an image.
 
     ``uniform``: real images of the class and the assigned domain; ``random``: real images of the class
     whatever their domain; ``noise``: standard normal. Real images repeat only where a cell holds fewer than
-    are asked of it.
+    are asked of it, and are shrunk to the size of a tile.
     """
+    factor = config.factor or 1
     if config.init == "noise":
-        shape = (domains.numel(), 3, *sources.resolution)
+        shape = (domains.numel(), 3, *(side // factor for side in sources.resolution))
         return torch.randn(shape, generator=generator(config.seed, "init"))
     rows: list[Tensor] = []
     for label, cells in enumerate(sources.cells()):
         random = generator(config.seed, "init", label)
         if config.init == "random":
-            rows.append(_draw(torch.cat(cells), config.ipc, random))
+            rows.append(_draw(torch.cat(cells), domains.shape[1], random))
         else:
             for domain, cell in enumerate(cells):
                 rows.append(_draw(cell, int((domains[label] == domain).sum()), random))
-    return normalise(sources.images[torch.cat(rows)], mean, std)
+    return reduce(normalise(sources.images[torch.cat(rows)], mean, std), factor)
 
 
 def _draw(rows: Tensor, count: int, random: torch.Generator) -> Tensor:

@@ -27,7 +27,7 @@ from dgdd_fast.distill import (
     resolve,
 )
 from dgdd_fast.matching import ImageGradients, Matching
-from dgdd_fast.sampling import assign_domains, initial_images
+from dgdd_fast.sampling import assign_domains, initial_tiles
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = DistillConfig(
@@ -121,7 +121,7 @@ def test_random_keeps_the_initial_images_that_the_other_methods_start_from() -> 
     assert torch.equal(random.images, start.images)
     mean, std = data.channel_statistics()
     config = dataclasses.replace(SMALL, objective="random")
-    expected = initial_images(data, assign_domains(data.counts(), config.ipc), config, mean, std)
+    expected = initial_tiles(data, assign_domains(data.counts(), config.ipc), config, mean, std)
     assert torch.equal(random.images, expected)
 
 

@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from dgdd_fast import distilled_set
 from dgdd_fast.distilled_set import FORMAT_VERSION, DistilledSet, DistilledSetError
 
 CLASSES = ("zero", "ein/s", "..")
@@ -118,9 +119,53 @@ def test_image_pickle_and_torch_file_are_named(tmp_path):
             DistilledSet.load(tmp_path / name)
 
 
+def test_a_file_of_the_first_version_is_a_set_without_mosaics(saved):
+    def to_version_1(description):
+        del description["factor"]
+        description["version"] = 1
+        del description["sha256"]
+        tensors = {name: getattr(make_set(), name) for name in ("images", "labels", "domains")}
+        description["sha256"] = distilled_set._checksum(tensors, description)
+
+    rewrite(saved, to_version_1)
+    loaded = DistilledSet.load(saved)
+    assert loaded.factor == 1
+    assert torch.equal(loaded.training_images.images, make_set().images)
+
+
+def test_mosaics_are_trained_on_tile_by_tile(tmp_path):
+    tile_domains = torch.arange(48) % 2
+    distilled = make_set(factor=2, domains=tile_domains)
+    distilled.save(tmp_path / "set")
+    loaded = DistilledSet.load(tmp_path / "set")
+    images, labels, domains = loaded.training_images
+    assert images.shape == (48, 3, 8, 6)
+    assert torch.equal(labels, torch.arange(3).repeat_interleave(16))
+    assert torch.equal(domains, tile_domains)
+    # tile 21 is the upper right quarter of image 5
+    quarter = distilled.images[5:6, :, :4, 3:]
+    enlarged = torch.nn.functional.interpolate(quarter, scale_factor=2.0, mode="bilinear")[0]
+    image, label, domain = loaded[21]
+    torch.testing.assert_close(image, enlarged)
+    assert (label, domain) == (1, 1)
+    assert (loaded.ipc, len(loaded), loaded.resolution) == (4, 48, (8, 6))
+    loaded.export_folder(tmp_path / "png")
+    assert len(list((tmp_path / "png").glob("*/*/*.png"))) == 48
+    loaded.contact_sheet(tmp_path / "sheet.png")
+
+
+def test_a_set_whose_sides_do_not_make_tiles_is_refused():
+    with pytest.raises(DistilledSetError, match="8 x 6 px cannot be cut into 4 x 4"):
+        make_set(factor=4, domains=torch.zeros(12 * 16, dtype=torch.int64))
+    with pytest.raises(DistilledSetError, match=r"domains must be int64 \[48\]"):
+        make_set(factor=2)
+    with pytest.raises(DistilledSetError, match="factor must be a whole number"):
+        make_set(factor=2.0)
+
+
 def test_newer_format_asks_for_an_upgrade(saved):
     rewrite(saved, lambda description: description.update(version=FORMAT_VERSION + 1))
-    with pytest.raises(DistilledSetError, match=r"set\.safetensors: format version 2.*upgrade dgdd-fast"):
+    with pytest.raises(DistilledSetError, match=r"set\.safetensors: format version 3.*upgrade dgdd-fast"):
         DistilledSet.load(saved)
 
 
