@@ -1,5 +1,5 @@
-"""Checkpoints of a distillation run: the images, their momentum and the iteration, in one file written
-atomically.
+"""Checkpoints of a distillation run: the images, their optimiser's state and the iteration, in one file
+written atomically.
 
 Every random draw is a function of (seed, name, iteration), so there is no generator state to keep.
 """
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from .files import write_atomically
 
-FORMAT = "dgdd-fast checkpoint 1"
-TENSORS = ("images", "momentum_buffer", "losses")
+FORMAT = "dgdd-fast checkpoint 2"
+STATE = "optimizer."  # what the names of the optimiser's tensors begin with
 
 
 class CheckpointError(ValueError):
@@ -30,16 +30,17 @@ class Checkpoint:
     """The state of a run after `iteration` iterations.
 
     Attributes:
-        images, momentum_buffer: float32 [N, 3, H, W].
-        losses: float32 [iteration], the union loss of each iteration.
+        images: float32 [N, 3, h, w]: tiles, where the images are mosaics.
+        optimizer: the state of the images' optimiser, by name, each float32 [N, 3, h, w].
+        losses: float32 [iteration, L], of each iteration.
         config: the settings of the run as nested dictionaries.
-        fingerprint: of the source data.
+        fingerprint: of the source data, and of the experts if there are any.
         threads: CPU threads the run used; another number rounds differently.
     """
 
     iteration: int
     images: Tensor
-    momentum_buffer: Tensor
+    optimizer: dict[str, Tensor]
     losses: Tensor
     config: dict[str, Any]
     fingerprint: str
@@ -47,7 +48,9 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Writes the checkpoint; a crash leaves either the old file or the new one, whole."""
-        tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in TENSORS}
+        tensors = {"images": self.images, "losses": self.losses}
+        tensors |= {STATE + name: tensor for name, tensor in self.optimizer.items()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         # One key: safetensors keeps no order of several, and the same state is to give the same bytes.
         settings = {name: getattr(self, name) for name in ("iteration", "config", "fingerprint", "threads")}
         metadata = {FORMAT: json.dumps(settings)}
@@ -65,8 +68,13 @@ class Checkpoint:
                         f"{path} is not a checkpoint: it calls itself {found!r}, not {FORMAT!r}"
                     )
                 settings = json.loads(metadata[FORMAT])
-                tensors = {name: file.get_tensor(name) for name in TENSORS}
-                return Checkpoint(**tensors, **settings)
+                state = {
+                    name.removeprefix(STATE): file.get_tensor(name)
+                    for name in file.keys()  # noqa: SIM118 (no mapping)
+                    if name.startswith(STATE)
+                }
+                images, losses = file.get_tensor("images"), file.get_tensor("losses")
+                return Checkpoint(images=images, optimizer=state, losses=losses, **settings)
         except (SafetensorError, TypeError, json.JSONDecodeError) as error:
             raise CheckpointError(
                 f"{path} is damaged or no checkpoint ({error}); delete it to start the run again"

@@ -61,51 +61,6 @@ class SurgeryConfig:
 
 
 @dataclass(frozen=True)
-class ExpertConfig:
-    """Matching in pretrained networks: the objectives "mmd" and "cadm".
-
-    Attributes:
-        pool: the folder that `dgdd pretrain` wrote.
-        interpolate: compare features in a network drawn evenly from the line between an expert's initial and
-            its trained parameters, another one each iteration; False: in the trained expert.
-        match: have the matching loss (CADM, Eq. 2; with masks Eq. 7).
-        regularise: have the cross entropy of the synthetic images in the trained expert (CADM, Eq. 3; with
-            masks Eq. 8).
-    """
-
-    pool: str | None = None
-    interpolate: bool = True
-    match: bool = True
-    regularise: bool = True
-
-
-@dataclass(frozen=True)
-class MaskConfig:
-    """The masking of domain-sensitive channels that makes "cadm" out of "mmd".
-
-    Attributes:
-        share: of a stage's channels that is masked (P_mask).
-        activation_probability: of masking at all, drawn each iteration for the matching and for the
-            regularisation (P_active).
-        score: "gap": CADM Eq. 5; "pixel": scaled to [0, 1] over the channels at each pixel before the average.
-        rescale: multiply the channels kept by C / (C - M), so that masking keeps the level of the features.
-        matching: mask the real features (Eq. 7).
-        regularisation: mask the features that the synthetic images are classified by (Eq. 8).
-        consistency: have the divergence between two masked predictions (Eq. 9).
-        consistency_weight: its weight (lambda, Eq. 12).
-    """
-
-    share: float = 0.33
-    activation_probability: float = 0.8
-    score: Literal["gap", "pixel"] = "gap"
-    rescale: bool = True
-    matching: bool = True
-    regularisation: bool = True
-    consistency: bool = True
-    consistency_weight: float = 100.0
-
-
-@dataclass(frozen=True)
 class DistillConfig:
     """A distillation run. `surgery` None is the objective alone; "random" keeps the initial images (the
     coreset baseline).
@@ -113,20 +68,16 @@ class DistillConfig:
     None stands for the objective's own value: see `objective_defaults`.
 
     Attributes:
-        experts, masks: for "mmd" and "cadm", and for "cadm".
         factor: an image is a mosaic of factor x factor tiles, each a training image once enlarged.
         optimizer: "sgd" with `momentum`, or "adam" (betas 0.9 and 0.999).
         image_lr: of "sgd" in the units of the normalised images, of "adam" in those of the pixel range
             [0, 1].
         clamp: keep the pixels within [0, 1] after every step.
         batch_real: the most real images of a class and domain in an iteration.
-        augment: its strategy, too, has a default that depends on the objective.
     """
 
-    objective: Literal["dm", "mmd", "cadm", "random"] = "dm"
+    objective: Literal["dm", "random"] = "dm"
     surgery: SurgeryConfig | None = None
-    experts: ExpertConfig | None = None
-    masks: MaskConfig | None = None
     ipc: int = 10
     factor: int | None = None
     iterations: int = 20_000
@@ -145,17 +96,7 @@ class DistillConfig:
 
 
 def objective_defaults(objective: str, num_domains: int) -> dict[str, Any]:
-    """The settings of `DistillConfig` that an objective has values of its own for.
-
-    For "mmd" and "cadm" they are those of the method that they descend from (Wang et al., *Dataset
-    Distillation with Neural Characteristic Function*, CVPR 2025), with its 1024 real images a class split
-    evenly among the domains.
-    """
-    if objective in ("mmd", "cadm"):
-        real_images = max(1, 1024 // num_domains)
-        return {
-            "factor": 2, "optimizer": "adam", "image_lr": 1e-3, "clamp": True, "batch_real": real_images,
-        }  # fmt: skip
+    """The settings of `DistillConfig` that an objective has values of its own for."""
     return {"factor": 1, "optimizer": "sgd", "image_lr": 1.0, "clamp": False, "batch_real": 256}
 
 

@@ -13,7 +13,7 @@ import torch
 
 from .config import DistillConfig, EvaluateConfig, NetworkConfig, SurgeryConfig, to_dict
 from .data import DomainDataset, embedded_digits
-from .distill import distill
+from .distill import distill, resolve
 from .distilled_set import DistilledSet
 from .evaluate import Evaluation, evaluate
 from .files import write_atomically
@@ -130,7 +130,7 @@ def _draw_decomposition(path: Path, distilled: DistilledSet, sources: DomainData
 
 def _protocol(config: DemoConfig, tests: dict[str, DomainDataset], sources: DomainDataset) -> list[str]:
     """What is done, and what is smaller than the papers' settings so that it takes minutes."""
-    settings, usual = config.distill, DistillConfig()
+    settings, usual = (resolve(run, sources) for run in (config.distill, DistillConfig()))
     training, usual_training = config.evaluate, EvaluateConfig()
     tested = " and ".join(f"{name}, {len(test)} images" for name, test in tests.items())
     return [

@@ -15,25 +15,27 @@ from torch import Tensor
 
 from .augment import resolve_strategy
 from .checkpoint import Checkpoint, CheckpointError
-from .config import DistillConfig, to_dict
+from .config import DistillConfig, objective_defaults, to_dict
 from .data import DomainDataset
 from .distilled_set import DistilledSet
-from .matching import ImageGradients, Matching
+from .formation import check_factor, mosaic
+from .image_optimizer import ImageOptimizer
+from .matching import ImageGradients, Matching, Objective
 from .networks import resolve_network
-from .sampling import assign_domains, initial_images
+from .sampling import assign_domains, initial_tiles
 from .stopping import stop_at_whole_steps
-from .surgery import surgery_step_
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 
 
 class Progress(NamedTuple):
-    """The state of a run after an iteration; `loss` is the union loss summed over the classes (SGS, Eq.
-    3)."""
+    """The state of a run after an iteration. `loss` is that against all source domains, summed over the
+    classes (SGS, Eq. 3); `terms` are what it is the sum of, by name."""
 
     iteration: int
     iterations: int
     loss: float
+    terms: dict[str, float]
     seconds_per_iteration: float
 
 
@@ -81,43 +83,43 @@ def distill(
         raise ValueError(f"the target domain {target!r} is among the sources: leave it out before distilling")
     device = torch.device(device)
     mean, std = sources.channel_statistics()
-    assigned = assign_domains(sources.counts(), config.ipc)
-    domain_index = assigned.flatten().to(device)
+    objective = build_objective(sources, config, mean, std, device)
+    assert config.factor is not None
+    assigned = assign_domains(sources.counts(), config.ipc, config.factor)
     iterations = 0 if config.objective == "random" else config.iterations
 
     path = None if run_folder is None else Path(run_folder) / CHECKPOINT_NAME
-    data_fingerprint = sources.fingerprint()
-    start = _read_checkpoint(path, config, data_fingerprint) if resume and path and path.exists() else None
+    fingerprint = sources.fingerprint()
+    start = _read_checkpoint(path, config, fingerprint) if resume and path and path.exists() else None
     if path and path.exists() and start is None:
         raise ValueError(f"{path} exists: resume that run (resume=True, --resume) or choose another folder")
-    if start is None:
-        images = initial_images(sources, assigned, config, mean, std)
-        start = Checkpoint(
-            0, images, torch.zeros_like(images), torch.empty(0), to_dict(config), data_fingerprint, _threads()
-        )
-    images = start.images.to(device, copy=True)
-    momentum_buffer = start.momentum_buffer.to(device, copy=True)
-    losses = start.losses.tolist()
+    # What is optimised are the tiles of the images; without mosaics, a tile is an image.
+    tiles = initial_tiles(sources, assigned, config, mean, std) if start is None else start.images
+    tiles = tiles.to(device, copy=True)
+    state = None if start is None else {name: part.to(device) for name, part in start.optimizer.items()}
+    optimizer = ImageOptimizer(config, mean, std, assigned.flatten(), tiles, state)
+    losses: list[list[float]] = [] if start is None else start.losses.tolist()
 
     def checkpoint(iteration: int) -> None:
         if path is not None:
-            state = (images, momentum_buffer, torch.tensor(losses))
-            Checkpoint(iteration, *state, to_dict(config), data_fingerprint, _threads()).save(path)
+            state = (tiles, optimizer.state, torch.tensor(losses))
+            Checkpoint(iteration, *state, to_dict(config), fingerprint, _threads()).save(path)
 
-    matching = Matching(sources, config, mean, std, device)
-    iteration = start.iteration
+    iteration = 0 if start is None else start.iteration
     if iteration == 0:
         checkpoint(0)
     with stop_at_whole_steps() as stop:
         while iteration < iterations:
             began = time.perf_counter()
-            gradients = matching.gradients(images, iteration, by_domain=config.surgery is not None)
-            _check_finite(gradients, matching.labels, sources.class_names, iteration, path, config)
-            _step_(images, momentum_buffer, gradients, domain_index, config)
-            losses.append(float(gradients.losses.sum()))
+            gradients = objective.gradients(tiles, iteration, by_domain=config.surgery is not None)
+            _check_finite(gradients, objective.labels, sources.class_names, iteration, path, config)
+            optimizer.step_(tiles, gradients, iteration)
+            losses.append(gradients.losses.tolist())
             iteration += 1
             if progress is not None:
-                progress(Progress(iteration, iterations, losses[-1], time.perf_counter() - began))
+                terms = dict(zip(objective.terms, losses[-1], strict=True))
+                seconds = time.perf_counter() - began
+                progress(Progress(iteration, iterations, sum(terms.values()), terms, seconds))
             if stop.is_set():
                 checkpoint(iteration)
                 raise DistillationInterrupted(
@@ -131,8 +133,8 @@ def distill(
             if iteration % config.checkpoint_every == 0 or iteration == iterations:
                 checkpoint(iteration)
     return DistilledSet(
-        images=images.cpu(),
-        labels=matching.labels.cpu(),
+        images=mosaic(tiles.cpu(), config.factor),
+        labels=torch.arange(sources.num_classes).repeat_interleave(config.ipc),
         domains=assigned.flatten(),
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
@@ -142,7 +144,7 @@ def distill(
         config=to_dict(config),
         provenance={
             "dataset": sources.name,
-            "fingerprint": data_fingerprint,
+            "fingerprint": fingerprint,
             "target": target,
             "iterations": iteration,
             "device": device.type,
@@ -150,15 +152,29 @@ def distill(
             "dgdd_fast": version("dgdd-fast"),
             "torch": torch.__version__,
         },
+        factor=config.factor,
     )
+
+
+def build_objective(
+    sources: DomainDataset, config: DistillConfig, mean: Tensor, std: Tensor, device: torch.device
+) -> Objective:
+    """What the run descends; `config` is resolved."""
+    return Matching(sources, config, mean, std, device)
 
 
 def resolve(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
     """The settings with everything that follows from the data made explicit; raises ValueError for what
     cannot work."""
+    own = objective_defaults(config.objective, sources.num_domains)
+    config = dataclasses.replace(
+        config, **{name: value for name, value in own.items() if getattr(config, name) is None}
+    )
     for name in ("ipc", "batch_real", "checkpoint_every", "memory_budget_mib"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    assert config.factor is not None
+    check_factor(config.factor, sources.resolution)
     if config.iterations < 0:
         raise ValueError(f"iterations must not be negative, got {config.iterations}")
     if config.network.norm == "batch":
@@ -175,30 +191,6 @@ def resolve(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
     )
 
 
-def _step_(
-    images: Tensor,
-    momentum_buffer: Tensor,
-    gradients: ImageGradients,
-    domain_index: Tensor,
-    config: DistillConfig,
-) -> None:
-    if config.surgery is not None and gradients.by_domain is not None:
-        surgery_step_(
-            images,
-            momentum_buffer,
-            gradients.by_domain,
-            gradients.union,
-            domain_index,
-            gradients.valid,
-            config.surgery,
-            config.image_lr,
-            config.momentum,
-        )
-    elif gradients.union is not None:
-        momentum_buffer.mul_(config.momentum).add_(gradients.union)
-        images.add_(momentum_buffer, alpha=-config.image_lr)
-
-
 def _check_finite(
     gradients: ImageGradients,
     labels: Tensor,
@@ -207,12 +199,12 @@ def _check_finite(
     path: Path | None,
     config: DistillConfig,
 ) -> None:
-    found = gradients.union if gradients.by_domain is None else gradients.by_domain
-    assert found is not None
+    parts = [part for part in (gradients.union, gradients.by_domain) if part is not None]
     # One reduction decides nearly always: a NaN or Inf anywhere makes the sum one.
-    if bool(torch.isfinite(found.sum())):
+    if bool(torch.isfinite(torch.stack([part.sum() for part in parts])).all()):
         return
-    bad = ~torch.isfinite(found.reshape(-1, *found.shape[-4:])).all(0).flatten(1).all(1)
+    found = torch.cat([part.reshape(-1, *part.shape[-4:]) for part in parts])
+    bad = ~torch.isfinite(found).all(0).flatten(1).all(1)
     if not bool(bad.any()):
         return
     names = ", ".join(class_names[label] for label in sorted(set(labels[bad].tolist())))

@@ -65,9 +65,7 @@ def decode(tiles: Tensor, factor: int) -> Tensor:
 def _enlargement(unit_vectors: Tensor, factor: int) -> Tensor:
     """The matrix [side * factor, side] of linear interpolation along one axis, from the side's unit
     vectors."""
-    matrix = F.interpolate(
-        unit_vectors[None], scale_factor=float(factor), mode="linear", align_corners=False
-    )
+    matrix = F.interpolate(unit_vectors[None], scale_factor=float(factor), mode="linear", align_corners=False)
     return matrix[0].T
 
 

@@ -3,7 +3,7 @@ domain's (Eq. 6)."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,21 +11,23 @@ from torch import Tensor
 from .augment import AugmentDraw, augment, draw_siamese
 from .config import DistillConfig
 from .data import DomainDataset, normalise
-from .networks import build_network, bytes_per_image, initialise, rows_per_chunk
+from .formation import decode
+from .networks import Network, build_network, bytes_per_image, initialise, rows_per_chunk
 from .objectives.distribution_matching import distribution_matching, group_means
 from .sampling import real_batch
 from .seeds import generator
 
 
 class ImageGradients(NamedTuple):
-    """Gradients of one iteration.
+    """Gradients of one iteration with respect to N synthetic images (tiles, where images are mosaics).
 
     Attributes:
-        losses: [K], the union loss of each class (SGS, Eq. 3).
-        union: [N, 3, H, W], the gradient against all source domains together (Eq. 4). None where only the
-            domain gradients were asked for and their plain mean is the union gradient.
-        by_domain: [D, N, 3, H, W], the gradient against each source domain (Eq. 6), zero in empty cells; None
-            if not asked for.
+        losses: float32 [L], the terms of the loss against all source domains together, each summed over the
+            classes and with its weight: the objective is their sum.
+        union: [N, 3, h, w], the gradient of the objective (SGS, Eq. 4). None where only the domain gradients
+            were asked for and their plain mean is the union gradient.
+        by_domain: [D, N, 3, h, w], the gradient of the matching loss against each source domain (Eq. 6), zero
+            in empty cells; None if not asked for.
         valid: bool [D, N], False where the class of image n has no real image in domain d; None if every cell
             is filled.
     """
@@ -36,61 +38,126 @@ class ImageGradients(NamedTuple):
     valid: Tensor | None
 
 
-class Matching:
-    """Compares the synthetic with the real images of every class and domain at once, in one freshly
-    initialised network.
+class Objective(Protocol):
+    """What the distillation loop descends: `Matching` or `ExpertMatching`.
 
-    Exact shortcuts over the literal class-by-class, domain-by-domain form, all of them properties of a
-    network that normalises each sample by itself:
+    Attributes:
+        labels: int64 [N], the class of each synthetic image.
+        terms: the names of the L terms of the loss.
+    """
+
+    labels: Tensor
+    terms: tuple[str, ...]
+
+    def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
+        """The gradients at `images` [N, 3, h, w] with what `iteration` draws."""
+
+
+class FeatureSpace(Protocol):
+    """Where real and synthetic images are compared, another one each iteration.
+
+    Attributes:
+        network: what computes the features, frozen, from each image by itself.
+    """
+
+    network: Network
+
+    def prepare(self, iteration: int, real_domains: Tensor) -> None:
+        """Draws the features of `iteration`, for real images of the domains int64 [B]."""
+
+    def synthetic(self, images: Tensor) -> Tensor:
+        """The features [N, feature_dim] of synthetic images [N, 3, H, W]."""
+
+    def real(self, images: Tensor, rows: slice) -> Tensor:
+        """The features of those real images that are `rows` of the B."""
+
+
+class RandomNetwork:
+    """The features of DM: those of a freshly initialised network."""
+
+    def __init__(self, sources: DomainDataset, config: DistillConfig, device: torch.device) -> None:
+        self.seed = config.seed
+        self.network = build_network(sources.num_classes, sources.resolution, config.network).to(device)
+        self.network.requires_grad_(False)
+
+    def prepare(self, iteration: int, real_domains: Tensor) -> None:
+        initialise(self.network, generator(self.seed, "network", iteration))
+
+    def synthetic(self, images: Tensor) -> Tensor:
+        return self.network.features(images)
+
+    def real(self, images: Tensor, rows: slice) -> Tensor:
+        return self.network.features(images)
+
+
+class Matching:
+    """Compares the synthetic with the real images of every class and domain at once.
+
+    Exact shortcuts over the literal class-by-class, domain-by-domain form, all of them properties of features
+    that treat each image by itself:
 
     * one batched real forward, in chunks and without autograd, since real images enter through their cell
       means only;
     * one synthetic forward whatever the number of domains, then a vector-Jacobian product a domain;
-    * the DM loss is quadratic in the difference of the means, so the union gradient is the mean of the domain
+    * the loss is quadratic in the difference of the means, so the union gradient is the mean of the domain
       gradients, weighted by the domains' shares in the batch, and costs no backward pass of its own.
     """
 
+    terms: tuple[str, ...] = ("matching",)
+
     def __init__(
-        self, sources: DomainDataset, config: DistillConfig, mean: Tensor, std: Tensor, device: torch.device
+        self,
+        sources: DomainDataset,
+        config: DistillConfig,
+        mean: Tensor,
+        std: Tensor,
+        device: torch.device,
+        space: FeatureSpace | None = None,
     ) -> None:
+        """`config` is resolved; `space` is where to compare, a `RandomNetwork` unless given."""
         self.config = config
         self.resolution = sources.resolution
         self.cells = sources.cells()
+        self.domains = sources.domains
         self.pixels = sources.images.to(device)
         self.mean, self.std = mean.to(device), std.to(device)
-        self.labels = torch.arange(sources.num_classes, device=device).repeat_interleave(config.ipc)
-        self.network = build_network(sources.num_classes, sources.resolution, config.network).to(device)
-        self.network.requires_grad_(False)
+        self.factor = config.factor or 1
+        tiles_per_class = config.ipc * self.factor**2
+        self.labels = torch.arange(sources.num_classes, device=device).repeat_interleave(tiles_per_class)
+        self.space = RandomNetwork(sources, config, device) if space is None else space
 
     def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
-        """The gradients at `images` [N, 3, H, W] with the network, augmentation and real batch of
+        """The gradients at `images` [N, 3, h, w] with the features, augmentation and real batch of
         `iteration`."""
-        config = self.config
-        initialise(self.network, generator(config.seed, "network", iteration))
+        config, space = self.config, self.space
         draw = draw_siamese(
             config.augment, self.resolution, len(self.cells), generator(config.seed, "augment", iteration)
         )
+        assert config.batch_real is not None
         rows, sizes = real_batch(self.cells, config.batch_real, config.seed, iteration)
         sizes = sizes.to(images.device)
+        space.prepare(iteration, self.domains[rows])
         real_means = self._real_means(rows, sizes, draw)
         shares = sizes / sizes.sum(1, keepdim=True)
         union_means = (shares[:, :, None] * real_means).sum(1)
 
-        chunks = torch.split(torch.arange(len(images), device=images.device), self._chunk_rows(graph=True))
+        chunks = torch.split(
+            torch.arange(len(images), device=images.device), chunk_rows(space.network, config, graph=True)
+        )
         # The graphs of all chunks are kept where they fit the memory budget; else each is built a second time
         # for its backward.
-        keep = len(images) <= self._budget_rows(graph=True)
+        keep = len(images) <= budget_rows(space.network, config, graph=True)
         passes = [self._synthetic_pass(images, chunk, draw, graph=keep) for chunk in chunks]
         features = torch.cat([output.detach() for _, output in passes]).requires_grad_()
         means = group_means(features, self.labels, len(self.cells))
-        losses = distribution_matching(means, union_means)
+        loss = distribution_matching(means, union_means).sum()
         if by_domain:
             objectives = [
                 (distribution_matching(means, real_means[:, domain]) * (sizes[:, domain] > 0)).sum()
                 for domain in range(sizes.shape[1])
             ]
         else:
-            objectives = [losses.sum()]
+            objectives = [loss]
         cotangents = [torch.autograd.grad(value, features, retain_graph=True)[0] for value in objectives]
         result = images.new_empty(len(cotangents), *images.shape)
         for index, chunk in enumerate(chunks):
@@ -100,7 +167,7 @@ class Matching:
                 (gradient,) = torch.autograd.grad(output, leaf, cotangent[chunk], retain_graph=not last)
                 result[position, chunk[0] : chunk[-1] + 1] = gradient
             passes[index] = (leaf.detach(), output.detach())
-        losses = losses.detach()
+        losses = loss.detach()[None]
         if not by_domain:
             return ImageGradients(losses, result[0], None, None)
         if bool((sizes == sizes[:1, :1]).all()):
@@ -115,7 +182,8 @@ class Matching:
     ) -> tuple[Tensor, Tensor]:
         leaf = images[chunk[0] : chunk[-1] + 1].detach().requires_grad_(graph)
         with torch.set_grad_enabled(graph):
-            return leaf, self.network.features(augment(leaf, draw, self.labels[chunk]))
+            decoded = augment(decode(leaf, self.factor), draw, self.labels[chunk])
+            return leaf, self.space.synthetic(decoded)
 
     @torch.no_grad()
     def _real_means(self, rows: Tensor, sizes: Tensor, draw: AugmentDraw) -> Tensor:
@@ -123,14 +191,16 @@ class Matching:
         classes, domains = sizes.shape
         rows = rows.to(self.pixels.device)
         cell_of_row = torch.arange(classes * domains, device=rows.device).repeat_interleave(sizes.flatten())
-        sums = torch.zeros(classes * domains, self.network.feature_dim, device=rows.device)
-        size = self._chunk_rows(graph=False)
-        for part, cells in zip(torch.split(rows, size), torch.split(cell_of_row, size), strict=True):
-            images = augment(normalise(self.pixels[part], self.mean, self.std), draw, cells // domains)
+        sums = torch.zeros(classes * domains, self.space.network.feature_dim, device=rows.device)
+        size = chunk_rows(self.space.network, self.config, graph=False)
+        for first_row in range(0, len(rows), size):
+            batch = slice(first_row, first_row + size)
+            cells = cell_of_row[batch]
+            images = augment(normalise(self.pixels[rows[batch]], self.mean, self.std), draw, cells // domains)
             with torch.autocast(
                 rows.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
             ):
-                features = self.network.features(images).float()
+                features = self.space.real(images, batch).float()
             # Rows come cell after cell, so a chunk touches a run of consecutive cells only.
             first, last = int(cells[0]), int(cells[-1])
             member = torch.nn.functional.one_hot(cells - first, last - first + 1).to(features.dtype)
@@ -138,9 +208,13 @@ class Matching:
         means = sums / sizes.flatten().clamp_min(1)[:, None]
         return means.reshape(classes, domains, -1)
 
-    def _budget_rows(self, graph: bool) -> int:
-        """Images whose activations fit the memory budget."""
-        return max(1, self.config.memory_budget_mib * 2**20 // bytes_per_image(self.network, graph))
 
-    def _chunk_rows(self, graph: bool) -> int:
-        return min(rows_per_chunk(self.network, self.pixels.device), self._budget_rows(graph))
+def budget_rows(network: Network, config: DistillConfig, graph: bool) -> int:
+    """How many images' activations fit the memory budget, those that autograd keeps if `graph`."""
+    return max(1, config.memory_budget_mib * 2**20 // bytes_per_image(network, graph))
+
+
+def chunk_rows(network: Network, config: DistillConfig, graph: bool) -> int:
+    """How many images a pass should take at once: within the budget, and no more than is fast."""
+    device = network.classifier.weight.device
+    return min(rows_per_chunk(network, device), budget_rows(network, config, graph))

@@ -40,6 +40,29 @@ def decompose(
     return Decomposition(mean if union is None else union, class_signal, own - consensus, resultant_length)
 
 
+def update_direction(
+    domain_grads: Tensor,
+    union: Tensor | None,
+    domain_index: Tensor,
+    valid: Tensor | None,
+    config: SurgeryConfig,
+) -> Tensor:
+    """g + alpha * g_cls + beta * g_dom (SGS, Eq. 11), [N, 3, H, W]; shapes as in `ImageGradients`. Without
+    `config.union` the first term is left out."""
+    if not config.union:
+        union = torch.zeros_like(domain_grads[0])
+    return ops.spectral_surgery(
+        domain_grads,
+        union,
+        domain_index,
+        config.alpha,
+        config.beta,
+        config.eps,
+        config.consensus == "weighted",
+        valid,
+    )
+
+
 def surgery_step_(
     images: Tensor,
     momentum_buffer: Tensor,
@@ -51,8 +74,7 @@ def surgery_step_(
     lr: float,
     momentum: float,
 ) -> None:
-    """One SGD step of the images along g + alpha * g_cls + beta * g_dom (SGS, Eq. 11), in place; shapes as in
-    `ImageGradients`. Without `config.union` the step goes along alpha * g_cls + beta * g_dom."""
+    """One SGD step of the images along `update_direction`, in place and in one operator."""
     if not config.union:
         union = torch.zeros_like(images)
     ops.spectral_surgery_step_(

@@ -17,7 +17,7 @@ from toy_data import toy_domains
 
 from dgdd_fast.checkpoint import Checkpoint, CheckpointError
 from dgdd_fast.config import DistillConfig, NetworkConfig, SurgeryConfig, to_dict
-from dgdd_fast.data import DomainDataset
+from dgdd_fast.data import DomainDataset, normalise
 from dgdd_fast.distill import (
     CHECKPOINT_NAME,
     DistillationDivergedError,
@@ -26,6 +26,7 @@ from dgdd_fast.distill import (
     distill,
     resolve,
 )
+from dgdd_fast.formation import reduce, tiles
 from dgdd_fast.matching import ImageGradients, Matching
 from dgdd_fast.sampling import assign_domains, initial_tiles
 
@@ -39,6 +40,7 @@ SMALL = DistillConfig(
     checkpoint_every=2,
 )
 WITH_SURGERY = dataclasses.replace(SMALL, surgery=SurgeryConfig(alpha=1.5, beta=0.4))
+MOSAICS = dataclasses.replace(WITH_SURGERY, factor=2, optimizer="adam", image_lr=0.01, clamp=True)
 
 
 def literal_driver():
@@ -88,6 +90,39 @@ def test_chunks_change_nothing_but_rounding() -> None:
     assert relative_change(tight, roomy, start) < 2e-4
 
 
+def test_mosaics_move_tile_by_tile_and_stay_within_the_pixel_range() -> None:
+    data = toy_domains()
+    start = distill(data, dataclasses.replace(MOSAICS, iterations=0))
+    end = distill(data, dataclasses.replace(MOSAICS, iterations=20, image_lr=0.05))
+    assert end.images.shape == (12, 3, 16, 16)
+    assert torch.equal(end.domains, assign_domains(data.counts(), 4, factor=2).flatten())
+    assert end.training_images.images.shape == (48, 3, 16, 16)
+    mean, std = (torch.tensor(part).view(3, 1, 1) for part in (end.mean, end.std))
+    pixels = [images * std + mean for images in (start.images, end.images)]
+    assert float(pixels[1].min()) > -1e-6
+    assert float(pixels[1].max()) < 1 + 1e-6
+    moved = (pixels[1] - pixels[0]).abs()
+    assert (moved.flatten(1).mean(1) > 0.01).all()
+    # without clamping the same run leaves the range
+    free = distill(data, dataclasses.replace(MOSAICS, iterations=20, image_lr=0.05, clamp=False))
+    assert float((free.images * std + mean).max()) > 1.05
+
+
+def test_the_first_mosaics_are_shrunken_real_images_of_the_tiles_cells() -> None:
+    data = toy_domains(per_cell=16)
+    config = dataclasses.replace(SMALL, ipc=1, factor=2, objective="random")
+    result = distill(data, config)
+    mean, std = data.channel_statistics()
+    real = reduce(normalise(data.images, mean, std), 2)
+    shown = tiles(result.images, 2)
+    rows = [(real == tile).flatten(1).all(1).nonzero().item() for tile in shown]
+    assert len(set(rows)) == 12
+    assert torch.equal(data.labels[rows], torch.arange(3).repeat_interleave(4))
+    assert torch.equal(data.domains[rows], result.domains)
+    # one image a class, three domains: the tiles are dealt out evenly
+    assert torch.bincount(result.domains).tolist() == [4, 4, 4]
+
+
 @pytest.mark.parametrize("surgery", [None, SurgeryConfig()], ids=["dm", "dm+sgs"])
 def test_the_images_match_better_in_networks_that_they_have_not_seen(surgery: SurgeryConfig | None) -> None:
     data = toy_domains()
@@ -133,6 +168,8 @@ def test_the_result_names_its_classes_domains_settings_and_origin() -> None:
     assert result.config["surgery"] == to_dict(WITH_SURGERY.surgery)
     assert result.config["augment"]["strategy"] == "color_crop_cutout_flip_scale_rotate"
     assert result.config["network"]["depth"] == 2
+    resolved = {"factor": 1, "optimizer": "sgd", "image_lr": 0.2, "clamp": False, "batch_real": 6}
+    assert {name: result.config[name] for name in resolved} == resolved
     assert result.provenance["target"] == "elsewhere"
     assert result.provenance["iterations"] == 4
 
@@ -145,7 +182,7 @@ def test_a_seed_repeats_bit_for_bit_and_another_differs() -> None:
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("config", [SMALL, WITH_SURGERY], ids=["dm", "dm+sgs"])
+@pytest.mark.parametrize("config", [SMALL, WITH_SURGERY, MOSAICS], ids=["dm", "dm+sgs", "mosaics, adam"])
 def test_ctrl_c_leaves_a_checkpoint_and_the_resumed_run_ends_bit_for_bit_alike(
     config: DistillConfig, tmp_path: Path
 ) -> None:
@@ -295,6 +332,8 @@ def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
         ({"iterations": -1}, "iterations must not be negative"),
         ({"objective": "random", "surgery": SurgeryConfig()}, "'random' has none"),
         ({"network": NetworkConfig(norm="batch")}, "normalise each sample by itself"),
+        ({"factor": 3}, "16 x 16 px cannot be cut into 3 x 3 equal tiles"),
+        ({"batch_real": 0}, "batch_real must be at least 1, got 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(change: dict, message: str) -> None:

@@ -8,12 +8,13 @@ import dgdd_fast
 PACKAGE = Path(dgdd_fast.__file__).parent
 FLOORS = (
     ("_core", "ops", "reference", "config", "run_config", "seeds", "files", "stopping", "contact_sheet"),
-    ("data", "networks", "augment", "distilled_set"),
+    ("data", "networks", "augment", "formation", "distilled_set"),
     (
         "objectives",
         "matching",
         "sampling",
         "surgery",
+        "image_optimizer",
         "checkpoint",
         "coresets",
         "pseudo_domains",

@@ -35,6 +35,22 @@ def test_an_empty_cell_is_assigned_nothing_and_the_others_make_up_for_it() -> No
         assign_domains(torch.zeros(1, 3), 2)
 
 
+@settings(deadline=None, derandomize=True)
+@given(domains=st.integers(1, 6), ipc=st.integers(1, 12), factor=st.integers(2, 3))
+def test_tiles_share_the_domain_of_their_image_unless_there_are_fewer_images_than_domains(
+    domains: int, ipc: int, factor: int
+) -> None:
+    counts = torch.ones(5, domains)
+    assigned = assign_domains(counts, ipc, factor)
+    assert assigned.shape == (5, ipc * factor**2)
+    if ipc >= domains:
+        by_image = assigned.reshape(5, ipc, factor**2)
+        assert torch.equal(by_image[:, :, 0], assign_domains(counts, ipc))
+        assert bool((by_image == by_image[:, :, :1]).all())
+    else:
+        assert torch.equal(assigned, assign_domains(counts, ipc * factor**2))
+
+
 def test_uniform_initial_images_are_distinct_real_images_of_their_cell() -> None:
     data = toy_domains(per_cell=8)
     config = DistillConfig(ipc=6)

@@ -71,11 +71,11 @@ def distill(
     batch_real: Annotated[
         int | None,
         typer.Option(
-            min=1, help=f"Real images per class and domain in an iteration. Default: {DISTILL.batch_real}."
+            min=1, help="Real images per class and domain in an iteration. Default: the method's own."
         ),
     ] = None,
     image_lr: Annotated[
-        float | None, typer.Option(help=f"Learning rate of the images. Default: {DISTILL.image_lr:g}.")
+        float | None, typer.Option(help="Learning rate of the images. Default: the method's own.")
     ] = None,
     resolution: Annotated[
         int | None,

@@ -78,7 +78,7 @@ def evaluate(
     method = method_name(trained_on)
     sets = {method: distilled}
     if not no_random and trained_on.objective != "random":
-        real = dataclasses.replace(trained_on, objective="random", surgery=None, init="uniform")
+        real = dataclasses.replace(trained_on, objective="random", surgery=None, factor=1, init="uniform")
         sets["random"] = distill_set(sources, real)
     results = {}
     for name, images in sets.items():

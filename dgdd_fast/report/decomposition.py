@@ -8,27 +8,29 @@ import torch
 
 from ..config import DistillConfig, SurgeryConfig, from_dict
 from ..data import DomainDataset
+from ..distill import build_objective, resolve
 from ..distilled_set import DistilledSet
-from ..matching import Matching
+from ..formation import tiles
 from ..surgery import Decomposition, decompose
 
 
 def decompose_images(distilled: DistilledSet, sources: DomainDataset, rows: Sequence[int]) -> Decomposition:
-    """g, g_cls, g_dom and R of the images `rows` in the iteration that would come next, on the CPU.
+    """g, g_cls, g_dom and R of the tiles `rows` in the iteration that would come next, on the CPU.
 
     Network, augmentation and real batch are those that the run draws for that iteration.
 
     Args:
         distilled: the set; its configuration says how it was compared with the real images.
         sources: the images it was distilled from.
-        rows: which images, n of them.
+        rows: which tiles, n of them: images, where they are no mosaics.
 
     Raises ValueError where a class has no image in one of the domains: its gradients cannot be compared.
     """
-    config = from_dict(DistillConfig, distilled.config)
+    config = resolve(from_dict(DistillConfig, distilled.config), sources)
     mean, std = torch.tensor(distilled.mean), torch.tensor(distilled.std)
-    matching = Matching(sources, config, mean, std, torch.device("cpu"))
-    gradients = matching.gradients(distilled.images, distilled.provenance["iterations"], by_domain=True)
+    objective = build_objective(sources, config, mean, std, torch.device("cpu"))
+    images = tiles(distilled.images, distilled.factor)
+    gradients = objective.gradients(images, distilled.provenance["iterations"], by_domain=True)
     if gradients.by_domain is None or gradients.valid is not None:
         raise ValueError("a class has no image in one of the domains, so there is no gradient to compare")
     chosen = torch.as_tensor(rows)
