@@ -9,8 +9,9 @@ from .commands.distill import distill
 from .commands.doctor import doctor
 from .commands.evaluate import evaluate
 from .commands.export import export
+from .commands.grid import grid
 
-for command in (demo, distill, evaluate, export, data, doctor):  # in the order of the help
+for command in (demo, distill, evaluate, export, grid, data, doctor):  # in the order of the help
     app.command()(command)
 
 

@@ -51,18 +51,33 @@ _Loader.add_implicit_resolver(
 )
 
 
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, empty for an empty one. Raises ValueError where it is no mapping."""
+    try:
+        values = yaml.load(path.read_text("utf-8"), _Loader)  # a SafeLoader: nothing is executed
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    if values is not None and not isinstance(values, dict):
+        raise ValueError(f"the configuration must be a mapping of settings, got {values!r}")
+    return values or {}
+
+
+def dump_yaml(values: dict[str, Any]) -> bytes:
+    """The YAML text of `values`, in their order, as `load_yaml` reads it."""
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
+
+
 def read_run_config(path: Path) -> RunConfig:
     """The run that a YAML file describes. Raises ValueError naming the file and the setting that is wrong."""
     try:
-        values = yaml.load(path.read_text("utf-8"), _Loader)  # a SafeLoader: nothing is executed
-        return from_dict(RunConfig, {} if values is None else values)
-    except (yaml.YAMLError, ValueError) as error:
+        return from_dict(RunConfig, load_yaml(path))
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def write_run_config(path: Path, run: RunConfig) -> None:
     """Write the YAML file that `read_run_config` reads back to an equal `run`."""
-    write_atomically(path, yaml.safe_dump(to_dict(run), sort_keys=False, allow_unicode=True).encode())
+    write_atomically(path, dump_yaml(to_dict(run)))
 
 
 def method_name(config: DistillConfig) -> str:

@@ -21,7 +21,7 @@ FLOORS = (
         "generalize",
     ),
     ("distill", "evaluate"),
-    ("report",),
+    ("experiments", "report"),
     ("cli", "commands", "demo", "doctor", "terminal"),
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -64,5 +64,6 @@ def dgdd(
     dgdd distill --data pictures/ --target sketch
     dgdd evaluate runs/NAME
     dgdd export runs/NAME
+    dgdd grid study.yaml
     dgdd doctor
     """

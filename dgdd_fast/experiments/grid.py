@@ -1,0 +1,172 @@
+"""A study carried out in a folder: only what is missing is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..config import to_dict
+from ..data import DomainDataset
+from ..files import write_atomically
+from .job import JobProgress, Tell, load_once, missing_files
+from .plan import Cell, Plan, plan
+from .study import Study, study_from_dict, write_study
+from .workers import run_here, run_in_processes, run_on_ray
+
+STUDY_NAME = "study.yaml"
+INDEX_NAME = "grid.json"
+CELLS_FOLDER = "cells"
+
+
+class Workers(NamedTuple):
+    """Where the jobs of a grid run.
+
+    Attributes:
+        processes: processes of this machine; 0: this process.
+        ray: the address of a Ray cluster, "local" for a Ray of its own, None without Ray.
+        devices: handed out to the processes in turn.
+        threads: CPU threads for each; None shares them evenly.
+    """
+
+    processes: int = 0
+    ray: str | None = None
+    devices: tuple[str, ...] = ("cpu",)
+    threads: int | None = None
+
+
+class GridOutcome(NamedTuple):
+    """How a grid ended.
+
+    Attributes:
+        jobs: of the study.
+        computed: the names of those that something was computed for.
+        failures: what went wrong with those that failed, by name.
+    """
+
+    jobs: int
+    computed: list[str]
+    failures: dict[str, str]
+
+
+def load_data(study: Study) -> DomainDataset:
+    """The data of a study, kept for the jobs that run in this process."""
+    return load_once(_absolute(study.data), study.resolution, study.domains)
+
+
+def run_grid(study: Study, folder: Path, workers: Workers, tell: Tell) -> GridOutcome:
+    """Carry out a study in `folder`: study.yaml, grid.json, cells/.
+
+    Rerunning computes what is missing, whether it was interrupted, failed or is new in the study: a cell's
+    folder is named by a hash of its settings and data. So a changed study shares what did not change, finds
+    its cells again when it is changed back, and no number can come from other settings than it says.
+
+    Raises ValueError for settings that cannot work, data that cannot be read, or a folder in use by another
+    grid. Jobs that fail do not stop the others; see `GridOutcome.failures`.
+    """
+    study = dataclasses.replace(study, data=_absolute(study.data))
+    dataset = load_data(study)
+    grid = plan(study, dataset, workers.devices[0], workers.threads)
+    root = folder.resolve() / CELLS_FOLDER
+    failures: dict[str, str] = {}
+    computed: list[str] = []
+
+    def record(report: JobProgress) -> None:
+        if report.stage == "failed":
+            failures[report.job] = report.detail
+        elif report.stage == "done":
+            computed.append(report.job)
+        tell(report)
+
+    with _locked(folder):
+        write_study(folder / STUDY_NAME, study)
+        _write_index(folder / INDEX_NAME, study, grid, dataset)
+        jobs = [job for job in grid.jobs if missing_files(job, root / job.name)]
+        if not jobs:
+            pass
+        elif workers.ray is not None:
+            address = None if workers.ray == "local" else workers.ray
+            run_on_ray(jobs, root, record, address, workers.devices[0], workers.threads)
+        elif workers.processes:
+            run_in_processes(jobs, root, record, workers.processes, workers.devices, workers.threads)
+        else:
+            run_here(jobs, root, record)
+    return GridOutcome(len(grid.jobs), computed, failures)
+
+
+class GridIndex(NamedTuple):
+    """What the folder of a grid holds, without its data.
+
+    Attributes:
+        data: name, class names and domain names of the data.
+        rows: key, label and sweep of every row.
+        evaluations: the names of the evaluation settings.
+    """
+
+    folder: Path
+    study: Study
+    data: dict[str, Any]
+    rows: list[dict[str, Any]]
+    columns: list[str]
+    evaluations: list[str]
+    cells: list[Cell]
+
+    def evaluation(self, file: str) -> dict[str, Any] | None:
+        """The content of an evaluation that a cell names; None while it is missing."""
+        path = self.folder / file
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+def read_index(folder: Path) -> GridIndex:
+    """The index that `run_grid` wrote. Raises ValueError where there is none."""
+    path = folder / INDEX_NAME
+    if not path.exists():
+        raise ValueError(f"{folder} is not the folder of a grid: no {INDEX_NAME}; make one with dgdd grid")
+    try:
+        content = json.loads(path.read_text())
+        study = study_from_dict(content["study"])
+        cells = [Cell(**{**cell, "tests": tuple(cell["tests"])}) for cell in content["cells"]]
+        rest = {name: content[name] for name in ("data", "rows", "columns", "evaluations")}
+        return GridIndex(folder, study, **rest, cells=cells)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); write it again with dgdd grid") from error
+
+
+def _write_index(path: Path, study: Study, grid: Plan, dataset: DomainDataset) -> None:
+    content = {
+        "study": to_dict(study),
+        "data": {
+            "name": dataset.name,
+            "images": len(dataset),
+            "resolution": list(dataset.resolution),
+            "classes": list(dataset.class_names),
+            "domains": list(dataset.domain_names),
+        },
+        "rows": [{"key": row.key, "label": row.label, "sweep": row.sweep} for row in grid.rows],
+        "columns": grid.columns,
+        "evaluations": list(study.evaluations) or [""],
+        "cells": [dataclasses.asdict(cell) for cell in grid.cells],
+    }
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _absolute(source: str) -> str:
+    """`source` as every worker finds it, whatever its working folder."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else source
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps a second grid out of `folder`; the lock goes with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"another dgdd grid is at work in {folder}; wait for it or stop it") from error
+        yield

@@ -1,0 +1,156 @@
+"""One job of a grid: distil a set, or find it, then evaluate it; each part is kept as soon as it is there."""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+
+from ..config import to_dict
+from ..data import DomainDataset, load_dataset
+from ..distill import Progress, distill
+from ..distilled_set import DistilledSet
+from ..evaluate import evaluate
+from ..files import write_atomically
+from ..run_config import read_run_config, write_run_config
+from .plan import Job
+
+CONFIG_NAME = "config.yaml"
+SET_NAME = "distilled.safetensors"
+SHEET_NAME = "contact_sheet.png"
+TIMING_NAME = "timing.json"
+ERROR_NAME = "error.txt"
+
+Stage = Literal["distilling", "training", "done", "failed", "restarted"]
+
+
+class JobProgress(NamedTuple):
+    """Where a job is: `done` of `total` iterations or epochs of its stage."""
+
+    job: str
+    stage: Stage
+    done: int
+    total: int
+    detail: str = ""
+
+
+Tell = Callable[[JobProgress], None]
+
+
+class ChangedCellError(ValueError):
+    """A folder whose configuration is not the one that its name stands for."""
+
+
+def missing_files(job: Job, folder: Path) -> list[str]:
+    """The evaluations of `job` that are not in its folder yet."""
+    return [name for name in job.evaluations if not (folder / name).exists()]
+
+
+def run_job(job: Job, folder: Path, tell: Tell) -> None:
+    """Compute what is missing of `job` in its folder; whatever goes wrong but an interruption is written to
+    error.txt there and told as failed.
+
+    A distillation goes on from its checkpoint. Evaluations are repeated from their beginning.
+    """
+    try:
+        _distil_and_evaluate(job, folder, tell)
+    except Exception as error:
+        write_atomically(folder / ERROR_NAME, traceback.format_exc().encode())
+        tell(JobProgress(job.name, "failed", 0, 0, f"{type(error).__name__}: {error}"))
+    else:
+        (folder / ERROR_NAME).unlink(missing_ok=True)
+        tell(JobProgress(job.name, "done", 0, 0))
+
+
+def _distil_and_evaluate(job: Job, folder: Path, tell: Tell) -> None:
+    _keep_config(job, folder)
+    dataset = load_once(job.run.data, job.run.resolution, job.domains)
+    sources = dataset.only_domains(job.sources)
+    images = sources.train() if job.whole else _distilled(job, folder, sources.train(), tell)
+    tests = _tests(dataset, job.sources)
+    for name in missing_files(job, folder):
+        config = job.evaluations[name]
+        total = config.runs * config.epochs
+        began = time.perf_counter()
+        result = evaluate(
+            images,
+            tests,
+            config,
+            device=job.run.device,
+            progress=functools.partial(_tell_epochs, tell, job.name, total),
+        )
+        report = {
+            **result.to_dict(),
+            "images": {test: len(part) for test, part in tests.items()},
+            "seconds": time.perf_counter() - began,
+            "device": job.run.device,
+            "threads": torch.get_num_threads(),
+        }
+        write_atomically(folder / name, (json.dumps(report, indent=1) + "\n").encode())
+
+
+def _tell_epochs(tell: Tell, name: str, total: int, done: int) -> None:
+    tell(JobProgress(name, "training", done, total))
+
+
+def _tests(dataset: DomainDataset, sources: tuple[str, ...]) -> dict[str, DomainDataset]:
+    """What to test on by domain: the test part of a source, all of another domain; none without images."""
+    parts = {name: dataset.only_domains([name]) for name in dataset.domain_names}
+    tests = {name: part.test() if name in sources else part for name, part in parts.items()}
+    return {name: part for name, part in tests.items() if len(part) > 0}
+
+
+def _keep_config(job: Job, folder: Path) -> None:
+    """Write config.yaml, or make sure that the one that is there describes the same images."""
+    path = folder / CONFIG_NAME
+    if path.exists():
+        there, wanted = to_dict(read_run_config(path).distill), to_dict(job.run.distill)
+        for name, value in wanted.items():
+            if name != "checkpoint_every" and there[name] != value:
+                raise ChangedCellError(
+                    f"{path} was changed: {name} is {there[name]!r}, but this folder is for {value!r}; "
+                    "change the study instead, or delete the folder"
+                )
+    write_run_config(path, job.run)
+
+
+def _distilled(job: Job, folder: Path, sources: DomainDataset, tell: Tell) -> DistilledSet:
+    path = folder / SET_NAME
+    if path.exists():
+        return DistilledSet.load(path)
+    config = job.run.distill
+    seconds: list[float] = []
+
+    def progress(state: Progress) -> None:
+        seconds.append(state.seconds_per_iteration)
+        detail = f"loss {state.loss:.4g}"
+        tell(JobProgress(job.name, "distilling", state.iteration, state.iterations, detail))
+
+    distilled = distill(
+        sources,
+        config,
+        run_folder=None if config.objective == "random" else folder,
+        resume=config.objective != "random",
+        device=job.run.device,
+        target=None if job.run.target == "none" else job.run.target,
+        progress=progress,
+    )
+    if seconds:
+        timing = {"seconds_per_iteration": statistics.median(seconds), "timed_iterations": len(seconds)}
+        write_atomically(folder / TIMING_NAME, (json.dumps(timing) + "\n").encode())
+    distilled.contact_sheet(folder / SHEET_NAME)
+    distilled.save(path)  # last: it says that the distillation is complete
+    return distilled
+
+
+@functools.lru_cache(maxsize=1)
+def load_once(source: str, resolution: int | None, domains: tuple[str, ...] | None) -> DomainDataset:
+    """`load_dataset`, which the jobs of a process do once only."""
+    return load_dataset(source, resolution, domains)

@@ -1,0 +1,268 @@
+"""A study: which methods, on which domains, at which budgets, with which settings; one YAML file."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..config import ConfigT, DistillConfig, EvaluateConfig, from_dict, to_dict
+from ..files import write_atomically
+from ..run_config import dump_yaml, load_yaml, method_label, method_name, with_method
+
+RANDOM = "random"
+WHOLE = "whole"
+WHOLE_LABEL = "Whole data"
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """A row of the table.
+
+    Attributes:
+        method: as on the command line: dm, dm+sgs, random; or whole: train on all real images.
+        name: what the row is called; None: the method. Rows must differ in it.
+        distill, evaluate: settings that this row has of its own, as in `DistillConfig`, `EvaluateConfig`.
+    """
+
+    method: str = ""
+    name: str | None = None
+    distill: dict[str, Any] = field(default_factory=dict)
+    evaluate: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """What tells this row from the others: the name given, or the method."""
+        return self.name or self.method
+
+    @property
+    def label(self) -> str:
+        return self.name or (WHOLE_LABEL if self.method == WHOLE else method_label(self.method))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A grid of distillations and evaluations; `read_study` reads it from YAML.
+
+    Attributes:
+        title: what the tables are called; empty: the data's name.
+        data, domains, resolution: as in `RunConfig`.
+        protocol: leave-one-out (MDG): a column is a domain held out, tested on all of it.
+            single-source (SDG): a column is the only source, tested on each other domain, averaged.
+            in-distribution (ID): a column is a domain held out, tested on the test parts of the sources.
+            in-domain: one column; all domains are sources, tested on their test parts.
+        targets: the columns wanted; None: every domain.
+        methods: the rows. Random real images at the same budget are always added.
+        ipc: images per class; a block of columns each.
+        seeds: each is a distillation and a training of its own.
+        distill: settings that all rows share. A section that a method has not (surgery) is left out there.
+        evaluate: the same for the evaluation; its network is that of the distillation unless given.
+        evaluations: names of further evaluation settings; each set is then evaluated under each of them
+            (architectures, augmentation). Empty: under `evaluate` alone.
+        sweeps: settings, written as distill.surgery.alpha, with the values to try one setting at a time, for
+            every method that has it.
+        published: tables of the papers to show beside (see `published.py`).
+    """
+
+    title: str = ""
+    data: str = "embedded-digits"
+    domains: tuple[str, ...] | None = None
+    resolution: int | None = None
+    protocol: Literal["leave-one-out", "single-source", "in-distribution", "in-domain"] = "leave-one-out"
+    targets: tuple[str, ...] | None = None
+    methods: tuple[MethodEntry, ...] = (MethodEntry("dm"), MethodEntry("dm+sgs"))
+    ipc: tuple[int, ...] = (10,)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    distill: dict[str, Any] = field(default_factory=dict)
+    evaluate: dict[str, Any] = field(default_factory=dict)
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sweeps: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    published: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table, resolved: an entry, or one value of a sweep of it.
+
+    Attributes:
+        key, label: what tells rows apart, and how it reads in a table.
+        distill: the settings without budget and seed; None trains on all real images.
+        evaluations: by name, without seed. One, called "", unless the study names several.
+        sweep: the setting and its value, where the row is one of a sweep.
+    """
+
+    key: str
+    label: str
+    distill: DistillConfig | None
+    evaluations: dict[str, EvaluateConfig]
+    sweep: tuple[str, Any] | None = None
+
+
+def read_study(path: Path) -> Study:
+    """The study that a YAML file describes; a method is a name or a mapping.
+
+    Raises ValueError naming the file and the setting that is wrong, OSError for a file that cannot be read.
+    """
+    try:
+        return study_from_dict(load_yaml(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def study_from_dict(values: dict[str, Any]) -> Study:
+    """The study that nested dictionaries describe, checked. Raises ValueError naming what is wrong."""
+    methods = values.get("methods")
+    if isinstance(methods, (list, tuple)):
+        named = [{"method": entry} if isinstance(entry, str) else entry for entry in methods]
+        values = {**values, "methods": named}
+    study = from_dict(Study, values)
+    rows_of(study)
+    return study
+
+
+def write_study(path: Path, study: Study) -> None:
+    """Write the YAML file that `read_study` reads back to an equal study."""
+    write_atomically(path, dump_yaml(to_dict(study)))
+
+
+def rows_of(study: Study) -> list[Row]:
+    """The rows of the table with their settings; Random first where the study does not name it.
+
+    Raises ValueError for settings that do not exist, that no method has, or that make two rows alike.
+    """
+    for name in ("methods", "ipc", "seeds"):
+        values = getattr(study, name)
+        if not values:
+            raise ValueError(f"{name} must list at least one")
+        if name != "methods" and len(set(values)) < len(values):
+            raise ValueError(f"{name} must not repeat a value, got {list(values)}")
+    if min(study.ipc) < 1:
+        raise ValueError(f"ipc must be at least 1, got {min(study.ipc)}")
+    entries = list(study.methods)
+    if all(entry.method != RANDOM for entry in entries):
+        entries.insert(0, MethodEntry(RANDOM))
+    rows = [_row(study, entry) for entry in entries]
+    _check_shared(study, rows)
+    for setting, values in study.sweeps.items():
+        swept = [
+            _row(study, entry, (setting, value))
+            for entry, row in zip(entries, rows[: len(entries)], strict=True)
+            if _has(row, setting)
+            for value in values
+        ]
+        if not swept:
+            raise ValueError(f"sweeps: no method has the setting {setting}; write distill.surgery.alpha")
+        rows += swept
+    keys = [row.key for row in rows]
+    repeated = sorted({key for key in keys if keys.count(key) > 1})
+    if repeated:
+        raise ValueError(f"two rows are called {repeated[0]!r}; give one of them a name of its own")
+    return rows
+
+
+def _row(study: Study, entry: MethodEntry, sweep: tuple[str, Any] | None = None) -> Row:
+    distill_changes, evaluate_changes = entry.distill, entry.evaluate
+    key, label = entry.key, entry.label
+    if sweep is not None:
+        (section, *path), value = sweep[0].split("."), sweep[1]
+        change = nested(path, value)
+        if section == "distill":
+            distill_changes = merged(distill_changes, change)
+        else:
+            evaluate_changes = merged(evaluate_changes, change)
+        suffix = f", {path[-1]} = {value}"
+        key, label = key + suffix, label + suffix
+    where = f"methods: {entry.key}"
+    if entry.method == WHOLE:
+        if distill_changes:
+            raise ValueError(f"{where}: nothing is distilled, so there are no settings of it")
+        distill = None
+        network = changed(DistillConfig(), study.distill, "distill", shared=True).network
+    else:
+        start = with_method(DistillConfig(), entry.method)
+        distill = changed(start, study.distill, "distill", shared=True)
+        distill = changed(distill, distill_changes, f"{where}: distill")
+        if method_name(distill) != method_name(start):
+            raise ValueError(f"{where}: these settings make it {method_name(distill)}; name that method")
+        for name in ("ipc", "seed"):
+            if getattr(distill, name) != getattr(start, name):
+                raise ValueError(f"distill.{name} is set by the study's own list, ipc or seeds")
+        network = distill.network
+    evaluations = {
+        name: _evaluation(study, evaluate_changes, extra, network, where)
+        for name, extra in (study.evaluations or {"": {}}).items()
+    }
+    return Row(key, label, distill, evaluations, sweep)
+
+
+def _evaluation(
+    study: Study, own: dict[str, Any], extra: dict[str, Any], network: Any, where: str
+) -> EvaluateConfig:
+    config = EvaluateConfig(runs=1, network=network)
+    config = changed(config, study.evaluate, "evaluate")
+    config = changed(config, extra, "evaluations")
+    config = changed(config, own, f"{where}: evaluate")
+    if config.seed != EvaluateConfig.seed:
+        raise ValueError("evaluate.seed is set by the study's own list, seeds")
+    return config
+
+
+def _check_shared(study: Study, rows: list[Row]) -> None:
+    for name, value in study.distill.items():
+        configs = [to_dict(row.distill) for row in rows if row.distill is not None]
+        if isinstance(value, dict) and all(config.get(name, {}) is None for config in configs):
+            raise ValueError(f"distill.{name} belongs to none of the methods")
+
+
+def _has(row: Row, setting: str) -> bool:
+    section, *path = setting.split(".")
+    if section == "distill":
+        config: Any = row.distill
+        if row.distill is not None and row.distill.objective == RANDOM:
+            return path == ["init"]
+    elif section == "evaluate":
+        config = next(iter(row.evaluations.values()))
+    else:
+        raise ValueError(f"sweeps: {setting} must begin with distill. or evaluate.")
+    for name in path:
+        if config is None:
+            return False
+        if not dataclasses.is_dataclass(config) or not hasattr(config, name):
+            raise ValueError(f"sweeps: there is no setting {setting}")
+        config = getattr(config, name)
+    return bool(path)
+
+
+def nested(path: list[str], value: Any) -> dict[str, Any]:
+    """``{"a": {"b": value}}`` for the path a, b."""
+    for name in reversed(path):
+        value = {name: value}
+    return dict(value)
+
+
+def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries with `changes` in place of what `values` has."""
+    result = dict(values)
+    for name, change in changes.items():
+        old = result.get(name)
+        result[name] = merged(old, change) if isinstance(old, dict) and isinstance(change, dict) else change
+    return result
+
+
+def changed(config: ConfigT, changes: dict[str, Any], where: str, *, shared: bool = False) -> ConfigT:
+    """`config` with the nested `changes`. With `shared`, a section that `config` has not (None) stays away.
+
+    Raises ValueError naming `where` and the setting that is wrong.
+    """
+    values = to_dict(config)
+    if shared:
+        changes = {
+            name: change
+            for name, change in changes.items()
+            if not (isinstance(change, dict) and name in values and values[name] is None)
+        }
+    try:
+        return from_dict(type(config), merged(values, changes))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error

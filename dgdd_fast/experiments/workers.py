@@ -1,0 +1,204 @@
+"""Running jobs: here, in worker processes of this machine, or on a Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+import torch
+
+from .job import JobProgress, Tell, run_job
+from .plan import Job
+
+# A worker that dies (out of memory, killed) may be at fault with its job: then others must go on.
+ATTEMPTS = 3
+SECONDS_BETWEEN_REPORTS = 1.0
+SECONDS_TO_STOP = 60.0
+
+
+def run_here(jobs: Sequence[Job], root: Path, tell: Tell) -> None:
+    """The jobs one after another in this process. Ctrl-C leaves a checkpoint and ends all."""
+    for job in jobs:
+        run_job(job, root / job.name, tell)
+
+
+def run_in_processes(
+    jobs: Sequence[Job], root: Path, tell: Tell, workers: int, devices: Sequence[str], threads: int | None
+) -> None:
+    """The jobs in `workers` processes of this machine, the devices handed out in turn.
+
+    A worker that dies is replaced and its job runs again from its checkpoint, `ATTEMPTS` times in all.
+    Ctrl-C lets every worker write its checkpoint, then ends.
+
+    Args:
+        threads: CPU threads for each worker; None shares the machine's evenly.
+    """
+    threads = threads or max(1, (os.cpu_count() or 1) // workers)
+    waiting = deque(jobs)
+    attempts: Counter[str] = Counter()
+    crew: list[_Worker] = []
+    try:
+        for number in range(min(workers, len(jobs))):
+            crew.append(_Worker(root, devices[number % len(devices)], threads))
+        while waiting or any(worker.job for worker in crew):
+            for worker in crew:
+                if worker.job is None and waiting:
+                    attempts[waiting[0].name] += 1
+                    worker.give(waiting.popleft())
+            busy = [worker for worker in crew if worker.job is not None]
+            ready = wait([handle for worker in busy for handle in (worker.pipe, worker.process.sentinel)])
+            for worker in busy:
+                if worker.pipe in ready or worker.process.sentinel in ready:
+                    lost = worker.listen(tell)
+                    if lost is None:
+                        continue
+                    crew[crew.index(worker)] = _Worker(root, worker.device, threads)
+                    if attempts[lost.name] < ATTEMPTS:
+                        waiting.append(lost)
+                        tell(JobProgress(lost.name, "restarted", 0, 0, "its worker died"))
+                    else:
+                        detail = f"its worker died {ATTEMPTS} times: is there enough memory?"
+                        tell(JobProgress(lost.name, "failed", 0, 0, detail))
+    finally:
+        for worker in crew:
+            worker.stop()
+
+
+class _Worker:
+    """A process that runs the jobs it is given, and what it is at."""
+
+    def __init__(self, root: Path, device: str, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.device = device
+        self.job: Job | None = None
+        self.pipe, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(
+            target=_serve, args=(theirs, root, device, threads), daemon=True
+        )
+        self.process.start()
+        theirs.close()
+
+    def give(self, job: Job) -> None:
+        self.job = job
+        with contextlib.suppress(OSError):  # it died idle; `listen` finds out
+            self.pipe.send(job)
+
+    def listen(self, tell: Tell) -> Job | None:
+        """Pass on what the worker reports. Returns its job if the worker died over it."""
+        with contextlib.suppress(EOFError, OSError):
+            while self.job is not None and self.pipe.poll():
+                report = self.pipe.recv()
+                if report.stage in ("done", "failed"):
+                    self.job = None
+                tell(report)
+        if self.job is None or self.process.is_alive():
+            return None
+        self.pipe.close()
+        return self.job
+
+    def stop(self) -> None:
+        """End the process: one at work is left the time to write its checkpoint."""
+        if self.job is not None and self.process.is_alive():
+            os.kill(self.process.pid or 0, signal.SIGTERM)
+            self.process.join(SECONDS_TO_STOP)
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def _serve(pipe: Connection, root: Path, device: str, threads: int) -> None:
+    """The life of a worker process: jobs in, reports out, until the parent ends it.
+
+    It has a session of its own, so that Ctrl-C reaches the parent alone, which then asks for a checkpoint by
+    SIGTERM once: a second signal would end a distillation without one.
+    """
+    os.setsid()
+    torch.set_num_threads(threads)
+    told = 0.0
+
+    def tell(report: JobProgress) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if report.stage in ("done", "failed") or now - told >= SECONDS_BETWEEN_REPORTS:
+            told = now
+            try:
+                pipe.send(report)
+            except OSError:  # the parent is gone
+                raise SystemExit from None
+
+    while True:
+        try:
+            job: Job = pipe.recv()
+        except EOFError:
+            return
+        run_job(_on_device(job, device), root / job.name, tell)
+
+
+def run_on_ray(
+    jobs: Sequence[Job], root: Path, tell: Tell, address: str | None, device: str, threads: int | None
+) -> None:
+    """The jobs as tasks of a Ray cluster whose machines see `root` and the data under the same paths.
+
+    A task has one GPU where `device` is cuda, and `threads` CPUs. Ray runs a task again if its worker dies,
+    `ATTEMPTS` times in all. Ctrl-C lets every running task write its checkpoint, then ends.
+
+    Args:
+        address: of the cluster; None starts Ray on this machine, or takes the session that is there.
+
+    Raises ValueError where Ray is not installed.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("Ray is not installed: pip install 'dgdd-fast[ray]', or use --workers") from None
+    started = not ray.is_initialized()
+    if started:
+        ray.init(address=address, log_to_driver=False)
+    threads = threads or 1
+    task = ray.remote(
+        num_cpus=threads,
+        num_gpus=1 if device.startswith("cuda") else 0,
+        max_retries=ATTEMPTS - 1,
+        max_calls=1 if device.startswith("cuda") else 0,  # a GPU's memory is free again after each task
+    )(_run_ray_task)
+    pending = {task.remote(_on_device(job, device), str(root), threads): job for job in jobs}
+    try:
+        while pending:
+            (finished,), _ = ray.wait(list(pending), num_returns=1)
+            job = pending.pop(finished)
+            try:
+                tell(ray.get(finished))
+            except ray.exceptions.RayError as error:
+                tell(JobProgress(job.name, "failed", 0, 0, str(error)))
+    finally:
+        for reference in pending:
+            ray.cancel(reference)
+        if pending:
+            ray.wait(list(pending), num_returns=len(pending), timeout=SECONDS_TO_STOP)
+        if started:
+            ray.shutdown()
+
+
+def _run_ray_task(job: Job, root: str, threads: int) -> JobProgress:
+    """The job's last report."""
+    torch.set_num_threads(threads)
+    reports: list[JobProgress] = []
+
+    def tell(report: JobProgress) -> None:
+        reports[:] = [report]
+
+    run_job(job, Path(root) / job.name, tell)
+    return reports[-1]
+
+
+def _on_device(job: Job, device: str) -> Job:
+    return dataclasses.replace(job, run=dataclasses.replace(job.run, device=device))
