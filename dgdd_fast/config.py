@@ -101,6 +101,34 @@ def objective_defaults(objective: str, num_domains: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class PretrainConfig:
+    """Experts: networks trained on the real images, with domain discriminators (CADM, Eq. 4 and 10).
+
+    CADM gives the architecture, the epochs (60; 120 for Office-Home and DomainNet) and L_cls + L_dom; the
+    reversal's weight is that of DomainDrop, whose masking it takes up; all else is inherited from NCFM. With
+    `reversal_weight` 0 the discriminators only look on, and the network is the plain expert of the MMD
+    baseline (Eq. 1).
+    """
+
+    experts: int = 20
+    epochs: int = 60
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 128
+    reversal_weight: float = 0.25
+    domain_weight: float = 1.0
+    cutmix_probability: float = 0.5
+    network: NetworkConfig = field(default_factory=lambda: NetworkConfig(architecture="resnet18"))
+    augment: AugmentConfig = field(
+        default_factory=lambda: AugmentConfig(strategy="color_crop", composition="sequence")
+    )
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_every: int = 10
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """Training from scratch on a distilled set and testing once, after the last epoch.
 

@@ -14,6 +14,8 @@ FLOORS = (
         "matching",
         "sampling",
         "surgery",
+        "experts",
+        "pretrain",
         "image_optimizer",
         "checkpoint",
         "coresets",
