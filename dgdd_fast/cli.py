@@ -10,8 +10,9 @@ from .commands.doctor import doctor
 from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.grid import grid
+from .commands.pretrain import pretrain
 
-for command in (demo, distill, evaluate, export, grid, data, doctor):  # in the order of the help
+for command in (demo, pretrain, distill, evaluate, export, grid, data, doctor):  # in the order of the help
     app.command()(command)
 
 

@@ -1,6 +1,8 @@
 """The dgdd command: what it writes, what it says, and how it ends."""
 
+import contextlib
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from dgdd_fast import cli
 from dgdd_fast.config import DistillConfig, NetworkConfig, SurgeryConfig
 from dgdd_fast.distill import DistillationInterrupted
 from dgdd_fast.distilled_set import DistilledSet
+from dgdd_fast.pretrain import ExpertPool
 from dgdd_fast.run_config import RunConfig, method_name, read_run_config, with_method, write_run_config
 
 TINY = ["--ipc", "3", "--iterations", "2", "--width", "8", "--batch-real", "4"]
@@ -56,7 +59,7 @@ def run(pictures, tmp_path_factory):
 
 def test_help_lists_every_command_with_an_example():
     text = dgdd("--help").output
-    for command in ("demo", "distill", "evaluate", "export", "data", "doctor"):
+    for command in ("demo", "pretrain", "distill", "evaluate", "export", "data", "doctor"):
         assert f"dgdd {command}" in text
         assert dgdd(command, "--help").output
     assert "dgdd distill --resume --out" in dgdd("distill", "--help").output
@@ -265,3 +268,39 @@ def test_a_method_is_an_objective_and_modifiers():
     for method in ("sgs", "dm+", "dm+sgs+sgs", ""):
         with pytest.raises(ValueError, match="unknown method"):
             with_method(DistillConfig(), method)
+
+
+EXPERTS = ["--experts", "2", "--epochs", "2", "--width", "4", "--batch-size", "40"]
+
+
+def test_pretrain_writes_experts_that_know_their_data(pictures, tmp_path):
+    arguments = ("--data", pictures, "--target", "domain2", *EXPERTS)
+    text = dgdd("pretrain", *arguments, "--reversal", "0.5", "--out", tmp_path).output
+    assert "2 experts on 36 images of 16 x 16 px, 3 classes, domains domain0, domain1" in text
+    pool = ExpertPool.load(tmp_path)
+    assert pool.domain_names == ("domain0", "domain1")
+    assert (pool.config.reversal_weight, pool.config.network.width) == (0.5, 4)
+    code, text = failure("pretrain", *arguments, "--out", tmp_path)
+    assert code == 2
+    assert "--resume" in text
+
+
+def test_pretrain_goes_on_after_ctrl_c(pictures, tmp_path, monkeypatch):
+    arguments = ("pretrain", "--data", pictures, "--target", "domain2", *EXPERTS)
+    monkeypatch.setattr("dgdd_fast.pretrain.stop_at_whole_steps", stopped_at_once)
+    code, text = failure(*arguments, "--out", tmp_path / "run")
+    assert code == 130
+    assert "stopped after 1 of 2 epochs of expert 1 of 2" in text
+    assert f"the same command with --resume --out {tmp_path / 'run'}" in text
+    monkeypatch.undo()
+    dgdd(*arguments, "--out", tmp_path / "run", "--resume")
+    dgdd(*arguments, "--out", tmp_path / "whole")
+    for name in ("expert_00.safetensors", "expert_01.safetensors", "pool.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@contextlib.contextmanager
+def stopped_at_once():
+    stop = threading.Event()
+    stop.set()
+    yield stop

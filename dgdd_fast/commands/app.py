@@ -61,6 +61,7 @@ def dgdd(
     \b
     dgdd demo
     dgdd data pictures/
+    dgdd pretrain --data pictures/ --target sketch
     dgdd distill --data pictures/ --target sketch
     dgdd evaluate runs/NAME
     dgdd export runs/NAME
