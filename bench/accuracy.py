@@ -1,7 +1,7 @@
 """Accuracy on an unseen domain: Random, DM and DM+SGS at the same budget, mean and spread over seeds.
 
-Each seed is a distillation and a training of its own. Every part is kept in the run folder, so that a stopped
-study goes on where it was; rerunning computes only what is missing.
+Each seed is a distillation and a training of its own. Every part is kept in the run folder, so that a study
+stopped by Ctrl-C or SIGTERM goes on where it was: the same command again computes only what is missing.
 
     python bench/accuracy.py --data DIGITS --target mnist --domains mnist mnist_m svhn_small chars74k_fnt \
         --iterations 2000 --runs runs/digits --out bench/results/accuracy_digits_mnist.json
@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import signal
 import statistics
 from datetime import date
 from pathlib import Path
 
 import torch
-from timing import processor
+from timing import commit, device_name, require_device
 
 from dgdd_fast.config import DistillConfig, EvaluateConfig, NetworkConfig, SurgeryConfig, to_dict
 from dgdd_fast.data import DomainDataset, load_dataset
@@ -38,7 +39,6 @@ def distill_config(method: str, seed: int, options: argparse.Namespace) -> Disti
         image_lr=options.image_lr,
         batch_real=options.batch_real,
         network=NetworkConfig(width=options.width),
-        checkpoint_every=50,
         seed=seed,
     )
     return with_method(
@@ -46,7 +46,9 @@ def distill_config(method: str, seed: int, options: argparse.Namespace) -> Disti
     )
 
 
-def run_cell(method: str, seed: int, data: DomainDataset, options: argparse.Namespace) -> dict[str, float]:
+def run_cell(
+    method: str, seed: int, data: DomainDataset, device: torch.device, options: argparse.Namespace
+) -> dict[str, float]:
     """Distils and evaluates one method with one seed, or reads what an earlier call left."""
     parts = data.leave_out(options.target)
     folder = options.runs / f"{options.target}-{method}-seed{seed}"
@@ -65,6 +67,7 @@ def run_cell(method: str, seed: int, data: DomainDataset, options: argparse.Name
             distill_config(method, seed, options),
             run_folder=folder,
             resume=True,
+            device=device,
             target=options.target,
             progress=tell,
         )
@@ -75,6 +78,7 @@ def run_cell(method: str, seed: int, data: DomainDataset, options: argparse.Name
         distilled,
         {"target": parts.target, "sources": parts.sources_test},
         EvaluateConfig(runs=1, epochs=options.epochs, network=NetworkConfig(width=options.width), seed=seed),
+        device=device,
     )
     result = {name: evaluation.mean(name) for name in ("target", "sources")}
     write_atomically(result_path, json.dumps(result).encode())
@@ -98,17 +102,27 @@ def main() -> None:
     parser.add_argument("--beta", type=float, default=SurgeryConfig.beta)
     parser.add_argument("--epochs", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--runs", type=Path, required=True, help="folder for checkpoints and sets")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the table")
     options = parser.parse_args()
+    device = require_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
     data = load_dataset(options.data, resolution=options.resolution, domains=options.domains)
     cells: dict[str, list[dict]] = {method: [] for method in METHODS}
-    for seed in range(options.seeds):
-        for method in METHODS:
-            cells[method].append(run_cell(method, seed, data, options))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for seed in range(options.seeds):
+            for method in METHODS:
+                cells[method].append(run_cell(method, seed, data, device, options))
+    except KeyboardInterrupt:
+        done = sum(map(len, cells.values()))
+        raise SystemExit(
+            f"stopped with {done} of {options.seeds * len(METHODS)} distillations and trainings done; the "
+            "same command goes on"
+        ) from None
     table: dict[str, dict[str, dict]] = {}
     for method, results in cells.items():
         table[method] = {}
@@ -120,7 +134,8 @@ def main() -> None:
     evaluation = EvaluateConfig(runs=1, epochs=options.epochs, network=NetworkConfig(width=options.width))
     report = {
         "date": date.today().isoformat(),
-        "device": processor(),
+        "device": device_name(device),
+        "commit": commit(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "title": options.title or data.name,
