@@ -1,4 +1,4 @@
-"""Distribution matching and Spectral Gradient Surgery as the paper reads: plain PyTorch, one class and one
+"""The objectives and Spectral Gradient Surgery as the papers read: plain PyTorch, one class and one
 domain at a time.
 
 The yardstick for `dgdd_fast.distill`: same draws (network, augmentation, real images), none of its shortcuts.
@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import time
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dgdd_fast.augment import AugmentDraw, augment, draw_siamese
@@ -37,15 +39,100 @@ def surgery(domain_grads: Tensor, union: Tensor, own: int, config: SurgeryConfig
     return union + config.alpha * class_signal + config.beta * domain_signal
 
 
-def dm_gradient(network: ConvNet, draw: AugmentDraw, label: int, synthetic: Tensor, real: Tensor) -> Tensor:
-    """The DM gradient of one class's synthetic images against some of its real images (SGS, Eq. 3, 4, 6)."""
+def dm_loss(network: ConvNet, synthetic: Tensor, real: Tensor, **_: object) -> Tensor:
+    """Distribution matching of one class (SGS, Eq. 3)."""
+    return (network.features(synthetic).mean(0) - network.features(real).mean(0)).square().sum()
 
-    def mean_feature(images: Tensor) -> Tensor:
-        return network.features(augment(images, draw, torch.full((len(images),), label))).mean(0)
 
-    with torch.no_grad():
-        target = mean_feature(real)
-    loss = (mean_feature(synthetic) - target).square().sum()
+def hdd_loss(network: ConvNet, synthetic: Tensor, real: Tensor, **_: object) -> Tensor:
+    """HDD-DM: 20 times the geodesic distance of the Lorentz centroids, in float64."""
+
+    def centroid(images: Tensor) -> Tensor:
+        features = network.features(images).double()
+        radius = features.norm(dim=1, keepdim=True)
+        mean = torch.cat([radius.cosh(), radius.sinh() * features / radius], 1).mean(0)
+        return mean / (mean[0].square() - mean[1:].square().sum()).sqrt()
+
+    first, second = centroid(synthetic), centroid(real)
+    return 20 * torch.acosh(first[0] * second[0] - first[1:] @ second[1:])
+
+
+def datadam_loss(
+    network: ConvNet, synthetic: Tensor, real: Tensor, config: DistillConfig, **_: object
+) -> Tensor:
+    """DataDAM: attention maps of all blocks but the last, and the features."""
+
+    def means(images: Tensor) -> list[Tensor]:
+        maps, result = images, []
+        for block in network.blocks:
+            convolved = F.conv2d(maps, block.convolution.weight, block.convolution.bias, padding=1)
+            active = F.instance_norm(convolved, weight=block.norm.weight, bias=block.norm.bias).relu()
+            attention = active.pow(config.attention_power).sum(1).flatten(1)
+            result.append((attention / attention.norm(dim=1, keepdim=True)).mean(0))
+            maps = F.avg_pool2d(active, 2)
+        return [*result[:-1], maps.flatten(1).mean(0)]
+
+    *attention, features = (
+        (own - other).square().sum() for own, other in zip(means(synthetic), means(real), strict=True)
+    )
+    return 100 * sum(attention) + 100 * 0.01 * features
+
+
+def m3d_loss(
+    network: ConvNet, synthetic: Tensor, real: Tensor, config: DistillConfig, union: Tensor, **_: object
+) -> Tensor:
+    """M3D: squared maximum mean discrepancy with five Gaussian kernels, pair by pair."""
+    features, targets = network.features(synthetic), network.features(real)
+    basis = network.features(union) if config.kernel_bandwidth == "union" else targets
+    rows = torch.cat([features, basis]).detach()
+    exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}
+    bandwidth = torch.cdist(rows, rows, **exact).square().sum() / (len(rows) ** 2 - len(rows))
+
+    def kernel(first: Tensor, second: Tensor) -> Tensor:
+        squares = (first[:, None] - second).square().sum(2)
+        return sum((-squares / (bandwidth * 2.0**power)).exp().mean() for power in range(-2, 3))
+
+    return kernel(targets, targets) - 2 * kernel(targets, features) + kernel(features, features)
+
+
+def dc_loss(network: ConvNet, synthetic: Tensor, real: Tensor, label: int, **_: object) -> Tensor:
+    """DC: 1 - cosine of the weight gradients of each output channel, layer by layer."""
+    weights = [block.convolution.weight for block in network.blocks] + [network.classifier.weight]
+
+    def gradients(images: Tensor) -> tuple[Tensor, ...]:
+        maps = images
+        for block in network.blocks:
+            convolved = F.conv2d(maps, block.convolution.weight, block.convolution.bias, padding=1)
+            active = F.instance_norm(convolved, weight=block.norm.weight, bias=block.norm.bias).relu()
+            maps = F.avg_pool2d(active, 2)
+        loss = F.cross_entropy(network.classifier(maps.flatten(1)), torch.full((len(images),), label))
+        return torch.autograd.grad(loss, weights, create_graph=True)
+
+    total = torch.zeros(())
+    for own, other in zip(gradients(synthetic), gradients(real), strict=True):
+        for row, target in zip(own.flatten(1), other.detach().flatten(1), strict=True):
+            total = total + 1 - row @ target / (row.norm() * target.norm()).clamp_min(1e-16)
+    return total
+
+
+LOSSES = {"dm": dm_loss, "hdd": hdd_loss, "datadam": datadam_loss, "m3d": m3d_loss, "dc": dc_loss}
+
+
+def class_gradient(
+    network: ConvNet,
+    draw: AugmentDraw,
+    config: DistillConfig,
+    label: int,
+    synthetic: Tensor,
+    real: Tensor,
+    union: Tensor,
+) -> Tensor:
+    """The gradient of one class's synthetic images against `real`, some of its real images (SGS, Eq. 4, 6);
+    `union` are all of them."""
+    seen, target, union = (
+        augment(images, draw, torch.full((len(images),), label)) for images in (synthetic, real, union)
+    )
+    loss = LOSSES[config.objective](network, seen, target, config=config, union=union, label=label)
     return torch.autograd.grad(loss, synthetic)[0]
 
 
@@ -58,7 +145,8 @@ def literal_distill(sources: DomainDataset, config: DistillConfig) -> Tensor:
     by_class = [part.clone().requires_grad_() for part in images.split(config.ipc)]
     optimizers = [torch.optim.SGD([part], lr=config.image_lr, momentum=config.momentum) for part in by_class]
     cells = sources.cells()
-    network = ConvNet(sources.num_classes, sources.resolution, config.network).requires_grad_(False)
+    network = ConvNet(sources.num_classes, sources.resolution, config.network)
+    network.requires_grad_(config.objective == "dc")
     for iteration in range(config.iterations):
         initialise(network, generator(config.seed, "network", iteration))
         draw = draw_siamese(
@@ -69,12 +157,13 @@ def literal_distill(sources: DomainDataset, config: DistillConfig) -> Tensor:
         for label, synthetic in enumerate(by_class):
             own_batches = batches[label * sizes.shape[1] : (label + 1) * sizes.shape[1]]
             real = [normalise(sources.images[batch], mean, std) for batch in own_batches]
-            gradient = dm_gradient(network, draw, label, synthetic, torch.cat(real))
+            against = functools.partial(
+                class_gradient, network, draw, config, label, synthetic, union=torch.cat(real)
+            )
+            gradient = against(torch.cat(real))
             if config.surgery is not None:
                 filled = [domain for domain, batch in enumerate(own_batches) if len(batch)]
-                domain_grads = torch.stack(
-                    [dm_gradient(network, draw, label, synthetic, real[domain]) for domain in filled]
-                )
+                domain_grads = torch.stack([against(real[domain]) for domain in filled])
                 own_domains = [filled.index(domain) for domain in assigned[label].tolist()]
                 gradient = torch.stack(
                     [

@@ -74,9 +74,12 @@ class DistillConfig:
             [0, 1].
         clamp: keep the pixels within [0, 1] after every step.
         batch_real: the most real images of a class and domain in an iteration.
+        attention_power: the exponent of "datadam"'s attention maps; 1 as released, 4 in its paper.
+        kernel_bandwidth: of "m3d"'s kernels against a domain: "union", that of the class's images of all
+            domains, or the domain's own.
     """
 
-    objective: Literal["dm", "random"] = "dm"
+    objective: Literal["dm", "hdd", "datadam", "m3d", "dc", "random"] = "dm"
     surgery: SurgeryConfig | None = None
     ipc: int = 10
     factor: int | None = None
@@ -89,6 +92,8 @@ class DistillConfig:
     init: Literal["uniform", "random", "noise"] = "uniform"
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    attention_power: float = 1.0
+    kernel_bandwidth: Literal["union", "domain"] = "union"
     precision: Literal["float32", "bfloat16"] = "float32"
     memory_budget_mib: int = 2048
     checkpoint_every: int = 200
@@ -97,7 +102,9 @@ class DistillConfig:
 
 def objective_defaults(objective: str, num_domains: int) -> dict[str, Any]:
     """The settings of `DistillConfig` that an objective has values of its own for."""
-    return {"factor": 1, "optimizer": "sgd", "image_lr": 1.0, "clamp": False, "batch_real": 256}
+    image_lr = {"m3d": 100.0, "dc": 0.1}.get(objective, 1.0)
+    batch_real = 64 if objective == "datadam" else 256
+    return {"factor": 1, "optimizer": "sgd", "image_lr": image_lr, "clamp": False, "batch_real": batch_real}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from .config import DistillConfig, objective_defaults, to_dict
 from .data import DomainDataset
 from .distilled_set import DistilledSet
 from .formation import check_factor, mosaic
+from .gradient_matching import GradientMatching
 from .image_optimizer import ImageOptimizer
 from .matching import ImageGradients, Matching, Objective
 from .networks import resolve_network
@@ -160,6 +161,8 @@ def build_objective(
     sources: DomainDataset, config: DistillConfig, mean: Tensor, std: Tensor, device: torch.device
 ) -> Objective:
     """What the run descends; `config` is resolved."""
+    if config.objective == "dc":
+        return GradientMatching(sources, config, mean, std, device)
     return Matching(sources, config, mean, std, device)
 
 
@@ -181,6 +184,10 @@ def resolve(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
         raise ValueError(
             "the matching network must normalise each sample by itself (norm 'instance' or 'none'): with "
             "batch statistics the classes and domains of a batch would change each other's features"
+        )
+    if config.objective == "datadam" and config.network.architecture != "convnet":
+        raise ValueError(
+            f"datadam takes the attention maps of a convnet, got the network {config.network.architecture!r}"
         )
     if config.surgery is not None and config.objective == "random":
         raise ValueError("surgery acts on gradients, and the objective 'random' has none")

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from .augment import AugmentDraw, augment, draw_siamese
+from .comparison import comparison_of
 from .config import DistillConfig
 from .data import DomainDataset, normalise
 from .formation import decode
-from .networks import Network, build_network, bytes_per_image, initialise, rows_per_chunk
-from .objectives.distribution_matching import distribution_matching, group_means
+from .networks import ConvNet, Network, build_network, bytes_per_image, initialise, rows_per_chunk
+from .objectives.attention import attention_vector
 from .sampling import real_batch
 from .seeds import generator
 
@@ -66,7 +67,7 @@ class FeatureSpace(Protocol):
         """Draws the features of `iteration`, for real images of the domains int64 [B]."""
 
     def synthetic(self, images: Tensor) -> Tensor:
-        """The features [N, feature_dim] of synthetic images [N, 3, H, W]."""
+        """The features [N, F] of synthetic images [N, 3, H, W]."""
 
     def real(self, images: Tensor, rows: slice) -> Tensor:
         """The features of those real images that are `rows` of the B."""
@@ -90,17 +91,32 @@ class RandomNetwork:
         return self.network.features(images)
 
 
+class RandomAttention(RandomNetwork):
+    """What DataDAM compares, in a freshly initialised ConvNet: attention maps and features."""
+
+    def __init__(self, sources: DomainDataset, config: DistillConfig, device: torch.device) -> None:
+        super().__init__(sources, config, device)
+        self.power = config.attention_power
+
+    def synthetic(self, images: Tensor) -> Tensor:
+        assert isinstance(self.network, ConvNet)
+        activations, features = self.network.activations(images)
+        return attention_vector(activations[:-1], features, self.power)
+
+    def real(self, images: Tensor, rows: slice) -> Tensor:
+        return self.synthetic(images)
+
+
 class Matching:
     """Compares the synthetic with the real images of every class and domain at once.
 
     Exact shortcuts over the literal class-by-class, domain-by-domain form, all of them properties of features
     that treat each image by itself:
 
-    * one batched real forward, in chunks and without autograd, since real images enter through their cell
-      means only;
+    * one batched real forward, in chunks and without autograd;
     * one synthetic forward whatever the number of domains, then a vector-Jacobian product a domain;
-    * the loss is quadratic in the difference of the means, so the union gradient is the mean of the domain
-      gradients, weighted by the domains' shares in the batch, and costs no backward pass of its own.
+    * where the comparison is linear, the union gradient is the mean of the domain gradients, weighted by the
+      domains' shares in the batch, and costs no backward pass of its own.
     """
 
     terms: tuple[str, ...] = ("matching",)
@@ -114,7 +130,7 @@ class Matching:
         device: torch.device,
         space: FeatureSpace | None = None,
     ) -> None:
-        """`config` is resolved; `space` is where to compare, a `RandomNetwork` unless given."""
+        """`config` is resolved; `space` is where to compare, a random network unless given."""
         self.config = config
         self.resolution = sources.resolution
         self.cells = sources.cells()
@@ -124,12 +140,16 @@ class Matching:
         self.factor = config.factor or 1
         tiles_per_class = config.ipc * self.factor**2
         self.labels = torch.arange(sources.num_classes, device=device).repeat_interleave(tiles_per_class)
-        self.space = RandomNetwork(sources, config, device) if space is None else space
+        if space is None:
+            kind = RandomAttention if config.objective == "datadam" else RandomNetwork
+            space = kind(sources, config, device)
+        self.space = space
+        self.comparison = comparison_of(config)
 
     def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
         """The gradients at `images` [N, 3, h, w] with the features, augmentation and real batch of
         `iteration`."""
-        config, space = self.config, self.space
+        config, space, comparison = self.config, self.space, self.comparison
         draw = draw_siamese(
             config.augment, self.resolution, len(self.cells), generator(config.seed, "augment", iteration)
         )
@@ -137,9 +157,8 @@ class Matching:
         rows, sizes = real_batch(self.cells, config.batch_real, config.seed, iteration)
         sizes = sizes.to(images.device)
         space.prepare(iteration, self.domains[rows])
-        real_means = self._real_means(rows, sizes, draw)
-        shares = sizes / sizes.sum(1, keepdim=True)
-        union_means = (shares[:, :, None] * real_means).sum(1)
+        comparison.begin(sizes)
+        self._add_real(rows, sizes, draw)
 
         chunks = torch.split(
             torch.arange(len(images), device=images.device), chunk_rows(space.network, config, graph=True)
@@ -149,15 +168,14 @@ class Matching:
         keep = len(images) <= budget_rows(space.network, config, graph=True)
         passes = [self._synthetic_pass(images, chunk, draw, graph=keep) for chunk in chunks]
         features = torch.cat([output.detach() for _, output in passes]).requires_grad_()
-        means = group_means(features, self.labels, len(self.cells))
-        loss = distribution_matching(means, union_means).sum()
+        loss = comparison.losses(features, self.labels).sum()
+        objectives = []
         if by_domain:
             objectives = [
-                (distribution_matching(means, real_means[:, domain]) * (sizes[:, domain] > 0)).sum()
-                for domain in range(sizes.shape[1])
+                comparison.losses(features, self.labels, domain).sum() for domain in range(sizes.shape[1])
             ]
-        else:
-            objectives = [loss]
+        if not (by_domain and comparison.linear):
+            objectives.append(loss)
         cotangents = [torch.autograd.grad(value, features, retain_graph=True)[0] for value in objectives]
         result = images.new_empty(len(cotangents), *images.shape)
         for index, chunk in enumerate(chunks):
@@ -170,12 +188,16 @@ class Matching:
         losses = loss.detach()[None]
         if not by_domain:
             return ImageGradients(losses, result[0], None, None)
+        valid = None
+        if bool((sizes == 0).any()):
+            valid = (sizes > 0)[self.labels].T.contiguous()
+        if not comparison.linear:
+            return ImageGradients(losses, result[-1], result[:-1], valid)
         if bool((sizes == sizes[:1, :1]).all()):
             return ImageGradients(losses, None, result, None)
-        weights = shares[self.labels].T.to(result.dtype)
+        weights = (sizes / sizes.sum(1, keepdim=True))[self.labels].T.to(result.dtype)
         union = (weights[:, :, None, None, None] * result).sum(0)
-        valid = (sizes > 0)[self.labels].T.contiguous()
-        return ImageGradients(losses, union, result, None if bool(valid.all()) else valid)
+        return ImageGradients(losses, union, result, valid)
 
     def _synthetic_pass(
         self, images: Tensor, chunk: Tensor, draw: AugmentDraw, graph: bool
@@ -186,27 +208,21 @@ class Matching:
             return leaf, self.space.synthetic(decoded)
 
     @torch.no_grad()
-    def _real_means(self, rows: Tensor, sizes: Tensor, draw: AugmentDraw) -> Tensor:
-        """Mean features of every cell of the real batch: [K, D, F], zero in an empty cell."""
-        classes, domains = sizes.shape
+    def _add_real(self, rows: Tensor, sizes: Tensor, draw: AugmentDraw) -> None:
+        """Hands the features of the real batch to the comparison."""
         rows = rows.to(self.pixels.device)
-        cell_of_row = torch.arange(classes * domains, device=rows.device).repeat_interleave(sizes.flatten())
-        sums = torch.zeros(classes * domains, self.space.network.feature_dim, device=rows.device)
+        cell_of_row = torch.arange(sizes.numel(), device=rows.device).repeat_interleave(sizes.flatten())
         size = chunk_rows(self.space.network, self.config, graph=False)
         for first_row in range(0, len(rows), size):
             batch = slice(first_row, first_row + size)
             cells = cell_of_row[batch]
-            images = augment(normalise(self.pixels[rows[batch]], self.mean, self.std), draw, cells // domains)
+            pixels = normalise(self.pixels[rows[batch]], self.mean, self.std)
+            images = augment(pixels, draw, cells // sizes.shape[1])
             with torch.autocast(
                 rows.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
             ):
                 features = self.space.real(images, batch).float()
-            # Rows come cell after cell, so a chunk touches a run of consecutive cells only.
-            first, last = int(cells[0]), int(cells[-1])
-            member = torch.nn.functional.one_hot(cells - first, last - first + 1).to(features.dtype)
-            sums[first : last + 1] += member.T @ features
-        means = sums / sizes.flatten().clamp_min(1)[:, None]
-        return means.reshape(classes, domains, -1)
+            self.comparison.add(features, cells)
 
 
 def budget_rows(network: Network, config: DistillConfig, graph: bool) -> int:

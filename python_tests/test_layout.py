@@ -11,7 +11,9 @@ FLOORS = (
     ("data", "networks", "augment", "formation", "distilled_set"),
     (
         "objectives",
+        "comparison",
         "matching",
+        "gradient_matching",
         "sampling",
         "surgery",
         "experts",

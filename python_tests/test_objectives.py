@@ -7,12 +7,11 @@ import mpmath
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 from toy_data import toy_domains
 
 from dgdd_fast.config import NetworkConfig
 from dgdd_fast.data import normalise
-from dgdd_fast.networks import ConvNet, initialise
+from dgdd_fast.networks import ConvNet, allow_second_derivatives, initialise
 from dgdd_fast.objectives.attention import attention_vector
 from dgdd_fast.objectives.distribution_matching import distribution_matching, group_means
 from dgdd_fast.objectives.gradient_matching import gradient_distance, matched_weights, weight_gradients
@@ -260,7 +259,7 @@ def test_image_gradient_of_gradient_matching_by_finite_differences():
     pixels = normalise(data.images, mean, std).double()
     network = ConvNet(3, (8, 8), NetworkConfig(width=4, depth=1))
     initialise(network, generator(0, "network"))
-    twice_differentiable(network.double())
+    allow_second_derivatives(network.double())
     weights = matched_weights(network)
     assert {weight.dim() for weight in weights} == {2, 4}
     rows = data.cells()[1]
@@ -272,8 +271,3 @@ def test_image_gradient_of_gradient_matching_by_finite_differences():
 
     images = pixels[rows[1][:2]].clone().requires_grad_()
     assert torch.autograd.gradcheck(loss, images, eps=1e-6, atol=1e-6, rtol=1e-4)
-
-
-def twice_differentiable(network):
-    for block in network.blocks:
-        block.norm.forward = nn.GroupNorm.forward.__get__(block.norm)

@@ -3,13 +3,14 @@
 from .build import build_network, describe_network, resolve_network
 from .convnet import ConvNet, default_depth
 from .initialisation import initialise
-from .network import Network, bytes_per_image, rows_per_chunk
+from .network import Network, allow_second_derivatives, bytes_per_image, rows_per_chunk
 from .resnet import ResNet
 
 __all__ = [
     "ConvNet",
     "Network",
     "ResNet",
+    "allow_second_derivatives",
     "build_network",
     "bytes_per_image",
     "default_depth",

@@ -53,6 +53,16 @@ class ConvNet(Network):
         """[N, channels, H, W] -> [N, feature_dim]: the last block after ReLU and pooling, flattened."""
         return torch.flatten(self.blocks(channels_innermost(images)), 1)
 
+    def activations(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The ReLU outputs of all blocks, before pooling, and the features: [N, width, h, w] each and [N,
+        feature_dim]."""
+        maps, activations = channels_innermost(images), []
+        for block in self.blocks:
+            assert isinstance(block, _Block)
+            activations.append(block.activation(maps))
+            maps = F.avg_pool2d(activations[-1], 2)
+        return activations, torch.flatten(maps, 1)
+
 
 class _Block(nn.Module):
     def __init__(self, channels: int, width: int, norm: str) -> None:
@@ -60,5 +70,9 @@ class _Block(nn.Module):
         self.convolution = nn.Conv2d(channels, width, kernel_size=3, padding=1)
         self.norm = normalisation(norm, width)
 
+    def activation(self, images: Tensor) -> Tensor:
+        """The output of the ReLU."""
+        return F.relu(self.norm(self.convolution(images)), inplace=True)
+
     def forward(self, images: Tensor) -> Tensor:
-        return F.avg_pool2d(F.relu(self.norm(self.convolution(images)), inplace=True), 2)
+        return F.avg_pool2d(self.activation(images), 2)
