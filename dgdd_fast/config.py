@@ -62,8 +62,8 @@ class SurgeryConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """A distillation run. `surgery` None is the objective alone; "random" keeps the initial images (the
-    coreset baseline).
+    """A distillation run. `surgery` None is the objective alone. "random" keeps the initial images, "herding"
+    chooses real images: the coreset baselines.
 
     None stands for the objective's own value: see `objective_defaults`.
 
@@ -74,12 +74,17 @@ class DistillConfig:
             [0, 1].
         clamp: keep the pixels within [0, 1] after every step.
         batch_real: the most real images of a class and domain in an iteration.
+        init: "uniform": real images, evenly from the domains; "random": whatever their domain; "noise". For
+            "herding" the first two say what it chooses from.
+        pseudo_domains: look for so many styles in the images and take them for domains, whatever domains the
+            data have; None: the domains of the data.
+        herding_epochs: of the training of the network in whose features "herding" chooses.
         attention_power: the exponent of "datadam"'s attention maps; 1 as released, 4 in its paper.
         kernel_bandwidth: of "m3d"'s kernels against a domain: "union", that of the class's images of all
             domains, or the domain's own.
     """
 
-    objective: Literal["dm", "hdd", "datadam", "m3d", "dc", "random"] = "dm"
+    objective: Literal["dm", "hdd", "datadam", "m3d", "dc", "random", "herding"] = "dm"
     surgery: SurgeryConfig | None = None
     ipc: int = 10
     factor: int | None = None
@@ -90,14 +95,19 @@ class DistillConfig:
     clamp: bool | None = None
     batch_real: int | None = None
     init: Literal["uniform", "random", "noise"] = "uniform"
+    pseudo_domains: int | None = None
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    herding_epochs: int = 30
     attention_power: float = 1.0
     kernel_bandwidth: Literal["union", "domain"] = "union"
     precision: Literal["float32", "bfloat16"] = "float32"
     memory_budget_mib: int = 2048
     checkpoint_every: int = 200
     seed: int = 0
+
+
+CORESETS = ("random", "herding")  # the objectives that choose images and change none
 
 
 def objective_defaults(objective: str, num_domains: int) -> dict[str, Any]:

@@ -15,15 +15,19 @@ from torch import Tensor
 
 from .augment import resolve_strategy
 from .checkpoint import Checkpoint, CheckpointError
-from .config import DistillConfig, objective_defaults, to_dict
-from .data import DomainDataset
+from .config import CORESETS, DistillConfig, EvaluateConfig, objective_defaults, to_dict
+from .coresets import herded_rows
+from .data import DomainDataset, normalise
 from .distilled_set import DistilledSet
-from .formation import check_factor, mosaic
+from .evaluate import train_network
+from .formation import check_factor, mosaic, reduce
 from .gradient_matching import GradientMatching
 from .image_optimizer import ImageOptimizer
 from .matching import ImageGradients, Matching, Objective
 from .networks import resolve_network
+from .pseudo_domains import with_pseudo_domains
 from .sampling import assign_domains, initial_tiles
+from .seeds import derive_seed
 from .stopping import stop_at_whole_steps
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
@@ -61,7 +65,8 @@ def distill(
     """Distils the images of several source domains into `config.ipc` synthetic images per class.
 
     Args:
-        sources: the training images of the source domains; the target domain must not be among them.
+        sources: the training images of the source domains; the target domain must not be among them. The
+            domains of the result are these, or the pseudo-domains that `config` asks for.
         config: the settings. Whatever follows from the data (depth, augmentation) is resolved and recorded in
             the result.
         run_folder: where checkpoints are written every `config.checkpoint_every` iterations. None: none are
@@ -79,15 +84,17 @@ def distill(
             checkpoint.
         DistillationInterrupted: Ctrl-C or SIGTERM, after a checkpoint has been written.
     """
-    config = resolve(config, sources)
     if target is not None and target in sources.domain_names:
         raise ValueError(f"the target domain {target!r} is among the sources: leave it out before distilling")
     device = torch.device(device)
+    source_domains = list(sources.domain_names)
+    sources = as_seen(sources, config, device)
+    config = resolve(config, sources)
     mean, std = sources.channel_statistics()
     objective = build_objective(sources, config, mean, std, device)
     assert config.factor is not None
     assigned = assign_domains(sources.counts(), config.ipc, config.factor)
-    iterations = 0 if config.objective == "random" else config.iterations
+    iterations = 0 if config.objective in CORESETS else config.iterations
 
     path = None if run_folder is None else Path(run_folder) / CHECKPOINT_NAME
     fingerprint = sources.fingerprint()
@@ -95,7 +102,12 @@ def distill(
     if path and path.exists() and start is None:
         raise ValueError(f"{path} exists: resume that run (resume=True, --resume) or choose another folder")
     # What is optimised are the tiles of the images; without mosaics, a tile is an image.
-    tiles = initial_tiles(sources, assigned, config, mean, std) if start is None else start.images
+    if config.objective == "herding":
+        tiles, assigned = _herded_tiles(sources, assigned, config, mean, std, device)
+    elif start is None:
+        tiles = initial_tiles(sources, assigned, config, mean, std)
+    else:
+        tiles = start.images
     tiles = tiles.to(device, copy=True)
     state = None if start is None else {name: part.to(device) for name, part in start.optimizer.items()}
     optimizer = ImageOptimizer(config, mean, std, assigned.flatten(), tiles, state)
@@ -146,6 +158,7 @@ def distill(
         provenance={
             "dataset": sources.name,
             "fingerprint": fingerprint,
+            "sources": source_domains,
             "target": target,
             "iterations": iteration,
             "device": device.type,
@@ -155,6 +168,13 @@ def distill(
         },
         factor=config.factor,
     )
+
+
+def as_seen(sources: DomainDataset, config: DistillConfig, device: torch.device) -> DomainDataset:
+    """`sources` with the domains that the run takes them to have."""
+    if config.pseudo_domains is None:
+        return sources
+    return with_pseudo_domains(sources, config.pseudo_domains, config.network, config.seed, device)
 
 
 def build_objective(
@@ -189,13 +209,43 @@ def resolve(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
         raise ValueError(
             f"datadam takes the attention maps of a convnet, got the network {config.network.architecture!r}"
         )
-    if config.surgery is not None and config.objective == "random":
-        raise ValueError("surgery acts on gradients, and the objective 'random' has none")
+    if config.surgery is not None and config.objective in CORESETS:
+        raise ValueError(f"surgery acts on gradients, and the objective {config.objective!r} has none")
+    if config.objective == "herding":
+        if config.init == "noise":
+            raise ValueError("herding chooses real images: init must be 'uniform' or 'random', got 'noise'")
+        if config.herding_epochs < 1:
+            raise ValueError(f"herding_epochs must be at least 1, got {config.herding_epochs}")
     return dataclasses.replace(
         config,
         network=resolve_network(config.network, sources.resolution),
         augment=resolve_strategy(config.augment, sources.flip_safe),
     )
+
+
+def _herded_tiles(
+    sources: DomainDataset,
+    assigned: Tensor,
+    config: DistillConfig,
+    mean: Tensor,
+    std: Tensor,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """The tiles that herding chooses in the features of a network trained on the sources, and their domains,
+    as `assigned` [K, T] in shape."""
+    training = EvaluateConfig(
+        epochs=config.herding_epochs,
+        network=config.network,
+        augment=config.augment,
+        seed=derive_seed(config.seed, "herding"),
+    )
+    network = train_network(
+        sources.images, sources.labels, sources.num_classes, training, mean=mean, std=std, device=device
+    )
+    rows = herded_rows(sources, network, assigned, config.init == "uniform", mean, std)
+    assert config.factor is not None
+    tiles = reduce(normalise(sources.images[rows], mean, std), config.factor)
+    return tiles, sources.domains[rows].reshape(assigned.shape)
 
 
 def _check_finite(
@@ -241,7 +291,7 @@ def _read_checkpoint(path: Path, config: DistillConfig, data_fingerprint: str) -
             f"{path} belongs to a run with {name} = {checkpoint.config.get(name)!r}, now {wanted[name]!r}; "
             "give the same settings or choose another folder"
         )
-    if config.objective != "random" and checkpoint.iteration > config.iterations:
+    if config.objective not in CORESETS and checkpoint.iteration > config.iterations:
         raise CheckpointError(
             f"{path} is already at iteration {checkpoint.iteration}, beyond {config.iterations}"
         )

@@ -16,7 +16,13 @@ from .files import write_atomically
 
 NO_TARGET = "none"
 DEFAULT_METHOD = "dm+sgs"
-LABELS = {"random": "Random"}
+LABELS = {
+    "random": "Random",
+    "herding": "Herding",
+    "whole": "Whole data",
+    "hdd": "HDD-DM",
+    "datadam": "DataDAM",
+}
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,25 @@ def test_evaluate_only_what_is_asked(run, tmp_path):
     assert set(results["dm+sgs"]["accuracies"]) == {"domain2 (held out)"}
 
 
+def test_a_single_domain_in_styles_is_tested_on_all_others(pictures, tmp_path):
+    out = tmp_path / "run"
+    single = ["--domain", "domain1", "--target", "none", "--pseudo-domains", 2, "--method", "hdd+sgs"]
+    dgdd("distill", "--data", pictures, *single, *TINY, "--out", out)
+    distilled = DistilledSet.load(out / "distilled.safetensors")
+    assert distilled.domain_names == ("style1", "style2")
+    assert distilled.provenance["sources"] == ["domain1"]
+    text = dgdd(
+        "evaluate", out, "--runs", 1, "--epochs", 2, "--whole", "--generalize", "mixstyle", "--no-random"
+    ).output
+    results = json.loads((out / "evaluation.json").read_text())["results"]
+    assert set(results) == {"hdd+sgs", "whole"}
+    tests = {"domain0 (held out)", "domain2 (held out)", "source domains"}
+    assert set(results["whole"]["accuracies"]) == tests
+    assert "mixstyle" in results["whole"]["protocol"]
+    assert "Whole data" in text
+    assert "HDD-DM+SGS" in text
+
+
 def test_export_writes_each_image_once(run, tmp_path):
     dgdd("export", run, "--out", tmp_path / "png")
     distilled = DistilledSet.load(run / "distilled.safetensors")

@@ -28,6 +28,7 @@ from dgdd_fast.distill import (
 )
 from dgdd_fast.formation import reduce, tiles
 from dgdd_fast.matching import ImageGradients, Matching
+from dgdd_fast.pseudo_domains import with_pseudo_domains
 from dgdd_fast.sampling import assign_domains, initial_tiles
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -192,6 +193,38 @@ def test_random_keeps_the_initial_images_that_the_other_methods_start_from() -> 
     config = dataclasses.replace(SMALL, objective="random")
     expected = initial_tiles(data, assign_domains(data.counts(), config.ipc), config, mean, std)
     assert torch.equal(random.images, expected)
+
+
+@pytest.mark.parametrize("init", ["uniform", "random"])
+def test_herding_keeps_real_images_and_knows_their_domains(init: str, tmp_path: Path) -> None:
+    data = toy_domains()
+    config = dataclasses.replace(SMALL, objective="herding", init=init, herding_epochs=3)
+    herded = distill(data, config, run_folder=tmp_path)
+    pixels = herded.pixels().flatten(1)
+    chosen = (pixels[:, None] == data.images.flatten(1)).all(2).long().argmax(1)
+    assert torch.equal(data.images[chosen].flatten(1), pixels)
+    assert len(set(chosen.tolist())) == 12
+    assert torch.equal(data.labels[chosen], herded.labels)
+    assert torch.equal(data.domains[chosen], herded.domains)
+    if init == "uniform":
+        assert torch.equal(herded.domains, assign_domains(data.counts(), 4).flatten())
+    assert torch.equal(distill(data, config, run_folder=tmp_path, resume=True).images, herded.images)
+    other = dataclasses.replace(config, seed=1)
+    assert not torch.equal(distill(data, other).images, herded.images)
+
+
+def test_pseudo_domains_are_distilled_like_domains() -> None:
+    data = toy_domains()
+    config = dataclasses.replace(WITH_SURGERY, pseudo_domains=2)
+    result = distill(data, config, target="elsewhere")
+    styles = with_pseudo_domains(data, 2, config.network, config.seed)
+    assert result.domain_names == styles.domain_names == ("style1", "style2")
+    assert result.provenance["sources"] == ["domain0", "domain1", "domain2"]
+    expected = distill(styles, WITH_SURGERY)
+    assert torch.equal(result.images, expected.images)
+    assert torch.equal(result.domains, expected.domains)
+    with pytest.raises(ValueError, match=r"pseudo-domains must be in 1\.\.108"):
+        distill(data, dataclasses.replace(config, pseudo_domains=0))
 
 
 def test_the_result_names_its_classes_domains_settings_and_origin() -> None:
@@ -365,6 +398,10 @@ def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
         ({"ipc": 0}, "ipc must be at least 1, got 0"),
         ({"iterations": -1}, "iterations must not be negative"),
         ({"objective": "random", "surgery": SurgeryConfig()}, "'random' has none"),
+        ({"objective": "herding", "surgery": SurgeryConfig()}, "'herding' has none"),
+        ({"objective": "herding", "init": "noise"}, "herding chooses real images"),
+        ({"objective": "herding", "herding_epochs": 0}, "herding_epochs must be at least 1"),
+        ({"objective": "datadam", "network": NetworkConfig("resnet18")}, "attention maps of a convnet"),
         ({"network": NetworkConfig(norm="batch")}, "normalise each sample by itself"),
         ({"factor": 3}, "16 x 16 px cannot be cut into 3 x 3 equal tiles"),
         ({"batch_real": 0}, "batch_real must be at least 1, got 0"),

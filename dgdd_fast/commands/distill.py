@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,7 @@ from .options import (
 )
 
 DISTILL = DistillConfig()
+OBJECTIVES = typing.get_args(typing.get_type_hints(DistillConfig)["objective"])
 
 
 def distill(
@@ -44,11 +46,19 @@ def distill(
         str | None,
         typer.Option(metavar="DOMAIN", help=f"The domain to hold out, or {NO_TARGET} to distil all of them."),
     ] = None,
+    domain: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DOMAIN", help="Use this domain of the data only; may be repeated."),
+    ] = None,
+    pseudo_domains: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="K", help="Look for K styles in the images and take them for the domains."
+        ),
+    ] = None,
     method: Annotated[
         str | None,
-        typer.Option(
-            help=f"Objective and modifiers: dm, dm+sgs, or random (real images). Default: {DEFAULT_METHOD}."
-        ),
+        typer.Option(help=f"Objective: {', '.join(OBJECTIVES)}; +sgs if wanted. Default: {DEFAULT_METHOD}."),
     ] = None,
     ipc: Annotated[int | None, typer.Option(min=1, help=f"Images per class. Default: {DISTILL.ipc}.")] = None,
     iterations: Annotated[int | None, typer.Option(min=0, help=f"Default: {DISTILL.iterations}.")] = None,
@@ -106,6 +116,7 @@ def distill(
     \b
     dgdd distill --target street --iterations 500
     dgdd distill --data pacs/ --resolution 64 --target sketch --out runs/sketch
+    dgdd distill --data digits/ --domain mnist --target none --pseudo-domains 4 --method hdd+sgs
     dgdd distill --resume --out runs/sketch
     dgdd distill --config runs/sketch/config.yaml --seed 1 --out runs/1
     """
@@ -128,13 +139,21 @@ def distill(
         iterations=iterations,
         seed=seed,
         init=init,
+        pseudo_domains=pseudo_domains,
         batch_real=batch_real,
         image_lr=image_lr,
         surgery=surgery,
         network=override(settings.network, width=width, depth=depth),
     )
     run = override(
-        run, data=data, target=target, resolution=resolution, device=device, threads=threads, distill=settings
+        run,
+        data=data,
+        target=target,
+        domains=tuple(domain or ()) or None,
+        resolution=resolution,
+        device=device,
+        threads=threads,
+        distill=settings,
     )
     run = from_dict(RunConfig, to_dict(run))
     _distill(run, out or _default_folder(run), resume)
@@ -145,6 +164,7 @@ def _default_folder(run: RunConfig) -> Path:
     parts = (
         Path(run.data).name,
         run.target,
+        *(run.domains or ()),
         method_name(settings),
         f"ipc{settings.ipc}",
         f"seed{settings.seed}",

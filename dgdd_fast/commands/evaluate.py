@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..config import DistillConfig, EvaluateConfig, from_dict
+from ..config import DistillConfig, EvaluateConfig, from_dict, to_dict
 from ..run_config import method_name, override, read_run_config
 from ..terminal import Meter, accuracy_table, console
 from .options import CONFIG_NAME, SET_HELP, SOURCE_HELP, Depth, Device, Threads, Width, set_file, set_threads
@@ -28,7 +28,11 @@ def evaluate(
         typer.Option(metavar="SOURCE", help=f"{SOURCE_HELP} Default: as in the run's {CONFIG_NAME}."),
     ] = None,
     on: Annotated[
-        str, typer.Option(help="target: the held-out domain; sources: the sources' test parts; both.")
+        str,
+        typer.Option(
+            help="target: the held-out domain, or all that the set was not distilled from; sources: the "
+            "sources' test parts; both."
+        ),
     ] = "both",
     runs: Annotated[
         int, typer.Option(min=1, help="Networks trained, each from another seed.")
@@ -37,6 +41,13 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the first run.")] = EVALUATE.seed,
     width: Width = None,
     depth: Depth = None,
+    generalize: Annotated[
+        str | None,
+        typer.Option(help="Train with a method of domain generalisation: mixstyle, fact or advfreq."),
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Also train on all real images of the sources, the upper bound.")
+    ] = False,
     no_random: Annotated[
         bool, typer.Option("--no-random", help="Leave out the real images at the same budget.")
     ] = False,
@@ -73,13 +84,19 @@ def evaluate(
         runs=runs,
         epochs=epochs,
         seed=seed,
+        generalize=generalize,
         network=override(trained_on.network, width=width, depth=depth),
     )
+    config = from_dict(EvaluateConfig, to_dict(config))
     method = method_name(trained_on)
-    sets = {method: distilled}
+    sets: dict[str, DistilledSet | DomainDataset] = {method: distilled}
     if not no_random and trained_on.objective != "random":
-        real = dataclasses.replace(trained_on, objective="random", surgery=None, factor=1, init="uniform")
+        real = dataclasses.replace(
+            trained_on, objective="random", surgery=None, factor=1, init="uniform", pseudo_domains=None
+        )
         sets["random"] = distill_set(sources, real)
+    if whole:
+        sets["whole"] = sources
     results = {}
     for name, images in sets.items():
         with Meter(f"training on {name}", runs * epochs) as meter:
@@ -119,13 +136,16 @@ def _test_sets(
 
     height, width = distilled.resolution
     dataset = load_dataset(source, height if height == width else None)
+    # The set's own domains may be pseudo-domains.
+    seen = distilled.provenance.get("sources", distilled.domain_names)
+    sources = dataset.only_domains(seen)
     target = distilled.provenance.get("target")
-    if on == "target" and target is None:
+    unseen = [name for name in dataset.domain_names if name not in seen] if target is None else [target]
+    if on == "target" and not unseen:
         raise ValueError("no domain was held out when this set was distilled; test it --on sources")
-    sources = dataset.only_domains(distilled.domain_names)
-    tests = {}
-    if target is not None and on != "sources":
-        tests[f"{target} (held out)"] = dataset.only_domains([target])
+    tests: dict[str, DomainDataset] = {}
+    if on != "sources":
+        tests |= {f"{name} (held out)": dataset.only_domains([name]) for name in unseen}
     if on != "target":
         tests["source domains"] = sources.test()
     return sources.train(), tests

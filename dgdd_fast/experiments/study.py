@@ -13,7 +13,6 @@ from ..run_config import dump_yaml, load_yaml, method_label, method_name, with_m
 
 RANDOM = "random"
 WHOLE = "whole"
-WHOLE_LABEL = "Whole data"
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class MethodEntry:
 
     @property
     def label(self) -> str:
-        return self.name or (WHOLE_LABEL if self.method == WHOLE else method_label(self.method))
+        return self.name or method_label(self.method)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 
 from ..config import DistillConfig, SurgeryConfig, from_dict
 from ..data import DomainDataset
-from ..distill import build_objective, resolve
+from ..distill import as_seen, build_objective, resolve
 from ..distilled_set import DistilledSet
 from ..formation import tiles
 from ..surgery import Decomposition, decompose
@@ -26,7 +26,9 @@ def decompose_images(distilled: DistilledSet, sources: DomainDataset, rows: Sequ
 
     Raises ValueError where a class has no image in one of the domains: its gradients cannot be compared.
     """
-    config = resolve(from_dict(DistillConfig, distilled.config), sources)
+    config = from_dict(DistillConfig, distilled.config)
+    sources = as_seen(sources, config, torch.device("cpu"))
+    config = resolve(config, sources)
     mean, std = torch.tensor(distilled.mean), torch.tensor(distilled.std)
     objective = build_objective(sources, config, mean, std, torch.device("cpu"))
     images = tiles(distilled.images, distilled.factor)
