@@ -126,7 +126,7 @@ def mask_channels(
 def _selection_weights(scores: Tensor, normalize: bool) -> Tensor:
     """The weights of float64 scores [N, C], times a power of two that keeps them from over- and underflow."""
     largest = scores.abs().masked_fill(~scores.isfinite(), 0.0).amax(1, keepdim=True)
-    exponent = torch.frexp(largest).exponent.clamp(-1000, 1000)
+    exponent = torch.frexp(largest).exponent.clamp(-1000, 1022)
     scaled = torch.ldexp(scores, -exponent)
     if not normalize:
         weights = scaled

@@ -16,17 +16,22 @@ namespace {
 // Numbers that are added up before their sum joins the others: it bounds both the rounding error of a long
 // sum and the memory for widened half formats.
 constexpr int64_t kBlock = 1024;
-constexpr int64_t kPoints = 64;  // likewise with the channels last, where a sum is one chain of additions
+constexpr int64_t kLongPlane = 256;  // reading as many numbers takes longer than a mispredicted branch
+constexpr int64_t kPoints = 64;      // likewise with the channels last, where a sum is one chain of additions
 
+// Sums and extremes of long rows are taken lane by lane: their order is part of the result, which compilers
+// do not change by themselves.
 template <class Real>
 using Lanes [[gnu::vector_size(32)]] = Real;
+template <class Real>
+constexpr int64_t kLanes = 32 / sizeof(Real);
 
 // One thread's memory, rows of C numbers.
 template <class Real>
 struct Scratch {
   int64_t* keys;
   double* uniforms;
-  Real* scores;
+  double* scores;
   Real* factors;  // what a channel is multiplied by
   Real* weights;
   Real* sums;
@@ -35,7 +40,7 @@ struct Scratch {
   Scratch(double* memory, int64_t channels)
       : keys(reinterpret_cast<int64_t*>(memory)),
         uniforms(memory + channels),
-        scores(reinterpret_cast<Real*>(memory + 2 * channels)),
+        scores(memory + 2 * channels),
         factors(reinterpret_cast<Real*>(memory + 3 * channels)),
         weights(reinterpret_cast<Real*>(memory + 4 * channels)),
         sums(reinterpret_cast<Real*>(memory + 5 * channels)),
@@ -87,20 +92,22 @@ const Real* widened(const Stored* from, int64_t size, Real* buffer) {
 
 template <class Real>
 Real sum_of(const Real* numbers, int64_t size) {
-  constexpr int64_t kLanes = 32 / sizeof(Real);
+  constexpr int64_t width = kLanes<Real>;
   Lanes<Real> sums[4] = {};
   int64_t i = 0;
-  const auto next = [&](int64_t offset) {
-    Lanes<Real> lanes;
-    __builtin_memcpy(&lanes, numbers + i + offset, sizeof(lanes));
-    return lanes;
-  };
-  for (; i + 4 * kLanes <= size; i += 4 * kLanes)
-    for (int part = 0; part < 4; ++part) sums[part] += next(part * kLanes);
-  for (; i + kLanes <= size; i += kLanes) sums[0] += next(0);
-  const Lanes<Real> lanes = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  Lanes<Real> lanes;
+  for (; i + 4 * width <= size; i += 4 * width)
+    for (int part = 0; part < 4; ++part) {
+      __builtin_memcpy(&lanes, numbers + i + part * width, sizeof(lanes));
+      sums[part] += lanes;
+    }
+  for (; i + width <= size; i += width) {
+    __builtin_memcpy(&lanes, numbers + i, sizeof(lanes));
+    sums[0] += lanes;
+  }
+  lanes = (sums[0] + sums[1]) + (sums[2] + sums[3]);
   Real total = 0;
-  for (int64_t lane = 0; lane < kLanes / 2; ++lane) total += lanes[lane] + lanes[lane + kLanes / 2];
+  for (int64_t lane = 0; lane < width / 2; ++lane) total += lanes[lane] + lanes[lane + width / 2];
   for (; i < size; ++i) total += numbers[i];
   return total;
 }
@@ -113,12 +120,37 @@ Real share_of_range(Real value, Real lowest, Real highest) {
   return range == 0 ? Real(1) : (value - lowest) / range;
 }
 
-// NaN is an extreme of every position that it is at.
+// Of numbers, or of lanes of them. NaN is an extreme of every position that it is at.
+template <class Numbers>
+void lower(Numbers& lowest, const Numbers& value) {
+  lowest = (value != value) | (value < lowest) ? value : lowest;
+}
+template <class Numbers>
+void raise(Numbers& highest, const Numbers& value) {
+  highest = (value != value) | (value > highest) ? value : highest;
+}
+
 template <class Real>
-void widen_range(Real value, Real& lowest, Real& highest) {
-  const bool nan = value != value;
-  lowest = nan | (value < lowest) ? value : lowest;
-  highest = nan | (value > highest) ? value : highest;
+void range_of(const Real* values, int64_t size, Real& lowest, Real& highest) {
+  Lanes<Real> value;
+  Lanes<Real> lowest_lanes = Real(HUGE_VAL) - Lanes<Real>{};
+  Lanes<Real> highest_lanes = -lowest_lanes;
+  int64_t i = 0;
+  for (; i + kLanes<Real> <= size; i += kLanes<Real>) {
+    __builtin_memcpy(&value, values + i, sizeof(value));
+    lower(lowest_lanes, value);
+    raise(highest_lanes, value);
+  }
+  lowest = Real(HUGE_VAL);
+  highest = -Real(HUGE_VAL);
+  for (int64_t lane = 0; lane < kLanes<Real>; ++lane) {
+    lower<Real>(lowest, lowest_lanes[lane]);
+    raise<Real>(highest, highest_lanes[lane]);
+  }
+  for (; i < size; ++i) {
+    lower(lowest, values[i]);
+    raise(highest, values[i]);
+  }
 }
 
 template <class Real, class Stored>
@@ -150,7 +182,10 @@ void sum_shares_of_planes(const MaskingParams& params, const Stored* features, S
     for (int64_t channel = 0; channel < params.channels; ++channel) {
       const Real weight = Real(0.5) * scratch.weights[channel];
       const Real* values = widened(features + channel * params.channel_stride + begin, size, buffer);
-      for (int64_t i = 0; i < size; ++i) widen_range(weight * values[i], lowest[i], highest[i]);
+      for (int64_t i = 0; i < size; ++i) {
+        lower(lowest[i], weight * values[i]);
+        raise(highest[i], weight * values[i]);
+      }
     }
     for (int64_t channel = 0; channel < params.channels; ++channel) {
       const Real weight = Real(0.5) * scratch.weights[channel];
@@ -202,12 +237,11 @@ void sum_shares_of_points(const MaskingParams& params, const Stored* features, S
     for (int64_t channel = 0; channel < channels; ++channel) block_sums[channel] = 0;
     for (int64_t position = begin; position < end; ++position) {
       const Stored* point = features + position * params.position_stride;
-      Real lowest = Real(HUGE_VAL);
-      Real highest = -Real(HUGE_VAL);
-      for (int64_t channel = 0; channel < channels; ++channel) {
+      for (int64_t channel = 0; channel < channels; ++channel)
         values[channel] = Real(0.5) * weights[channel] * load(point[channel]);
-        widen_range(values[channel], lowest, highest);
-      }
+      Real lowest;
+      Real highest;
+      range_of(static_cast<const Real*>(values), channels, lowest, highest);
       for (int64_t channel = 0; channel < channels; ++channel)
         block_sums[channel] += share_of_range(values[channel], lowest, highest);
     }
@@ -232,6 +266,31 @@ void score(const MaskingParams& params, int64_t sample, Scratch<Real>& scratch) 
     // As a separate weighted_channel_mask would read it.
     scratch.scores[channel] = load(store<Stored>(score));
   }
+}
+
+RowExtremes extremes_of(const double* scores, const double* uniforms, int64_t size) {
+  constexpr int64_t width = kLanes<double>;
+  Lanes<double> score;
+  Lanes<double> uniform;
+  Lanes<double> lowest = HUGE_VAL - Lanes<double>{};
+  Lanes<double> highest = -lowest;
+  Lanes<double> largest = {};
+  Lanes<int64_t> valid = ~Lanes<int64_t>{};
+  int64_t i = 0;
+  for (; i + width <= size; i += width) {
+    __builtin_memcpy(&score, scores + i, sizeof(score));
+    __builtin_memcpy(&uniform, uniforms + i, sizeof(uniform));
+    const Lanes<double> magnitude = score < 0 ? -score : score;
+    lowest = score < lowest ? score : lowest;
+    highest = score > highest ? score : highest;
+    largest = (magnitude > largest) & (magnitude < HUGE_VAL) ? magnitude : largest;
+    valid &= (score == score) & (uniform >= 0) & (uniform <= 1);
+  }
+  RowExtremes row;
+  for (int64_t lane = 0; lane < width; ++lane)
+    row.merge({lowest[lane], highest[lane], largest[lane], valid[lane] == 0});
+  for (; i < size; ++i) row.add(scores[i], uniforms[i]);
+  return row;
 }
 
 // The keys below `key` are masked, and of those equal to it the first `ties`.
@@ -272,14 +331,13 @@ Threshold threshold_of(const int64_t* keys, int64_t size, int64_t num_masked) {
 template <class Real>
 void select(const MaskingParams& params, int64_t sample, Scratch<Real>& scratch) {
   const int64_t channels = params.channels;
-  const Real* __restrict scores = scratch.scores;
+  const double* __restrict scores = scratch.scores;
   const double* __restrict uniforms = scratch.uniforms;
   int64_t* __restrict keys = scratch.keys;
   Real* __restrict mask = scratch.factors;
   read_row(scratch.uniforms, params.uniforms, params.uniforms_storage, sample * channels, channels);
 
-  RowExtremes extremes;
-  for (int64_t channel = 0; channel < channels; ++channel) extremes.add(scores[channel], uniforms[channel]);
+  const RowExtremes extremes = extremes_of(scores, uniforms, channels);
   if (extremes.invalid) {
     for (int64_t channel = 0; channel < channels; ++channel) mask[channel] = Real(NAN);
     return;
@@ -316,12 +374,13 @@ void apply(const MaskingParams& params, int64_t sample, Scratch<Real>& scratch) 
     }
     return;
   }
+  // A masked channel with a finite score is finite itself, and 0 there needs no reading.
+  const bool skips = params.weight != nullptr && positions >= kLongPlane;
   for (int64_t channel = 0; channel < channels; ++channel) {
     const Stored* __restrict from = features + channel * params.channel_stride;
     Stored* __restrict to = masked + channel * positions;
     const Real factor = factors[channel];
-    // A finite score says that the channel is finite: nothing there that 0 would not make 0.
-    if (factor == 0 && params.weight != nullptr && is_finite(scratch.scores[channel])) {
+    if (skips && factor == 0 && is_finite(scratch.scores[channel])) {
       for (int64_t i = 0; i < positions; ++i) to[i] = Stored{};
     } else {
       for (int64_t i = 0; i < positions; ++i) to[i] = store<Stored>(load(from[i]) * factor);
@@ -338,7 +397,7 @@ void run_samples(const MaskingParams& params, int64_t begin, int64_t end, double
     if (params.weight != nullptr)
       score<Real, Stored>(params, sample, scratch);
     else if (params.given_scores != nullptr)
-      convert<Real, Stored>(scratch.scores, params.given_scores, row, channels);
+      convert<double, Stored>(scratch.scores, params.given_scores, row, channels);
     if (params.scores != nullptr) write_row<Stored>(params.scores, scratch.scores, row, channels);
 
     if (params.uniforms != nullptr)

@@ -18,11 +18,6 @@ ScalarType scalar_type(Storage storage) {
   }
 }
 
-int64_t bytes_of(Storage storage) {
-  if (storage == Storage::float64) return 8;
-  return storage == Storage::float32 ? 4 : 2;
-}
-
 }  // namespace
 
 ScalarType real_type(const SpectralParams& params) {
