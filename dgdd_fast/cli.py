@@ -11,8 +11,10 @@ from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.grid import grid
 from .commands.pretrain import pretrain
+from .commands.table import table
 
-for command in (demo, pretrain, distill, evaluate, export, grid, data, doctor):  # in the order of the help
+COMMANDS = (demo, pretrain, distill, evaluate, export, grid, table, data, doctor)  # in the order of the help
+for command in COMMANDS:
     app.command()(command)
 
 

@@ -261,6 +261,13 @@ def test_a_folder_is_named_by_all_that_decides_the_images_and_nothing_else() -> 
     assert not names & {job.name for job in plan(STUDY, data).jobs}
 
 
+def test_settings_that_cannot_work_are_refused_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match="batch_real must be at least 1, got 0"):
+        planned(distill={"batch_real": 0})
+    with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
+        planned(evaluate={"epochs": 0})
+
+
 def test_a_longer_study_keeps_the_jobs_of_the_shorter_one() -> None:
     shorter, longer = planned(), planned(seeds=(0, 1, 2), targets=None, ipc=(3, 5))
     assert {job.name for job in shorter.jobs} < {job.name for job in longer.jobs}

@@ -66,5 +66,6 @@ def dgdd(
     dgdd evaluate runs/NAME
     dgdd export runs/NAME
     dgdd grid study.yaml
+    dgdd table grids/NAME
     dgdd doctor
     """

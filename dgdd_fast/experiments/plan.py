@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from ..config import DistillConfig, EvaluateConfig, to_dict
 from ..data import DomainDataset
+from ..distill import resolve
+from ..evaluate import resolve as resolve_evaluation
 from ..run_config import NO_TARGET, RunConfig, method_name
 from ..seeds import derive_seed
 from .study import RANDOM, WHOLE, Row, Study, rows_of
@@ -117,9 +119,12 @@ def plan(study: Study, dataset: DomainDataset, device: str = "cpu", threads: int
 
     For one seed and the same sources all methods share the seeds of their draws, so that they start from the
     same images and differ in the method alone; other sources have other seeds.
+
+    Raises ValueError for settings that cannot work with these data.
     """
     domains = dataset.domain_names
     prints = {name: dataset.only_domains([name]).fingerprint() for name in domains}
+    no_images = dataset.select([])
     rows, parts = rows_of(study), parts_of(study, domains)
     jobs: dict[str, Job] = {}
     cells = []
@@ -132,13 +137,13 @@ def plan(study: Study, dataset: DomainDataset, device: str = "cpu", threads: int
         if distill is not None:
             distill = dataclasses.replace(distill, ipc=ipc, seed=own_seed)
         data = {name: prints[name] for name in part.sources}
-        # The folder is that of what decides the images; how often a checkpoint is written does not.
-        content = None if distill is None else {**to_dict(distill), "checkpoint_every": None}
+        content = None if distill is None else _content(distill, no_images.only_domains(part.sources))
         where = _where(part.sources, domains)
         what = WHOLE if distill is None else f"{method_name(distill)}-ipc{ipc}-seed{seed}"
         name = f"{where}-{what}-{_hash([data, content])}"
         config = dataclasses.replace(config, seed=own_seed)
-        file = f"evaluation-{_hash([prints, to_dict(config)])}.json"
+        tested = to_dict(resolve_evaluation(config, dataset.resolution, dataset.flip_safe))
+        file = f"evaluation-{_hash([prints, tested])}.json"
         job = jobs.get(name)
         if job is None:
             run = RunConfig(
@@ -176,6 +181,12 @@ def plan(study: Study, dataset: DomainDataset, device: str = "cpu", threads: int
                             )
                         )
     return Plan(rows, [part.column for part in parts], cells, list(jobs.values()))
+
+
+def _content(config: DistillConfig, sources: DomainDataset) -> dict[str, Any]:
+    """All settings that decide the images, with what follows from the data and the objective written out."""
+    # How often a checkpoint is written decides nothing.
+    return {**to_dict(resolve(config, sources)), "checkpoint_every": None}
 
 
 def _images(row: Row) -> DistillConfig | None:

@@ -1,0 +1,34 @@
+"""`dgdd table`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def table(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a grid, finished or not.")],
+    form: Annotated[
+        str, typer.Option("--format", help="text, markdown, latex, or csv: a line for each number.")
+    ] = "text",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: the terminal.")] = None,
+) -> None:
+    """Show the results of a grid in the papers' shape: methods in rows, target domains in columns.
+
+    Where the study names a published table, its figures stand in brackets.
+
+    \b
+    dgdd table grids/pacs
+    dgdd table grids/pacs --format latex --out pacs.tex
+    """
+    from ..experiments.grid import read_index
+    from ..files import write_atomically
+    from ..report.table import format_table, result_table
+
+    text = format_table(result_table(read_index(folder)), form)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_atomically(out, text.encode())

@@ -1,0 +1,124 @@
+"""The tables of the two papers, as printed, to stand beside one's own.
+
+Each file of `published/` is one table of SGS (arXiv 2605.18836) or CADM (AAAI 2026) for one data set. Its
+rows have the keys of `study.MethodEntry`, its columns the names of the domains in `data.benchmarks`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import yaml
+
+from ..data.benchmarks import BENCHMARKS, name_key
+
+AVERAGE = "average"
+# A mean of rounded values is off by half a digit at most, and so is the rounded average that is printed.
+ROUNDING = 0.05 + 0.05
+
+
+class Figure(NamedTuple):
+    """An accuracy in percent, or another number, as printed; `std` None where none is given."""
+
+    mean: float
+    std: float | None
+
+
+class Inconsistency(NamedTuple):
+    """A row whose printed average is not that of its columns, beyond rounding. `part` is mean or std."""
+
+    ipc: int
+    row: str
+    part: str
+    printed: float
+    computed: float
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """A table of a paper.
+
+    Attributes:
+        name: of its file.
+        paper, table, note: where it is printed, and what its numbers are.
+        columns: domains or architectures, and average where the paper prints one.
+        blocks: by images per class and row: a figure for each column.
+    """
+
+    name: str
+    paper: str
+    table: str
+    note: str
+    columns: tuple[str, ...]
+    blocks: dict[int, dict[str, tuple[Figure, ...]]]
+
+    def figure(self, ipc: int, row: str, column: str) -> Figure | None:
+        """What the paper prints for a row and a column, by their names here; None where it prints nothing.
+
+        A domain may go by any name of the folders in which it is distributed.
+        """
+        wanted = _domain_key(column)
+        for name, found in zip(self.columns, self.blocks.get(ipc, {}).get(row, ()), strict=False):
+            if _domain_key(name) == wanted:
+                return found
+        return None
+
+    def covers(self, columns: Sequence[str]) -> bool:
+        """Whether `columns` are just those whose average the paper prints."""
+        own = {_domain_key(name) for name in self.columns if name != AVERAGE}
+        return own == {_domain_key(name) for name in columns}
+
+    def inconsistencies(self) -> list[Inconsistency]:
+        """The rows whose printed average cannot be that of the printed columns."""
+        found = []
+        if AVERAGE in self.columns:
+            place = self.columns.index(AVERAGE)
+            for ipc, rows in self.blocks.items():
+                for row, figures in rows.items():
+                    for part in ("mean", "std"):
+                        values = [getattr(figure, part) for figure in figures]
+                        printed = values.pop(place)
+                        computed = statistics.fmean(values)
+                        if abs(printed - computed) > ROUNDING + 1e-9:
+                            found.append(Inconsistency(ipc, row, part, printed, computed))
+        return found
+
+
+def published_names() -> list[str]:
+    """The names of all published tables."""
+    folder = files(__package__) / "published"
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def published_table(name: str) -> PublishedTable:
+    """The published table `name`. Raises ValueError for a name that is none."""
+    if name not in published_names():
+        raise ValueError(f"no published table {name!r}; there are {', '.join(published_names())}")
+    content = yaml.safe_load((files(__package__) / "published" / f"{name}.yaml").read_text("utf-8"))
+    blocks = {
+        block["ipc"]: {row: tuple(map(_figure, values)) for row, values in block["rows"].items()}
+        for block in content["blocks"]
+    }
+    columns = tuple(content["columns"])
+    return PublishedTable(name, content["paper"], content["table"], content["note"], columns, blocks)
+
+
+def _figure(value: Any) -> Figure:
+    if isinstance(value, str):
+        mean, std = value.split(" ± ")
+        return Figure(float(mean), float(std))
+    return Figure(float(value), None)
+
+
+def _domain_key(name: str) -> str:
+    """One spelling for all names of a domain."""
+    key = name_key(name)
+    for benchmark in BENCHMARKS:
+        for domain, others in zip(benchmark.domains, benchmark.folder_names, strict=True):
+            if key in others:
+                return name_key(domain)
+    return key

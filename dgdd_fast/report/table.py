@@ -1,0 +1,317 @@
+"""The table of a grid in the papers' shape: methods in rows, target domains in columns, and their average."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..experiments.grid import GridIndex
+from ..experiments.plan import Cell
+from ..experiments.published import AVERAGE, Figure, published_table
+from ..experiments.study import WHOLE
+
+OVER_RANDOM = "over Random"
+OVERHEAD = "overhead"
+PROTOCOLS = {
+    "leave-one-out": "distilled from all domains but the column's, tested on every image of the column's",
+    "single-source": "distilled from the column's domain, tested on each of the others, averaged",
+    "in-distribution": "distilled from all domains but the column's, tested on test images of the former",
+    "in-domain": "distilled from all domains, tested on their test images",
+}
+
+
+class Number(NamedTuple):
+    """An accuracy in percent, a difference or a ratio, over `samples` seeds or runs; `std` NaN for one."""
+
+    mean: float
+    std: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of a block: what was measured and what the paper prints, by column, where there is any."""
+
+    key: str
+    label: str
+    ours: dict[str, Number]
+    paper: dict[str, Figure]
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """Everything a table shows.
+
+    Attributes:
+        columns: the targets, their average where there are several, and the gain over Random.
+        blocks: by images per class.
+        notes: how the numbers came about, a sentence each.
+        missing: evaluations that are not there yet.
+    """
+
+    title: str
+    columns: list[str]
+    blocks: dict[int, list[TableRow]]
+    notes: list[str]
+    missing: int
+
+
+def result_table(index: GridIndex) -> ResultTable:
+    """The table of a grid with what is there; numbers that need a missing evaluation are left out.
+
+    The average of the standard deviations is their mean over the columns, as in SGS.
+    """
+    study = index.study
+    published = [published_table(name) for name in study.published]
+    reports = {file: index.evaluation(file) for cell in index.cells for file in (cell.file, cell.reference)}
+    targets = list(dict.fromkeys(_column(index, cell) for cell in index.cells))
+    columns = [*targets, *([AVERAGE] if len(targets) > 1 else []), OVER_RANDOM]
+    if any(report and report["config"]["generalize"] != "none" for report in reports.values()):
+        columns.append(OVERHEAD)
+    times = _seconds(index, reports)
+    blocks = {}
+    for ipc in study.ipc:
+        rows = []
+        for entry in index.rows:
+            cells = [cell for cell in index.cells if (cell.row, cell.ipc) == (entry["key"], ipc)]
+            ours = _numbers(index, cells, targets, reports)
+            if (entry["key"], ipc) in times and OVERHEAD in columns:
+                ours[OVERHEAD] = times[entry["key"], ipc]
+            paper = {
+                column: figure
+                for column in columns
+                for table in published
+                if (column != AVERAGE or table.covers(targets))
+                and (figure := table.figure(ipc, entry["key"], column)) is not None
+            }
+            rows.append(TableRow(entry["key"], entry["label"], ours, paper))
+        blocks[ipc] = rows
+    missing = sum(report is None for report in reports.values())
+    title = study.title or str(index.data["name"])
+    return ResultTable(title, columns, blocks, list(_notes(index, reports, missing)), missing)
+
+
+def _column(index: GridIndex, cell: Cell) -> str:
+    """The column of a cell: its target, or the evaluation where that is what the study varies."""
+    if not cell.evaluation:
+        return cell.column
+    return cell.evaluation if len(index.columns) == 1 else f"{cell.column}, {cell.evaluation}"
+
+
+def _numbers(
+    index: GridIndex, cells: Sequence[Cell], targets: Sequence[str], reports: dict[str, Any]
+) -> dict[str, Number]:
+    ours: dict[str, Number] = {}
+    gains: dict[str, float] = {}
+    for target in targets:
+        there = [cell for cell in cells if _column(index, cell) == target and reports[cell.file]]
+        values = [_accuracies(cell, reports[cell.file]) for cell in there]
+        if not values:
+            continue
+        if len(values) > 1:
+            ours[target] = _number([statistics.fmean(runs) for runs in values])
+        else:
+            ours[target] = _number(values[0])
+        differences = [
+            statistics.fmean(_accuracies(cell, reports[cell.file]))
+            - statistics.fmean(_accuracies(cell, reports[cell.reference]))
+            for cell in there
+            if reports[cell.reference]
+        ]
+        if differences:
+            gains[target] = statistics.fmean(differences)
+    if len(ours) == len(targets) > 1:
+        numbers = [ours[target] for target in targets]
+        ours[AVERAGE] = Number(
+            statistics.fmean(number.mean for number in numbers),
+            statistics.fmean(number.std for number in numbers),
+            min(number.samples for number in numbers),
+        )
+    if len(gains) == len(targets) and any(cell.file != cell.reference for cell in cells):
+        ours[OVER_RANDOM] = Number(statistics.fmean(gains.values()), math.nan, len(targets))
+    return ours
+
+
+def _accuracies(cell: Cell, report: dict[str, Any]) -> list[float]:
+    """The accuracy of every run over the tests of a cell, in percent."""
+    parts = [name for name in cell.tests if name in report["accuracies"]]
+    if not parts:
+        raise ValueError(
+            f"{cell.file} has no test images of {', '.join(cell.tests)}: the data have no test part there"
+        )
+    weights = [report["images"][name] if cell.pooled else 1 for name in parts]
+    runs = zip(*(report["accuracies"][name]["runs"] for name in parts), strict=True)
+    return [statistics.fmean(run, weights) for run in runs]
+
+
+def _number(values: Sequence[float]) -> Number:
+    std = statistics.stdev(values) if len(values) > 1 else math.nan
+    return Number(statistics.fmean(values), std, len(values))
+
+
+def _seconds(index: GridIndex, reports: dict[str, Any]) -> dict[tuple[str, int], Number]:
+    """The time of an evaluation by row and budget, as a multiple of that of the first row that is distilled
+    and trained on without a method of generalisation."""
+    seconds: dict[tuple[str, int], list[float]] = {}
+    plain: dict[int, str] = {}
+    for cell in index.cells:
+        report = reports[cell.file]
+        if report is None or cell.set_folder is None:
+            continue
+        seconds.setdefault((cell.row, cell.ipc), []).append(report["seconds"])
+        if cell.file != cell.reference and report["config"]["generalize"] == "none":
+            plain.setdefault(cell.ipc, cell.row)
+    return {
+        (row, ipc): Number(
+            statistics.median(values) / statistics.median(seconds[plain[ipc], ipc]), math.nan, len(values)
+        )
+        for (row, ipc), values in seconds.items()
+        if ipc in plain
+    }
+
+
+def _notes(index: GridIndex, reports: dict[str, Any], missing: int) -> Iterator[str]:
+    study, data = index.study, index.data
+    domains = ", ".join(data["domains"])
+    height, width = data["resolution"]
+    yield (f"Accuracy in %: {data['name']} ({domains}; {height} x {width} px), {PROTOCOLS[study.protocol]}.")
+    count = len(study.seeds)
+    if count > 1:
+        yield f"Mean ± standard deviation over {count} seeds, each a distillation and a training of its own."
+    else:
+        yield "One seed."
+    report = next((report for report in reports.values() if report), None)
+    if report:
+        yield f"Trained on a set: {report['protocol'].rpartition(';')[0]}."
+    yield f"{OVER_RANDOM}: the gain over as many real images under the same evaluation, over all columns."
+    if any(report and report["config"]["generalize"] != "none" for report in reports.values()):
+        yield f"{OVERHEAD}: median time of training and testing, as a multiple of the first plain row's."
+    for name in study.published:
+        table = published_table(name)
+        yield f"In brackets: {table.table} of {table.paper}; {table.note}."
+    if missing:
+        yield f"{missing} evaluations are missing; run dgdd grid again for them."
+
+
+# --- writing ---
+
+FORMATS = ("text", "markdown", "latex", "csv")
+
+
+def format_table(table: ResultTable, form: str) -> str:
+    """The table as text, markdown, latex or csv. Raises ValueError for another format."""
+    if form not in FORMATS:
+        raise ValueError(f"the format must be one of {', '.join(FORMATS)}, got {form!r}")
+    return {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv}[form](table)
+
+
+def _shown(row: TableRow, column: str, plus_minus: str = " ± ") -> str:
+    """``67.7 ± 0.6 (67.7)``: what was measured, and the paper's in brackets."""
+    number, figure = row.ours.get(column), row.paper.get(column)
+    text = "–"
+    if number is not None:
+        sign = "+" if column == OVER_RANDOM else ""
+        text = f"{round(number.mean, 1) + 0.0:{sign}.1f}"  # + 0.0: no minus before a zero
+        if not math.isnan(number.std):
+            text += f"{plus_minus}{number.std:.1f}"
+    return text if figure is None else f"{text} ({figure.mean:.1f})"
+
+
+def _best(rows: Sequence[TableRow], column: str) -> float | None:
+    """The highest accuracy of a column, without training on all data."""
+    if column in (OVER_RANDOM, OVERHEAD):
+        return None
+    means = [row.ours[column].mean for row in rows if row.key != WHOLE and column in row.ours]
+    return max(means) if len(means) > 1 else None
+
+
+def _text(table: ResultTable) -> str:
+    lines = [table.title]
+    for ipc, rows in table.blocks.items():
+        grid = [[f"{ipc} per class", *table.columns]]
+        grid += [[row.label, *(_shown(row, column) for column in table.columns)] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+        lines.append("")
+        for number, cells in enumerate(grid):
+            first, *rest = (
+                cell.ljust(width) if place == 0 else cell.rjust(width)
+                for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            )
+            lines.append("  ".join([first, *rest]).rstrip())
+            if number == 0:
+                lines.append("  ".join("-" * width for width in widths))
+    return "\n".join([*lines, "", *table.notes]) + "\n"
+
+
+def _markdown(table: ResultTable) -> str:
+    lines = [f"### {table.title}"]
+    for ipc, rows in table.blocks.items():
+        lines += [
+            "",
+            f"| {ipc} per class | " + " | ".join(table.columns) + " |",
+            "| --- |" + " ---: |" * len(table.columns),
+        ]
+        best = {column: _best(rows, column) for column in table.columns}
+        for row in rows:
+            cells = []
+            for column in table.columns:
+                text = _shown(row, column)
+                bold = column in row.ours and row.ours[column].mean == best[column] and row.key != WHOLE
+                cells.append(f"**{text}**" if bold else text)
+            lines.append(f"| {row.label.replace('|', chr(92) + '|')} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", *(f"{note}  " for note in table.notes)]) + "\n"
+
+
+def _latex(table: ResultTable) -> str:
+    width = len(table.columns)
+    blocks = list(table.blocks.items())
+    lines = [
+        *(f"% {note}" for note in [table.title, *table.notes]),
+        r"\begin{tabular}{l" + "".join("|" + "c" * width for _ in blocks) + "}",
+        r"\toprule",
+        "IPC & " + " & ".join(rf"\multicolumn{{{width}}}{{c}}{{{ipc}}}" for ipc, _ in blocks) + r" \\",
+        "Domain & " + " & ".join(_escaped(column) for _ in blocks for column in table.columns) + r" \\",
+        r"\midrule",
+    ]
+    best = {(ipc, column): _best(rows, column) for ipc, rows in blocks for column in table.columns}
+    for place, first in enumerate(blocks[0][1]):
+        cells = []
+        for ipc, rows in blocks:
+            row = rows[place]
+            for column in table.columns:
+                text = _shown(row, column, r" {\scriptsize$\pm$}").replace("–", "--")
+                number = row.ours.get(column)
+                bold = number is not None and number.mean == best[ipc, column] and row.key != WHOLE
+                cells.append(rf"\textbf{{{text}}}" if bold else text)
+        lines.append(f"{_escaped(first.label)} & " + " & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return "".join("\\" + character if character in "&%$#_{}" else character for character in text)
+
+
+def _csv(table: ResultTable) -> str:
+    """A line for each number, so that it can be read by a program."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["row", "label", "ipc", "column", "mean", "std", "samples", "paper_mean", "paper_std"])
+    for ipc, rows in table.blocks.items():
+        for row in rows:
+            for column in table.columns:
+                number, figure = row.ours.get(column), row.paper.get(column)
+                if number is None and figure is None:
+                    continue
+                ours = ["", "", 0] if number is None else [number.mean, _or_empty(number.std), number.samples]
+                paper = ["", ""] if figure is None else [figure.mean, _or_empty(figure.std)]
+                writer.writerow([row.key, row.label, ipc, column, *ours, *paper])
+    return file.getvalue()
+
+
+def _or_empty(value: float | None) -> float | str:
+    return "" if value is None or math.isnan(value) else value
