@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .augment import augment, draw_batch, resolve_strategy
+from .augment import augment, cutmix, draw_batch, draw_cutmix, mixed_labels, resolve_strategy
 from .config import EvaluateConfig, to_dict
 from .data import DomainDataset, normalise
 from .distilled_set import DistilledSet
@@ -51,13 +51,23 @@ class Evaluation:
         """One line that says how the numbers came about."""
         config = self.config
         count = f"mean and standard deviation of {self.runs} runs" if self.runs > 1 else "a single run"
-        schedule = f"learning rate {config.learning_rate:g}, a tenth after epoch {_full_rate_epochs(config)}"
+        rate, decay = _rates(config)
+        if config.optimizer == "sgd":
+            schedule = f"SGD (learning rate {rate:g}, a tenth after epoch {_full_rate_epochs(config)}, "
+            schedule += f"momentum {config.momentum:g}"
+        else:
+            schedule = f"AdamW (learning rate {rate:g}, halved after each fifth of the epochs"
+        changes = f"augmentation {config.augment.strategy}"
+        if config.augment.composition == "sequence":
+            changes += " in sequence"
+        if config.cutmix_probability > 0:
+            changes += f", CutMix in {config.cutmix_probability:.0%} of the batches"
+        if config.generalize != "none":
+            changes += f", {config.generalize}"
         return (
-            f"{describe_network(config.network)}, trained from scratch for {config.epochs} epochs by SGD "
-            f"({schedule}, momentum {config.momentum:g}, weight decay {config.weight_decay:g}, batch "
-            f"{config.batch_size}), augmentation {config.augment.strategy}"
-            + (f", {config.generalize}" if config.generalize != "none" else "")
-            + f", tested once after the last epoch; {count}, seed {config.seed}"
+            f"{describe_network(config.network)}, trained from scratch for {config.epochs} epochs by "
+            f"{schedule}, weight decay {decay:g}, batch {config.batch_size}), {changes}, tested once after "
+            f"the last epoch; {count}, seed {config.seed}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,17 +138,27 @@ def evaluate(
 
 
 def resolve(config: EvaluateConfig, resolution: tuple[int, int], flip_safe: bool) -> EvaluateConfig:
-    """The settings with the depth and the augmentation that follow from the data written out.
+    """The settings with what follows from the data and from each other written out.
 
     Raises ValueError for settings that cannot work.
     """
     for name in ("epochs", "batch_size"):
         if getattr(config, name) < 1:
             raise ValueError(f"evaluate.{name} must be at least 1, got {getattr(config, name)}")
+    if not 0 <= config.cutmix_probability <= 1:
+        raise ValueError(f"evaluate.cutmix_probability must lie in [0, 1], got {config.cutmix_probability}")
+    if config.cutmix_probability > 0 and config.generalize != "none":
+        raise ValueError(
+            f"CutMix splits an image's label, {config.generalize} needs it whole: use one of them "
+            "(cutmix_probability 0, or generalize 'none')"
+        )
+    rate, decay = _rates(config)
     return dataclasses.replace(
         config,
+        learning_rate=rate,
+        weight_decay=decay,
         network=resolve_network(config.network, resolution),
-        augment=resolve_strategy(config.augment, flip_safe),
+        augment=resolve_strategy(config.augment, flip_safe, cutmix=config.cutmix_probability > 0),
     )
 
 
@@ -153,12 +173,14 @@ def train_network(
     device: str | torch.device = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Network:
-    """Train a fresh network, drawn from `config.seed`, with SGD on cross entropy or the loss that
-    `config.generalize` makes of it.
+    """Train a fresh network, drawn from `config.seed`, on cross entropy or the loss that `config.generalize`
+    makes of it.
 
     There are exactly `config.epochs` epochs, each in a new random order; its last batch is as small as it
-    comes. Each batch is augmented by one operation, with parameters of its own for each image. After
-    ``epochs // 2 + 1`` epochs the learning rate falls to a tenth and the momentum starts from zero again.
+    comes. Each batch is augmented by the same operations, with parameters of its own for each image, and
+    mixed with `config.cutmix_probability`. With SGD the learning rate falls to a tenth after ``epochs // 2 +
+    1`` epochs and the momentum starts from zero again; with AdamW the rate is halved after each fifth of the
+    epochs.
 
     Args:
         images: [N, 3, H, W], float32 and normalised, or uint8, to be normalised batch by batch.
@@ -183,16 +205,19 @@ def train_network(
     initialise(network, generator(config.seed, "network"))
     network.to(device)
     orders, draws = generator(config.seed, "order"), generator(config.seed, "augment")
+    mixes = generator(config.seed, "cutmix")
     mean, std = (torch.as_tensor(values, device=device) for values in (mean, std))
     loss_of = training_loss(config, network, mean, std, generator(config.seed, "generalize"))
     # Where nothing mixes the images of a batch, its gradient is summed over parts that are fast to compute.
     rows = config.batch_size
     if config.network.norm != "batch" and config.generalize == "none":
         rows = min(rows, rows_per_chunk(network, device))
-    optimizer = _optimizer(network, config, config.learning_rate)
+    optimizer = _optimizer(network, config)
     for epoch in range(config.epochs):
-        if epoch == _full_rate_epochs(config):
-            optimizer = _optimizer(network, config, config.learning_rate / 10)
+        if config.optimizer == "sgd" and epoch == _full_rate_epochs(config):
+            optimizer = _optimizer(network, config)
+        for group in optimizer.param_groups:
+            group["lr"] = _learning_rate(config, epoch)
         total = torch.zeros((), device=device)
         order = torch.randperm(len(images), generator=orders).to(device)
         for batch in torch.split(order, config.batch_size):
@@ -200,9 +225,11 @@ def train_network(
             inputs = images[batch]
             if inputs.dtype == torch.uint8:
                 inputs = normalise(inputs, mean, std)
-            inputs = augment(inputs, draw)
+            mix = draw_cutmix(config.cutmix_probability, resolution, len(batch), mixes)
+            inputs = cutmix(augment(inputs, draw), mix)
+            wanted = mixed_labels(labels[batch], mix, num_classes)
             optimizer.zero_grad()
-            parts, targets = torch.split(inputs, rows), torch.split(labels[batch], rows)
+            parts, targets = torch.split(inputs, rows), torch.split(wanted, rows)
             for part, target in zip(parts, targets, strict=True):
                 loss = loss_of(part, target, epoch) * len(part) / len(batch)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -211,7 +238,7 @@ def train_network(
         if not math.isfinite(total):
             raise TrainingDivergedError(
                 f"the training loss is {total.item()} in epoch {epoch + 1} of {config.epochs}; use a smaller "
-                f"learning rate than {config.learning_rate:g}, or check the images for NaN and outliers"
+                f"learning rate than {_rates(config)[0]:g}, or check the images for NaN and outliers"
             )
         if progress is not None:
             progress(epoch + 1)
@@ -243,13 +270,28 @@ def _full_rate_epochs(config: EvaluateConfig) -> int:
     return config.epochs // 2 + 1
 
 
-def _optimizer(network: Network, config: EvaluateConfig, learning_rate: float) -> torch.optim.SGD:
+def _rates(config: EvaluateConfig) -> tuple[float, float]:
+    """The learning rate at the start and the weight decay."""
+    rate, decay = (0.01, 5e-4) if config.optimizer == "sgd" else (1e-3, 0.01)
+    return (
+        rate if config.learning_rate is None else config.learning_rate,
+        decay if config.weight_decay is None else config.weight_decay,
+    )
+
+
+def _learning_rate(config: EvaluateConfig, epoch: int) -> float:
+    rate, _ = _rates(config)
+    if config.optimizer == "adamw":
+        return rate * 0.5 ** (5 * epoch // config.epochs)
+    return rate if epoch < _full_rate_epochs(config) else rate / 10
+
+
+def _optimizer(network: Network, config: EvaluateConfig) -> torch.optim.Optimizer:
+    rate, decay = _rates(config)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay, fused=True)
     return torch.optim.SGD(
-        network.parameters(),
-        lr=learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        fused=True,
+        network.parameters(), lr=rate, momentum=config.momentum, weight_decay=decay, fused=True
     )
 
 

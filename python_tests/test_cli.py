@@ -111,6 +111,23 @@ def test_evaluate_prints_and_writes_the_set_beside_random(run):
     assert "2 epochs" in text
 
 
+def test_evaluate_across_architectures_and_in_the_inherited_way(run, tmp_path):
+    out = tmp_path / "cross.json"
+    architectures = ("--architecture", "convnet", "--architecture", "resnet18", "--architecture", "alexnet")
+    arguments = ("--protocol", "ncfm", "--on", "target", "--runs", "1", "--epochs", "1", "--width", "4")
+    text = dgdd("evaluate", run, *architectures, *arguments, "--out", out).output
+    results = json.loads(out.read_text())["results"]
+    assert {name for name in results if name.startswith("dm+sgs")} == {
+        "dm+sgs, convnet", "dm+sgs, resnet18", "dm+sgs, alexnet",
+    }  # fmt: skip
+    assert len(results) == 6
+    config = results["random, resnet18"]["config"]
+    assert (config["network"]["architecture"], config["network"]["width"]) == ("resnet18", 4)
+    assert (config["optimizer"], config["cutmix_probability"]) == ("adamw", 0.5)
+    for part in ("ResNet-18 (width 4, instance norm)", "AlexNet", "AdamW", "in sequence", "CutMix in 50%"):
+        assert part in text
+
+
 def test_evaluate_only_what_is_asked(run, tmp_path):
     out = tmp_path / "target.json"
     arguments = ("--on", "target", "--no-random", "--runs", "1", "--epochs", "1", "--out", out)
@@ -181,6 +198,10 @@ def test_embedded_digits_from_distillation_to_accuracy(tmp_path):
         (["distill", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["distill", "--ipc", "many"], "--ipc"),
         (["evaluate", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["evaluate", "set", "--protocol", "best"], "--protocol must be one of dm, ncfm"),
+        (["pretrain", "--data", "nowhere"], "nowhere"),
+        (["pretrain", "--data", "embedded-digits", "--target", "street", "--architecture", "vgg11"], "resnet18 or resnet50"),
+        (["pretrain", "--data", "embedded-digits"], "choose the domain to hold out"),
     ],
 )  # fmt: skip
 def test_usage_errors_end_with_2_and_say_what_is_wrong(arguments, message, tmp_path, monkeypatch):

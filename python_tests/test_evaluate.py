@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from toy_data import toy_domains
 
 from dgdd_fast import evaluate as evaluation_module
-from dgdd_fast.augment import augment, draw_batch
+from dgdd_fast.augment import augment, cutmix, draw_batch, draw_cutmix
 from dgdd_fast.config import AugmentConfig, EvaluateConfig, NetworkConfig, from_dict
 from dgdd_fast.data import normalise
 from dgdd_fast.distilled_set import DistilledSet
@@ -105,6 +105,62 @@ def test_training_follows_the_protocol_step_by_step(data, monkeypatch):
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_adamw_and_cutmix_follow_the_protocol_step_by_step(data):
+    """AdamW written out by hand, its rate halved after each fifth of the epochs."""
+    distilled = toy_set(data)
+    config = EvaluateConfig(
+        epochs=5, optimizer="adamw", batch_size=10, cutmix_probability=0.5, network=TINY.network,
+        augment=AugmentConfig(composition="sequence"),
+    )  # fmt: skip
+    config = resolve(config, (16, 16), flip_safe=True)
+    assert (config.learning_rate, config.weight_decay) == (1e-3, 0.01)
+    assert config.augment.strategy == "color_crop_flip_scale_rotate"
+    trained = train_network(distilled.images, distilled.labels, 3, config)
+
+    network = ConvNet(3, (16, 16), config.network)
+    initialise(network, generator(config.seed, "network"))
+    orders, draws, mixes = (generator(config.seed, name) for name in ("order", "augment", "cutmix"))
+    parameters = list(network.parameters())
+    moments = [(torch.zeros_like(parameter), torch.zeros_like(parameter)) for parameter in parameters]
+    steps = mixed = 0
+    for epoch in range(5):
+        rate = 1e-3 / 2**epoch
+        for batch in torch.randperm(18, generator=orders).split(10):
+            images = augment(distilled.images[batch], draw_batch(config.augment, (16, 16), len(batch), draws))
+            labels = distilled.labels[batch]
+            mix = draw_cutmix(0.5, (16, 16), len(batch), mixes)
+            logits = network(cutmix(images, mix))
+            loss = F.cross_entropy(logits, labels)
+            if mix is not None:
+                mixed += 1
+                loss = mix.kept * loss + (1 - mix.kept) * F.cross_entropy(logits, labels[mix.partner])
+            gradients = torch.autograd.grad(loss, parameters)
+            steps += 1
+            with torch.no_grad():
+                for parameter, gradient, (first, second) in zip(parameters, gradients, moments, strict=True):
+                    first.lerp_(gradient, 0.1)
+                    second.lerp_(gradient**2, 0.001)
+                    slope = (second / (1 - 0.999**steps)).sqrt() + 1e-8
+                    parameter.mul_(1 - rate * 0.01).sub_(rate * first / (1 - 0.9**steps) / slope)
+    assert 0 < mixed < steps
+    # Where a gradient is zero up to rounding, AdamW's step is of any size up to the rate.
+    for actual, expected in zip(trained.parameters(), parameters, strict=True):
+        assert (actual - expected).norm() <= 0.01 * expected.norm() + 1e-3
+
+
+@pytest.mark.parametrize("architecture", ["alexnet", "vgg11", "resnet18"])
+def test_other_architectures_learn_what_the_set_shows(architecture):
+    data = toy_domains(side=32)
+    network = NetworkConfig(architecture=architecture, width=8)
+    config = EvaluateConfig(
+        runs=1, epochs=30, optimizer="adamw", learning_rate=0.005, batch_size=9, network=network,
+        augment=AugmentConfig(strategy="none"),
+    )  # fmt: skip
+    result = evaluate(toy_set(data), {"all": data}, config)
+    assert result.mean("all") > 55  # chance is 33
+    assert {"alexnet": "AlexNet", "vgg11": "VGG-11", "resnet18": "ResNet-18"}[architecture] in result.protocol
+
+
 def test_batch_norm_sees_whole_batches(data, monkeypatch):
     distilled = toy_set(data)
     config = resolve(dataclasses.replace(TINY, epochs=2), (16, 16), flip_safe=True)
@@ -175,6 +231,10 @@ def test_what_does_not_fit_is_refused(data):
         evaluate(distilled, {"other": toy_domains(classes=2)}, TINY)
     with pytest.raises(ValueError, match=r"images of \(8, 8\) px, the training set of \(16, 16\)"):
         evaluate(distilled, {"small": toy_domains(side=8)}, TINY)
+    with pytest.raises(ValueError, match=r"cutmix_probability must lie in \[0, 1\], got 2"):
+        resolve(dataclasses.replace(TINY, cutmix_probability=2.0), (16, 16), flip_safe=True)
+    with pytest.raises(ValueError, match="CutMix splits an image's label, fact needs it whole"):
+        resolve(dataclasses.replace(TINY, cutmix_probability=0.5, generalize="fact"), (16, 16), True)
     for name in ("runs", "epochs", "batch_size"):
         with pytest.raises(ValueError, match=f"evaluate.{name} must be at least 1"):
             evaluate(distilled, {"all": data}, dataclasses.replace(TINY, **{name: 0}))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import DistillConfig, EvaluateConfig, from_dict, to_dict
+from ..config import PROTOCOLS, DistillConfig, EvaluateConfig, NetworkConfig, from_dict, to_dict
 from ..run_config import method_name, override, read_run_config
 from ..terminal import Meter, accuracy_table, console
 from .options import CONFIG_NAME, SET_HELP, SOURCE_HELP, Depth, Device, Threads, Width, set_file, set_threads
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..data import DomainDataset
     from ..distilled_set import DistilledSet
 
-EVALUATE = EvaluateConfig()
+EVALUATE = PROTOCOLS["dm"]
 
 
 def evaluate(
@@ -37,8 +37,27 @@ def evaluate(
     runs: Annotated[
         int, typer.Option(min=1, help="Networks trained, each from another seed.")
     ] = EVALUATE.runs,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of training.")] = EVALUATE.epochs,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="dm: SGD, one augmentation at a time; ncfm: AdamW, augmentations in sequence and CutMix."
+        ),
+    ] = "dm",
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Epochs of training. Default: {EVALUATE.epochs}, ncfm {PROTOCOLS['ncfm'].epochs}.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the first run.")] = EVALUATE.seed,
+    architecture: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="convnet, alexnet, vgg11, resnet18 or resnet50; may be given several times. "
+            "Default: that of the distillation."
+        ),
+    ] = None,
     width: Width = None,
     depth: Depth = None,
     generalize: Annotated[
@@ -60,18 +79,21 @@ def evaluate(
     """Train networks from scratch on a distilled set and test them, each once after its last epoch.
 
     Beside it, the same with as many real images, drawn evenly from the source
-    domains (Random). The network is that of the distillation, unless --width or
-    --depth say otherwise.
+    domains (Random). The network is that of the distillation, unless --architecture,
+    --width or --depth say otherwise.
 
     \b
     dgdd evaluate runs/sketch
     dgdd evaluate set.safetensors --data pacs/ --on target --epochs 300
+    dgdd evaluate runs/sketch --architecture resnet18 --architecture vgg11
     """
     from ..distill import distill as distill_set
     from ..distilled_set import DistilledSet
     from ..evaluate import evaluate as run_evaluation
     from ..files import write_atomically
 
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"--protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     if on not in ("target", "sources", "both"):
         raise ValueError(f"--on must be target, sources or both, got {on!r}")
     set_threads(threads)
@@ -79,15 +101,12 @@ def evaluate(
     distilled = DistilledSet.load(path)
     sources, tests = _test_sets(distilled, _data_of(path, data), on)
     trained_on = from_dict(DistillConfig, distilled.config)
-    config = override(
-        EVALUATE,
-        runs=runs,
-        epochs=epochs,
-        seed=seed,
-        generalize=generalize,
-        network=override(trained_on.network, width=width, depth=depth),
-    )
+    config = override(PROTOCOLS[protocol], runs=runs, epochs=epochs, seed=seed, generalize=generalize)
     config = from_dict(EvaluateConfig, to_dict(config))
+    networks = [
+        override(_network(trained_on.network, name), width=width, depth=depth)
+        for name in architecture or [trained_on.network.architecture]
+    ]
     method = method_name(trained_on)
     sets: dict[str, DistilledSet | DomainDataset] = {method: distilled}
     if not no_random and trained_on.objective != "random":
@@ -97,23 +116,30 @@ def evaluate(
         sets["random"] = distill_set(sources, real)
     if whole:
         sets["whole"] = sources
-    results = {}
-    for name, images in sets.items():
-        with Meter(f"training on {name}", runs * epochs) as meter:
-            results[name] = run_evaluation(
-                images, tests, config, device=device or "cpu", progress=meter.update
-            )
-    console.print(accuracy_table(results))
-    console.print(f"{distilled.ipc} images per class; {results[method].protocol}")
-    report = {
-        "set": str(path),
-        "ipc": distilled.ipc,
-        "provenance": distilled.provenance,
-        "results": {name: result.to_dict() for name, result in results.items()},
-    }
+    report: dict[str, Any] = {"set": str(path), "ipc": distilled.ipc, "provenance": distilled.provenance}
+    report["results"] = {}
+    for network in networks:
+        settings = dataclasses.replace(config, network=network)
+        of_network = f", {network.architecture}" if len(networks) > 1 else ""
+        results = {}
+        for name, images in sets.items():
+            with Meter(f"training on {name}{of_network}", runs * config.epochs) as meter:
+                results[name] = run_evaluation(
+                    images, tests, settings, device=device or "cpu", progress=meter.update
+                )
+            report["results"][f"{name}{of_network}"] = results[name].to_dict()
+        console.print(accuracy_table(results))
+        console.print(f"{distilled.ipc} images per class; {results[method].protocol}")
     out = out or path.with_name("evaluation.json")
     write_atomically(out, (json.dumps(report, indent=2) + "\n").encode())
     console.print(f"written: {out}")
+
+
+def _network(trained_on: NetworkConfig, architecture: str) -> NetworkConfig:
+    """The network of the distillation, or another architecture at its own width."""
+    if architecture == trained_on.architecture:
+        return trained_on
+    return from_dict(NetworkConfig, {"architecture": architecture, "norm": trained_on.norm})
 
 
 def _data_of(path: Path, given: str | None) -> str:
