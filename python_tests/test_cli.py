@@ -200,8 +200,8 @@ def test_embedded_digits_from_distillation_to_accuracy(tmp_path):
         (["evaluate", "nowhere.safetensors"], "nowhere.safetensors"),
         (["evaluate", "set", "--protocol", "best"], "--protocol must be one of dm, ncfm"),
         (["pretrain", "--data", "nowhere"], "nowhere"),
-        (["pretrain", "--data", "embedded-digits", "--target", "street", "--architecture", "vgg11"], "resnet18 or resnet50"),
         (["pretrain", "--data", "embedded-digits"], "choose the domain to hold out"),
+        (["pretrain", "--data", "embedded-digits", "--target", "plain", "--width", "0"], "--width"),
     ],
 )  # fmt: skip
 def test_usage_errors_end_with_2_and_say_what_is_wrong(arguments, message, tmp_path, monkeypatch):
