@@ -125,6 +125,9 @@ class PretrainConfig:
     reversal's weight is that of DomainDrop, whose masking it takes up; all else is inherited from NCFM. With
     `reversal_weight` 0 the discriminators only look on, and the network is the plain expert of the MMD
     baseline (Eq. 1).
+
+    `generalize` adds what CADM compares with: "irm", invariant risk minimisation with `irm_weight` after
+    `irm_warmup` steps and weight 1 before; "fact", amplitudes mixed between the images of a batch.
     """
 
     experts: int = 20
@@ -136,6 +139,9 @@ class PretrainConfig:
     reversal_weight: float = 0.25
     domain_weight: float = 1.0
     cutmix_probability: float = 0.5
+    generalize: Literal["none", "irm", "fact"] = "none"
+    irm_weight: float = 100.0
+    irm_warmup: int = 500
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig(architecture="resnet18"))
     augment: AugmentConfig = field(
         default_factory=lambda: AugmentConfig(strategy="color_crop", composition="sequence")

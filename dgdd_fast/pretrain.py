@@ -19,6 +19,8 @@ from .config import PretrainConfig, to_dict
 from .data import DomainDataset, normalise
 from .experts import POOL_NAME, Expert, ExpertPool, ExpertPoolError, reverse_gradient
 from .files import write_atomically
+from .generalize.fact import draw_partners, mix_normalised
+from .generalize.irm import invariance_penalty
 from .networks import initialise, resolve_network, rows_per_chunk
 from .seeds import generator
 from .stopping import TrainingDivergedError, stop_at_whole_steps
@@ -71,6 +73,10 @@ def pretrain(
     then mixed, and both the class and the domain targets are split between an image and its partner like the
     pixels: a box from another domain shows that domain.
 
+    With `generalize` "irm" the penalty of `invariance_penalty` is added; when its weight changes, the
+    momentum starts from zero again. With "fact" each image of a batch first takes over a share of another's
+    amplitudes.
+
     Args:
         sources: the training images of the source domains, the same that are distilled.
         config: the settings.
@@ -121,7 +127,7 @@ def resolve(config: PretrainConfig, sources: DomainDataset) -> PretrainConfig:
     for name in ("experts", "epochs", "batch_size", "checkpoint_every"):
         if getattr(config, name) < 1:
             raise ValueError(f"pretrain.{name} must be at least 1, got {getattr(config, name)}")
-    for name in ("reversal_weight", "domain_weight"):
+    for name in ("reversal_weight", "domain_weight", "irm_weight", "irm_warmup"):
         if getattr(config, name) < 0:
             raise ValueError(f"pretrain.{name} must not be negative, got {getattr(config, name)}")
     if not 0 <= config.cutmix_probability <= 1:
@@ -195,7 +201,7 @@ class _Data:
         self.labels, self.domains = sources.labels.to(device), sources.domains.to(device)
         self.num_classes, self.num_domains = sources.num_classes, sources.num_domains
         self.resolution = sources.resolution
-        self.mean, self.std = pool.mean, pool.std
+        self.mean, self.std = torch.tensor(pool.mean).to(device), torch.tensor(pool.std).to(device)
 
 
 class _Training:
@@ -217,7 +223,11 @@ class _Training:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.rows = min(config.batch_size, rows_per_chunk(self.expert.network, data.device))
+        self.rows = config.batch_size
+        if config.generalize != "irm":
+            # No layer mixes the images of a batch: its gradient is summed over parts that are fast to
+            # compute.
+            self.rows = min(self.rows, rows_per_chunk(self.expert.network, data.device))
         self.steps = 0
         self.log: list[dict[str, Any]] = []
         # Sums over the epoch: class loss and domain loss; and over its batches without CutMix: images, right
@@ -237,11 +247,16 @@ class _Training:
         random = self._generator("batch", self.steps)
         draw = draw_batch(config.augment, data.resolution, len(batch), random)
         mix = draw_cutmix(config.cutmix_probability, data.resolution, len(batch), random)
-        images = cutmix(augment(normalise(data.pixels[batch], data.mean, data.std), draw), mix)
+        images = normalise(data.pixels[batch], data.mean, data.std)
+        if config.generalize == "fact":
+            partner, share = draw_partners(len(batch), None, self._generator("fact", self.steps), data.device)
+            images = mix_normalised(images, images[partner], share, data.mean, data.std)
+        images = cutmix(augment(images, draw), mix)
         labels = mixed_labels(data.labels[batch], mix, data.num_classes)
         domains = mixed_labels(data.domains[batch], mix, data.num_domains)
+        if config.generalize == "irm" and self.steps == config.irm_warmup:
+            self.optimizer.state.clear()  # another loss from here on
         self.optimizer.zero_grad()
-        # No layer mixes the images of a batch: its gradient is summed over parts that are fast to compute.
         parts = (torch.split(values, self.rows) for values in (images, labels, domains))
         for part, class_targets, domain_targets in zip(*parts, strict=True):
             with torch.autocast(data.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
@@ -250,6 +265,10 @@ class _Training:
             stages = [F.cross_entropy(logits, domain_targets, reduction="sum") for logits in domain_logits]
             domain_loss = torch.stack(stages).mean()
             loss = (class_loss + config.domain_weight * domain_loss) / len(batch)
+            if config.generalize == "irm":  # the part is the whole batch
+                weight = config.irm_weight if self.steps >= config.irm_warmup else 1.0
+                penalty = invariance_penalty(class_logits, class_targets, data.domains[batch])
+                loss = loss + weight * penalty
             loss.backward()  # type: ignore[no-untyped-call]
             self.sums[0] += class_loss.detach()
             self.sums[1] += domain_loss.detach()

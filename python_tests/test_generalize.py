@@ -15,6 +15,7 @@ from dgdd_fast.config import AugmentConfig, NetworkConfig
 from dgdd_fast.evaluate import evaluate, resolve, train_network
 from dgdd_fast.generalize.advfreq import FLOOR, AdvFreq, LowFrequencyStyle
 from dgdd_fast.generalize.fact import Fact, mix_amplitudes
+from dgdd_fast.generalize.irm import invariance_penalty
 from dgdd_fast.generalize.mixstyle import install_mixstyle, mix_style, symmetric_beta
 from dgdd_fast.networks import build_network, initialise
 from dgdd_fast.seeds import generator
@@ -108,6 +109,15 @@ def test_amplitudes_mix_and_phases_stay(shape):
         np.testing.assert_allclose(mixed[image].numpy(), expected.real, atol=1e-6)
 
 
+def test_mixing_is_differentiable_even_where_a_frequency_is_missing():
+    images = torch.stack([random(1, 6, 6), torch.ones(1, 6, 6, dtype=torch.float64)]).requires_grad_()
+    partners, share = random(2, 1, 6, 6, seed=1), torch.tensor([0.4, 0.7], dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(mix_amplitudes(images, partners, share).square().sum(), images)
+    assert torch.isfinite(gradient).all()
+    first = images.detach()[:1].requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: mix_amplitudes(x, partners[:1], share[:1]), first)
+
+
 def test_the_loss_of_fact_term_by_term():
     network, (images, labels) = network_of(), batch()
     teacher = network_of()
@@ -135,6 +145,31 @@ def test_the_loss_of_fact_term_by_term():
             expected += weight * (taught * (taught / answer).log()).sum(1).mean()
         torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
     assert all(parameter.grad is None for parameter in fact.teacher.parameters())
+
+
+# Invariant risk minimisation
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_penalty_is_the_slope_in_a_scale_domain_by_domain(soft):
+    logits = (3 * random(11, 4)).requires_grad_()
+    targets = random(11, 4, seed=1).softmax(1) if soft else torch.arange(11) % 4
+    domains = torch.tensor([0, 2, 0, 2, 2, 0, 1, 2, 0, 0, 2])  # domain 1 has one image, no estimate
+    expected = []
+    for domain in (0, 2):
+        own, wanted = logits[domains == domain], targets[domains == domain]
+        scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+        slopes = [
+            torch.autograd.grad(F.cross_entropy(own[half] * scale, wanted[half]), scale, create_graph=True)[0]
+            for half in (slice(0, None, 2), slice(1, None, 2))
+        ]
+        expected.append(slopes[0] * slopes[1])
+    results = []
+    for penalty in (invariance_penalty(logits, targets, domains), sum(expected) / 2):
+        results.append([penalty, torch.autograd.grad(penalty, logits)[0]])
+    for actual, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(actual, wanted)
+    assert invariance_penalty(logits[:1], targets[:1], domains[:1]) == 0
 
 
 # AdvFreq

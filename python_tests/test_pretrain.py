@@ -12,6 +12,8 @@ from toy_data import toy_domains
 from dgdd_fast import pretrain as pretrain_module
 from dgdd_fast.config import AugmentConfig, NetworkConfig, PretrainConfig
 from dgdd_fast.data import normalise
+from dgdd_fast.generalize.fact import mix_amplitudes
+from dgdd_fast.generalize.irm import invariance_penalty
 from dgdd_fast.networks import initialise
 from dgdd_fast.pretrain import (
     CHECKPOINT_NAME,
@@ -104,11 +106,12 @@ def test_an_expert_tells_the_classes_and_at_each_stage_the_domains():
         torch.testing.assert_close(domain_logits[stage - 1], expected)
 
 
-def test_a_step_follows_the_loss_and_sgd_as_written_down(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("generalize", ["none", "irm", "fact"])
+def test_a_step_follows_the_loss_and_sgd_as_written_down(data, tmp_path, monkeypatch, generalize):
     """Two steps of whole batches by hand: order, loss, weight decay, momentum."""
     config = dataclasses.replace(
         TINY, experts=1, epochs=1, batch_size=54, cutmix_probability=0.0, domain_weight=0.7,
-        augment=AugmentConfig(strategy="none"),
+        augment=AugmentConfig(strategy="none"), generalize=generalize, irm_weight=3.0, irm_warmup=1,
     )  # fmt: skip
     monkeypatch.setattr(pretrain_module, "rows_per_chunk", lambda *_: 20)
     pool = pretrain(data, config, tmp_path)
@@ -119,12 +122,23 @@ def test_a_step_follows_the_loss_and_sgd_as_written_down(data, tmp_path, monkeyp
     speed = [torch.zeros_like(parameter) for parameter in parameters]
     class_loss = domain_loss = right = 0.0
     order = torch.randperm(108, generator=generator(0, "expert", 0, "order", 0))
-    for rows in order.split(54):
+    for step, rows in enumerate(order.split(54)):
         images = normalise(data.images[rows], pool.mean, pool.std)
+        if generalize == "fact":
+            random = generator(0, "expert", 0, "fact", step)
+            partner, share = torch.randperm(54, generator=random), torch.rand(54, generator=random)
+            mean, std = (torch.tensor(values)[:, None, None] for values in (pool.mean, pool.std))
+            pixels = images * std + mean
+            images = (mix_amplitudes(pixels, pixels[partner], share) - mean) / std
         logits, domain_logits = expert(images)
         stages = [F.cross_entropy(stage, data.domains[rows]) for stage in domain_logits]
         losses = F.cross_entropy(logits, data.labels[rows]), sum(stages) / 4
-        gradients = torch.autograd.grad(losses[0] + 0.7 * losses[1], parameters)
+        loss = losses[0] + 0.7 * losses[1]
+        if generalize == "irm":
+            penalty = invariance_penalty(logits, data.labels[rows], data.domains[rows])
+            loss = loss + (3.0 if step else 1.0) * penalty
+            speed = [torch.zeros_like(parameter) for parameter in parameters]  # the weight changed
+        gradients = torch.autograd.grad(loss, parameters)
         class_loss, domain_loss = class_loss + losses[0].item() / 2, domain_loss + losses[1].item() / 2
         right += (logits.argmax(1) == data.labels[rows]).sum().item()
         with torch.no_grad():
@@ -366,6 +380,7 @@ def test_divergence_is_reported_and_finished_experts_are_kept(data, tmp_path, mo
     [
         ({"experts": 0}, "pretrain.experts must be at least 1, got 0"),
         ({"checkpoint_every": 0}, "pretrain.checkpoint_every must be at least 1"),
+        ({"irm_weight": -1.0}, "pretrain.irm_weight must not be negative"),
         ({"reversal_weight": -1.0}, "pretrain.reversal_weight must not be negative"),
         ({"cutmix_probability": 1.5}, r"cutmix_probability must lie in \[0, 1\]"),
         ({"network": NetworkConfig()}, "resnet18 or resnet50, got convnet"),

@@ -37,6 +37,10 @@ def pretrain(
             min=0, help="Weight of the reversed domain gradient; 0: plain experts, domains only observed."
         ),
     ] = PRETRAIN.reversal_weight,
+    generalize: Annotated[
+        str,
+        typer.Option(help="none, irm (invariant risk minimisation) or fact (amplitudes mixed in a batch)."),
+    ] = PRETRAIN.generalize,
     architecture: Annotated[str, typer.Option(help="resnet18 or resnet50.")] = PRETRAIN.network.architecture,
     width: Annotated[
         int | None, typer.Option(min=1, help="Channels of the first stage. Default: 64.")
@@ -75,6 +79,7 @@ def pretrain(
         epochs=epochs,
         batch_size=batch_size,
         reversal_weight=reversal,
+        generalize=generalize,
         precision=precision,
         seed=seed,
         network=override(PRETRAIN.network, architecture=architecture, width=width),

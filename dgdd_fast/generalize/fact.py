@@ -21,12 +21,34 @@ TEACHER_MOMENTUM = 0.9995
 
 def mix_amplitudes(images: Tensor, partners: Tensor, share: Tensor) -> Tensor:
     """`images` [B, C, H, W] with their own phases and the amplitudes (1 - share) * own + share * `partners`';
-    share [B] in [0, 1]."""
+    share [B] in [0, 1]. Differentiable."""
     own, other = torch.fft.rfft2(images), torch.fft.rfft2(partners)
     share = share.to(images)[:, None, None, None]
-    mixed = torch.polar((1 - share) * own.abs() + share * other.abs(), own.angle())
+    mixed = (1 - share) * own + share * other.abs() * own.sgn()
     result: Tensor = torch.fft.irfft2(mixed, s=images.shape[-2:])
     return result
+
+
+def mix_normalised(images: Tensor, partners: Tensor, share: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """`mix_amplitudes` of images normalised with `mean` and `std`, [3] each: amplitudes are those of light,
+    not of deviations from a mean."""
+    mean, std = mean[:, None, None], std[:, None, None]
+    return (mix_amplitudes(images * std + mean, partners * std + mean, share) - mean) / std
+
+
+def draw_partners(
+    count: int, pool: int | None, random: torch.Generator, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """For `count` images a partner each, int64 [count], and the share of its amplitude, [count].
+
+    The partners are rows of a pool of so many images, or, for None, a permutation of the images themselves.
+    """
+    if pool is None:
+        partner = torch.randperm(count, generator=random)
+    else:
+        partner = torch.randint(pool, (count,), generator=random)
+    share = LARGEST_SHARE * torch.rand(count, generator=random)
+    return partner.to(device), share.to(device)
 
 
 class Fact:
@@ -42,7 +64,7 @@ class Fact:
         self, network: Network, mean: Tensor, std: Tensor, epochs: int, random: torch.Generator
     ) -> None:
         self.network, self.random = network, random
-        self.mean, self.std = mean[:, None, None], std[:, None, None]
+        self.mean, self.std = mean, std
         self.teacher = copy.deepcopy(network).requires_grad_(False)
         self.ramp = RAMP * epochs
         self.steps = 0
@@ -51,10 +73,8 @@ class Fact:
         if self.steps > 0:  # the network has moved since the last batch
             self._follow()
         self.steps += 1
-        partner = torch.randperm(len(images), generator=self.random).to(images.device)
-        share = LARGEST_SHARE * torch.rand(len(images), generator=self.random)
-        pixels = images * self.std + self.mean  # amplitudes are those of light, not of deviations from a mean
-        mixed = (mix_amplitudes(pixels, pixels[partner], share) - self.mean) / self.std
+        partner, share = draw_partners(len(images), None, self.random, images.device)
+        mixed = mix_normalised(images, images[partner], share, self.mean, self.std)
         both = torch.cat([images, mixed])
         logits = self.network(both)
         with torch.no_grad():
