@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from dgdd_fast import ops, reference
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # Squares, one pixel, a row, a column, even, odd, prime, rectangular, and widths with a large prime factor.
@@ -132,3 +135,38 @@ def assert_as_accurate(result: Tensor, same_dtype_reference: Tensor, truth: Tens
     error = relative_error(result, truth)
     allowed = 2 * max(relative_error(same_dtype_reference, truth), floor)
     assert error <= allowed, f"relative error {error:.2e}, allowed {allowed:.2e}"
+
+
+def check_consensus(grads: Tensor) -> None:
+    results = ops.spectral_consensus(grads)
+    same_dtype = reference.spectral_consensus(grads)
+    truth = reference.spectral_consensus(grads.double())
+    for result, reference_result, true_result in zip(results, same_dtype, truth, strict=True):
+        assert result.is_contiguous()
+        assert_as_accurate(result, reference_result, true_result)
+
+
+def check_surgery(case: Surgery) -> None:
+    truth = reference.spectral_surgery(*case.widened().arguments())
+    assert_as_accurate(
+        ops.spectral_surgery(*case.arguments()), reference.spectral_surgery(*case.arguments()), truth
+    )
+
+
+def check_step(case: Surgery) -> None:
+    """Two steps from random images and a random buffer."""
+    shape = case.domain_grads.shape[1:]
+    dtype, device = case.domain_grads.dtype, case.domain_grads.device
+
+    def stepped(case: Surgery, step: Callable[..., None], as_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        images = random(*shape, seed=11, dtype=dtype, device=device).to(as_dtype)
+        buffer = random(*shape, seed=12, dtype=dtype, device=device).to(as_dtype)
+        for _ in range(2):
+            step(*case.step_arguments(images, buffer))
+        return images, buffer
+
+    results = stepped(case, ops.spectral_surgery_step_, dtype)
+    same_dtype = stepped(case, reference.spectral_surgery_step_, dtype)
+    truth = stepped(case.widened(), reference.spectral_surgery_step_, torch.float64)
+    for result, reference_result, true_result in zip(results, same_dtype, truth, strict=True):
+        assert_as_accurate(result, reference_result, true_result)

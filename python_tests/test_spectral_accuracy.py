@@ -1,50 +1,11 @@
 """The compiled spectral operators against the specification in float64: sizes, dtypes, modes, strides."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from spectral_cases import DTYPES, SIZES, Surgery, assert_as_accurate, random
+from spectral_cases import DTYPES, SIZES, Surgery, check_consensus, check_step, check_surgery, random
 from torch import Tensor
 
 from dgdd_fast import ops, reference
-
-
-def check_consensus(grads: Tensor) -> None:
-    results = ops.spectral_consensus(grads)
-    same_dtype = reference.spectral_consensus(grads)
-    truth = reference.spectral_consensus(grads.double())
-    for result, reference_result, true_result in zip(results, same_dtype, truth, strict=True):
-        assert result.is_contiguous()
-        assert_as_accurate(result, reference_result, true_result)
-
-
-def check_surgery(case: Surgery) -> None:
-    truth = reference.spectral_surgery(*case.widened().arguments())
-    assert_as_accurate(
-        ops.spectral_surgery(*case.arguments()), reference.spectral_surgery(*case.arguments()), truth
-    )
-
-
-def check_step(case: Surgery) -> None:
-    """Two steps from random images and a random buffer."""
-    shape = case.domain_grads.shape[1:]
-    dtype, device = case.domain_grads.dtype, case.domain_grads.device
-
-    def stepped(case: Surgery, step: Callable[..., None], as_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        images = random(*shape, seed=11, dtype=dtype, device=device).to(as_dtype)
-        buffer = random(*shape, seed=12, dtype=dtype, device=device).to(as_dtype)
-        for _ in range(2):
-            step(*case.step_arguments(images, buffer))
-        return images, buffer
-
-    results = stepped(case, ops.spectral_surgery_step_, dtype)
-    same_dtype = stepped(case, reference.spectral_surgery_step_, dtype)
-    truth = stepped(case.widened(), reference.spectral_surgery_step_, torch.float64)
-    for result, reference_result, true_result in zip(results, same_dtype, truth, strict=True):
-        assert_as_accurate(result, reference_result, true_result)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -93,36 +54,6 @@ def test_one_to_sixteen_domains(domains: int, size: tuple[int, int], device: tor
 def test_every_number_of_planes_of_the_fused_sizes(size: tuple[int, int], device: torch.device) -> None:
     for planes in range(1, 20 if size[0] == 32 else 6):
         check_consensus(random(3, planes, *size, seed=planes, dtype=torch.float32, device=device))
-
-
-@settings(deadline=None, max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    domains=st.integers(1, 6),
-    samples=st.integers(1, 4),
-    channels=st.integers(1, 4),
-    height=st.integers(1, 40),
-    width=st.integers(1, 40),
-    dtype=st.sampled_from(DTYPES),
-    base=st.booleans(),
-    valid=st.booleans(),
-    weighted_deviation=st.booleans(),
-)
-def test_drawn_shapes(
-    domains: int,
-    samples: int,
-    channels: int,
-    height: int,
-    width: int,
-    dtype: torch.dtype,
-    base: bool,
-    valid: bool,
-    weighted_deviation: bool,
-) -> None:
-    case = Surgery.drawn(
-        domains, samples, channels, (height, width), dtype, "cpu", base, valid, weighted_deviation
-    )
-    check_surgery(case)
-    check_step(case)
 
 
 def test_consensus_takes_any_number_of_axes_between(device: torch.device) -> None:
