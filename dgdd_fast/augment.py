@@ -46,7 +46,7 @@ def resolve_strategy(config: AugmentConfig, flip_safe: bool, cutmix: bool = Fals
     if strategy is None:
         unwanted = {name for name, out in (("flip", not flip_safe), ("cutout", cutmix)) if out}
         strategy = "_".join(name for name in DSA_STRATEGY.split("_") if name not in unwanted)
-    config = dataclasses.replace(config, strategy=strategy)
+    config = dataclasses.replace(config, strategy=strategy, composition=config.composition or "single")
     _operations(config)
     for name in ("crop", "cutout", "flip_probability"):
         if not 0 <= getattr(config, name) <= 1:
@@ -176,7 +176,7 @@ def _operations(config: AugmentConfig) -> tuple[str, ...]:
 def _steps(config: AugmentConfig) -> list[tuple[str, ...]]:
     """The operations that each step of the composition takes one from."""
     operations = _operations(config)
-    if config.composition == "single":
+    if config.composition != "sequence":
         return [operations]
     groups = (("flip",), ("color",), ("crop", "scale", "rotate"), ("cutout",))
     steps = [tuple(name for name in group if name in operations) for group in groups]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
+EXPERT_OBJECTIVES = ("mmd", "cadm")
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,13 @@ class AugmentConfig:
     """Differentiable siamese augmentation (DSA). `strategy` None takes every operation that the data allow:
     the horizontal flip is left out where mirrored images change their meaning (digits).
 
-    The same strategy means different things by `composition`. "single" (DSA, DM, SGS): one of the operations,
-    drawn anew each time. "sequence" (IDC, NCFM, CADM): of those named, the flip, the colours, then one drawn
-    from crop, scale and rotate, then the cutout.
+    The same strategy means different things by `composition`. "single" (DSA, DM, SGS; None stands for it
+    unless an objective has its own): one of the operations, drawn anew each time. "sequence" (IDC, NCFM,
+    CADM): of those named, the flip, the colours, then one drawn from crop, scale and rotate, then the cutout.
     """
 
     strategy: str | None = None
-    composition: Literal["single", "sequence"] = "single"
+    composition: Literal["single", "sequence"] | None = None
     brightness: float = 1.0
     saturation: float = 2.0
     contrast: float = 0.5
@@ -61,6 +62,52 @@ class SurgeryConfig:
 
 
 @dataclass(frozen=True)
+class ExpertConfig:
+    """Matching in pretrained networks: the objectives "mmd" and "cadm".
+
+    Attributes:
+        pool: the folder that `dgdd pretrain` wrote.
+        interpolate: compare features in a network drawn evenly from the line between an expert's initial and
+            its trained parameters, another one each iteration; False: in the trained expert.
+        match: have the matching loss (CADM, Eq. 2; with masks Eq. 7).
+        regularise: have the cross entropy of the synthetic images in the trained expert (CADM, Eq. 3; with
+            masks Eq. 8).
+    """
+
+    pool: str | None = None
+    interpolate: bool = True
+    match: bool = True
+    regularise: bool = True
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """The masking of domain-sensitive channels that makes "cadm" out of "mmd".
+
+    Attributes:
+        share: of a stage's channels that is masked (P_mask).
+        activation_probability: of masking at all, drawn each iteration for the matching and for the
+            regularisation (P_active).
+        score: "gap": CADM Eq. 5; "pixel": scaled to [0, 1] over the channels at each pixel before the
+            average.
+        rescale: multiply the channels kept by C / (C - M), so that masking keeps the level of the features.
+        matching: mask the real features (Eq. 7).
+        regularisation: mask the features that the synthetic images are classified by (Eq. 8).
+        consistency: have the divergence between two masked predictions (Eq. 9).
+        consistency_weight: its weight (lambda, Eq. 12).
+    """
+
+    share: float = 0.33
+    activation_probability: float = 0.8
+    score: Literal["gap", "pixel"] = "gap"
+    rescale: bool = True
+    matching: bool = True
+    regularisation: bool = True
+    consistency: bool = True
+    consistency_weight: float = 100.0
+
+
+@dataclass(frozen=True)
 class DistillConfig:
     """A distillation run. `surgery` None is the objective alone. "random" keeps the initial images, "herding"
     chooses real images: the coreset baselines.
@@ -68,6 +115,7 @@ class DistillConfig:
     None stands for the objective's own value: see `objective_defaults`.
 
     Attributes:
+        experts, masks: for "mmd" and "cadm", and for "cadm".
         factor: an image is a mosaic of factor x factor tiles, each a training image once enlarged.
         optimizer: "sgd" with `momentum`, or "adam" (betas 0.9 and 0.999).
         image_lr: of "sgd" in the units of the normalised images, of "adam" in those of the pixel range
@@ -82,10 +130,13 @@ class DistillConfig:
         attention_power: the exponent of "datadam"'s attention maps; 1 as released, 4 in its paper.
         kernel_bandwidth: of "m3d"'s kernels against a domain: "union", that of the class's images of all
             domains, or the domain's own.
+        augment: its strategy and composition, too, may be the objective's own.
     """
 
-    objective: Literal["dm", "hdd", "datadam", "m3d", "dc", "random", "herding"] = "dm"
+    objective: Literal["dm", "hdd", "datadam", "m3d", "dc", "mmd", "cadm", "random", "herding"] = "dm"
     surgery: SurgeryConfig | None = None
+    experts: ExpertConfig | None = None
+    masks: MaskConfig | None = None
     ipc: int = 10
     factor: int | None = None
     iterations: int = 20_000
@@ -111,10 +162,29 @@ CORESETS = ("random", "herding")  # the objectives that choose images and change
 
 
 def objective_defaults(objective: str, num_domains: int) -> dict[str, Any]:
-    """The settings of `DistillConfig` that an objective has values of its own for."""
-    image_lr = {"m3d": 100.0, "dc": 0.1}.get(objective, 1.0)
-    batch_real = 64 if objective == "datadam" else 256
-    return {"factor": 1, "optimizer": "sgd", "image_lr": image_lr, "clamp": False, "batch_real": batch_real}
+    """The settings of `DistillConfig` that an objective has values of its own for.
+
+    For "mmd" and "cadm" they are those of the method that they descend from (Wang et al., *Dataset
+    Distillation with Neural Characteristic Function*, CVPR 2025), with its 1024 real images a class split
+    evenly among the domains.
+    """
+    if objective in EXPERT_OBJECTIVES:
+        return {
+            "factor": 2,
+            "optimizer": "adam",
+            "image_lr": 1e-3,
+            "clamp": True,
+            "batch_real": max(1, 1024 // num_domains),
+            "augment": {"strategy": "color_crop_cutout", "composition": "sequence"},
+        }
+    return {
+        "factor": 1,
+        "optimizer": "sgd",
+        "image_lr": {"m3d": 100.0, "dc": 0.1}.get(objective, 1.0),
+        "clamp": False,
+        "batch_real": 64 if objective == "datadam" else 256,
+        "augment": {},
+    }
 
 
 @dataclass(frozen=True)
@@ -193,6 +263,12 @@ PROTOCOLS = {
 }
 
 ConfigT = TypeVar("ConfigT")
+
+
+def fill_in(config: ConfigT, values: dict[str, Any]) -> ConfigT:
+    """`config` with those of `values` in place of its own that are None."""
+    missing = {name: value for name, value in values.items() if getattr(config, name) is None}
+    return typing.cast(ConfigT, dataclasses.replace(typing.cast(Any, config), **missing))
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -15,11 +15,21 @@ from torch import Tensor
 
 from .augment import resolve_strategy
 from .checkpoint import Checkpoint, CheckpointError
-from .config import CORESETS, DistillConfig, EvaluateConfig, objective_defaults, to_dict
+from .config import (
+    CORESETS,
+    EXPERT_OBJECTIVES,
+    DistillConfig,
+    EvaluateConfig,
+    fill_in,
+    objective_defaults,
+    to_dict,
+)
 from .coresets import herded_rows
 from .data import DomainDataset, normalise
 from .distilled_set import DistilledSet
 from .evaluate import train_network
+from .expert_matching import ExpertMatching, resolve_experts
+from .experts import ExpertPool
 from .formation import check_factor, mosaic, reduce
 from .gradient_matching import GradientMatching
 from .image_optimizer import ImageOptimizer
@@ -91,13 +101,13 @@ def distill(
     sources = as_seen(sources, config, device)
     config = resolve(config, sources)
     mean, std = sources.channel_statistics()
-    objective = build_objective(sources, config, mean, std, device)
     assert config.factor is not None
     assigned = assign_domains(sources.counts(), config.ipc, config.factor)
+    objective = build_objective(sources, config, mean, std, assigned.flatten(), device)
     iterations = 0 if config.objective in CORESETS else config.iterations
 
     path = None if run_folder is None else Path(run_folder) / CHECKPOINT_NAME
-    fingerprint = sources.fingerprint()
+    fingerprint = _fingerprint(sources, config)
     start = _read_checkpoint(path, config, fingerprint) if resume and path and path.exists() else None
     if path and path.exists() and start is None:
         raise ValueError(f"{path} exists: resume that run (resume=True, --resume) or choose another folder")
@@ -178,11 +188,26 @@ def as_seen(sources: DomainDataset, config: DistillConfig, device: torch.device)
 
 
 def build_objective(
-    sources: DomainDataset, config: DistillConfig, mean: Tensor, std: Tensor, device: torch.device
+    sources: DomainDataset,
+    config: DistillConfig,
+    mean: Tensor,
+    std: Tensor,
+    domain_index: Tensor,
+    device: torch.device,
 ) -> Objective:
-    """What the run descends; `config` is resolved."""
+    """What the run descends.
+
+    Args:
+        sources: the real images.
+        config: resolved.
+        mean, std: float32 [3], of the normalisation.
+        domain_index: int64 [N], the domain assigned to each synthetic image (tile, where they are mosaics).
+        device: where to compute.
+    """
     if config.objective == "dc":
         return GradientMatching(sources, config, mean, std, device)
+    if config.objective in EXPERT_OBJECTIVES:
+        return ExpertMatching(sources, config, mean, std, domain_index, device)
     return Matching(sources, config, mean, std, device)
 
 
@@ -190,9 +215,13 @@ def resolve(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
     """The settings with everything that follows from the data made explicit; raises ValueError for what
     cannot work."""
     own = objective_defaults(config.objective, sources.num_domains)
-    config = dataclasses.replace(
-        config, **{name: value for name, value in own.items() if getattr(config, name) is None}
-    )
+    augment = fill_in(config.augment, own.pop("augment"))
+    config = fill_in(config, own)
+    if config.objective in EXPERT_OBJECTIVES:
+        config = resolve_experts(config, sources)
+    elif config.experts is not None or config.masks is not None:
+        objectives = " and ".join(EXPERT_OBJECTIVES)
+        raise ValueError(f"experts and masks are settings of {objectives}, not of {config.objective}")
     for name in ("ipc", "batch_real", "checkpoint_every", "memory_budget_mib"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
@@ -219,7 +248,7 @@ def resolve(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
     return dataclasses.replace(
         config,
         network=resolve_network(config.network, sources.resolution),
-        augment=resolve_strategy(config.augment, sources.flip_safe),
+        augment=resolve_strategy(augment, sources.flip_safe),
     )
 
 
@@ -246,6 +275,13 @@ def _herded_tiles(
     assert config.factor is not None
     tiles = reduce(normalise(sources.images[rows], mean, std), config.factor)
     return tiles, sources.domains[rows].reshape(assigned.shape)
+
+
+def _fingerprint(sources: DomainDataset, config: DistillConfig) -> str:
+    """Of what the run learns from: the images, and the experts if there are any."""
+    if config.experts is None or config.experts.pool is None:
+        return sources.fingerprint()
+    return f"{sources.fingerprint()} {ExpertPool.load(config.experts.pool).identity()}"
 
 
 def _check_finite(
@@ -279,11 +315,15 @@ def _check_finite(
 def _read_checkpoint(path: Path, config: DistillConfig, data_fingerprint: str) -> Checkpoint:
     checkpoint = Checkpoint.load(path)
     if checkpoint.fingerprint != data_fingerprint:
-        raise CheckpointError(f"{path} belongs to a run on other data; choose another folder")
+        raise CheckpointError(
+            f"{path} belongs to a run on other data or with other experts; choose another folder"
+        )
     wanted = to_dict(config)
     # Neither changes what an iteration computes.
     for name in ("iterations", "checkpoint_every"):
         checkpoint.config[name] = wanted[name]
+    if wanted["experts"] is not None and checkpoint.config["experts"] is not None:
+        checkpoint.config["experts"]["pool"] = wanted["experts"]["pool"]  # the fingerprint tells which
     different = [name for name in wanted if checkpoint.config.get(name) != wanted[name]]
     if different:
         name = different[0]

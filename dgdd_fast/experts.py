@@ -3,6 +3,7 @@ from."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,6 +160,10 @@ class ExpertPool:
         write_atomically(self.expert_file(len(self)), safetensors.torch.save(kept))
         self.log.append(log)
         self.write()
+
+    def identity(self) -> str:
+        """SHA-256 over pool.json: the settings, the data and how every training went."""
+        return hashlib.sha256((self.folder / POOL_NAME).read_bytes()).hexdigest()
 
     def expert_file(self, index: int) -> Path:
         return self.folder / f"expert_{index:02d}.safetensors"

@@ -40,7 +40,7 @@ class ImageGradients(NamedTuple):
 
 
 class Objective(Protocol):
-    """What the distillation loop descends: `Matching` or `ExpertMatching`.
+    """What the distillation loop descends: `Matching`, `GradientMatching` or `ExpertMatching`.
 
     Attributes:
         labels: int64 [N], the class of each synthetic image.
@@ -55,13 +55,11 @@ class Objective(Protocol):
 
 
 class FeatureSpace(Protocol):
-    """Where real and synthetic images are compared, another one each iteration.
+    """Where real and synthetic images are compared, another one each iteration."""
 
-    Attributes:
-        network: what computes the features, frozen, from each image by itself.
-    """
-
-    network: Network
+    @property
+    def network(self) -> Network:
+        """What computes the features, frozen, from each image by itself."""
 
     def prepare(self, iteration: int, real_domains: Tensor) -> None:
         """Draws the features of `iteration`, for real images of the domains int64 [B]."""

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import yaml
 
-from .config import ConfigT, DistillConfig, SurgeryConfig, from_dict, to_dict
+from .config import EXPERT_OBJECTIVES, ConfigT, DistillConfig, SurgeryConfig, from_dict, to_dict
 from .files import write_atomically
 
 NO_TARGET = "none"
@@ -97,7 +97,10 @@ def method_label(method: str) -> str:
 
 
 def with_method(config: DistillConfig, method: str) -> DistillConfig:
-    """`config` with the objective and modifiers of `method`; raises ValueError for an unknown one."""
+    """`config` with the objective and modifiers of `method` and without the settings of others.
+
+    Raises ValueError for an unknown method.
+    """
     objective, *modifiers = method.split("+")
     objectives = typing.get_args(typing.get_type_hints(DistillConfig)["objective"])
     if objective not in objectives or modifiers not in ([], ["sgs"]):
@@ -105,8 +108,13 @@ def with_method(config: DistillConfig, method: str) -> DistillConfig:
             f"unknown method {method!r}: expected an objective ({', '.join(objectives)}), "
             "then +sgs if wanted, such as dm+sgs"
         )
-    surgery = (config.surgery or SurgeryConfig()) if modifiers else None
-    return override(dataclasses.replace(config, surgery=surgery), objective=objective)
+    return dataclasses.replace(
+        config,
+        objective=cast(Any, objective),
+        surgery=(config.surgery or SurgeryConfig()) if modifiers else None,
+        experts=config.experts if objective in EXPERT_OBJECTIVES else None,
+        masks=config.masks if objective == "cadm" else None,
+    )
 
 
 def override(config: ConfigT, **values: Any) -> ConfigT:

@@ -325,6 +325,27 @@ def test_pretrain_writes_experts_that_know_their_data(pictures, tmp_path):
     assert "--resume" in text
 
 
+def test_experts_are_what_cadm_distils_with(pictures, tmp_path):
+    dgdd("pretrain", "--data", pictures, "--target", "domain2", *EXPERTS, "--out", tmp_path / "experts")
+    arguments = ("--data", pictures, "--target", "domain2", "--method", "cadm+sgs", "--ipc", 2)
+    arguments += ("--iterations", 2, "--batch-real", 4, "--image-lr", 0.01)
+    code, text = failure("distill", *arguments, "--out", tmp_path / "none")
+    assert code == 2
+    assert "dgdd pretrain" in text
+    dgdd("distill", *arguments, "--experts", tmp_path / "experts", "--out", tmp_path / "run")
+    distilled = DistilledSet.load(tmp_path / "run" / "distilled.safetensors")
+    assert distilled.factor == 2
+    assert (distilled.ipc, len(distilled)) == (2, 3 * 2 * 4)
+    assert distilled.config["masks"]["share"] == 0.33
+    dgdd("export", tmp_path / "run", "--out", tmp_path / "png")
+    assert len(list((tmp_path / "png" / "images").glob("*/*/*.png"))) == 24
+    code, text = failure(
+        "distill", "--data", pictures, "--target", "domain2", "--experts", tmp_path / "experts"
+    )
+    assert code == 2
+    assert "--experts belongs to mmd and cadm" in text
+
+
 def test_pretrain_goes_on_after_ctrl_c(pictures, tmp_path, monkeypatch):
     arguments = ("pretrain", "--data", pictures, "--target", "domain2", *EXPERTS)
     monkeypatch.setattr("dgdd_fast.pretrain.stop_at_whole_steps", stopped_at_once)

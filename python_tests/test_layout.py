@@ -14,6 +14,8 @@ FLOORS = (
         "comparison",
         "matching",
         "gradient_matching",
+        "expert_matching",
+        "masking",
         "sampling",
         "surgery",
         "experts",

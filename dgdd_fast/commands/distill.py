@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..config import DistillConfig, SurgeryConfig, from_dict, to_dict
+from ..config import EXPERT_OBJECTIVES, DistillConfig, ExpertConfig, SurgeryConfig, from_dict, to_dict
 from ..run_config import (
     DEFAULT_METHOD,
     NO_TARGET,
@@ -60,7 +60,18 @@ def distill(
         str | None,
         typer.Option(help=f"Objective: {', '.join(OBJECTIVES)}; +sgs if wanted. Default: {DEFAULT_METHOD}."),
     ] = None,
+    experts: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="For mmd and cadm: what `dgdd pretrain` wrote."),
+    ] = None,
     ipc: Annotated[int | None, typer.Option(min=1, help=f"Images per class. Default: {DISTILL.ipc}.")] = None,
+    factor: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="An image is a mosaic of factor x factor training images. Default: the method's own.",
+        ),
+    ] = None,
     iterations: Annotated[int | None, typer.Option(min=0, help=f"Default: {DISTILL.iterations}.")] = None,
     seed: Annotated[int | None, typer.Option(help=f"Default: {DISTILL.seed}.")] = None,
     alpha: Annotated[
@@ -116,6 +127,7 @@ def distill(
     \b
     dgdd distill --target street --iterations 500
     dgdd distill --data pacs/ --resolution 64 --target sketch --out runs/sketch
+    dgdd distill --data pacs/ --resolution 64 --target sketch --method cadm --experts experts/sketch
     dgdd distill --data digits/ --domain mnist --target none --pseudo-domains 4 --method hdd+sgs
     dgdd distill --resume --out runs/sketch
     dgdd distill --config runs/sketch/config.yaml --seed 1 --out runs/1
@@ -133,9 +145,14 @@ def distill(
         surgery = override(surgery, alpha=alpha, beta=beta)
     elif alpha is not None or beta is not None:
         raise ValueError(f"--alpha and --beta belong to SGS, but the method is {method_name(settings)}")
+    if settings.objective in EXPERT_OBJECTIVES:
+        settings = override(settings, experts=override(settings.experts or ExpertConfig(), pool=experts))
+    elif experts is not None:
+        raise ValueError(f"--experts belongs to mmd and cadm, but the method is {method_name(settings)}")
     settings = override(
         settings,
         ipc=ipc,
+        factor=factor,
         iterations=iterations,
         seed=seed,
         init=init,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import PROTOCOLS, DistillConfig, EvaluateConfig, NetworkConfig, from_dict, to_dict
-from ..run_config import method_name, override, read_run_config
+from ..run_config import method_name, override, read_run_config, with_method
 from ..terminal import Meter, accuracy_table, console
 from .options import CONFIG_NAME, SET_HELP, SOURCE_HELP, Depth, Device, Threads, Width, set_file, set_threads
 
@@ -111,7 +111,7 @@ def evaluate(
     sets: dict[str, DistilledSet | DomainDataset] = {method: distilled}
     if not no_random and trained_on.objective != "random":
         real = dataclasses.replace(
-            trained_on, objective="random", surgery=None, factor=1, init="uniform", pseudo_domains=None
+            with_method(trained_on, "random"), factor=1, init="uniform", pseudo_domains=None
         )
         sets["random"] = distill_set(sources, real)
     if whole:

@@ -30,7 +30,7 @@ def decompose_images(distilled: DistilledSet, sources: DomainDataset, rows: Sequ
     sources = as_seen(sources, config, torch.device("cpu"))
     config = resolve(config, sources)
     mean, std = torch.tensor(distilled.mean), torch.tensor(distilled.std)
-    objective = build_objective(sources, config, mean, std, torch.device("cpu"))
+    objective = build_objective(sources, config, mean, std, distilled.domains, torch.device("cpu"))
     images = tiles(distilled.images, distilled.factor)
     gradients = objective.gradients(images, distilled.provenance["iterations"], by_domain=True)
     if gradients.by_domain is None or gradients.valid is not None:
