@@ -133,7 +133,9 @@ class DistillConfig:
         augment: its strategy and composition, too, may be the objective's own.
     """
 
-    objective: Literal["dm", "hdd", "datadam", "m3d", "dc", "mmd", "cadm", "random", "herding"] = "dm"
+    objective: Literal[
+        "dm", "hdd", "datadam", "datadam-bn", "m3d", "dc", "mmd", "cadm", "random", "herding"
+    ] = "dm"
     surgery: SurgeryConfig | None = None
     experts: ExpertConfig | None = None
     masks: MaskConfig | None = None
@@ -158,6 +160,7 @@ class DistillConfig:
     seed: int = 0
 
 
+DATADAM = ("datadam", "datadam-bn")  # with instance and with batch normalisation
 CORESETS = ("random", "herding")  # the objectives that choose images and change none
 
 
@@ -182,7 +185,7 @@ def objective_defaults(objective: str, num_domains: int) -> dict[str, Any]:
         "optimizer": "sgd",
         "image_lr": {"m3d": 100.0, "dc": 0.1}.get(objective, 1.0),
         "clamp": False,
-        "batch_real": 64 if objective == "datadam" else 256,
+        "batch_real": 64 if objective in DATADAM else 256,
         "augment": {},
     }
 

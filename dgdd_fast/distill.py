@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from .augment import resolve_strategy
+from .batch_matching import BatchMatching
 from .checkpoint import Checkpoint, CheckpointError
 from .config import (
     CORESETS,
+    DATADAM,
     EXPERT_OBJECTIVES,
     DistillConfig,
     EvaluateConfig,
@@ -27,6 +29,7 @@ from .config import (
 from .coresets import herded_rows
 from .data import DomainDataset, normalise
 from .distilled_set import DistilledSet
+from .evaluate import resolve as resolve_training
 from .evaluate import train_network
 from .expert_matching import ExpertMatching, resolve_experts
 from .experts import ExpertPool
@@ -206,6 +209,8 @@ def build_objective(
     """
     if config.objective == "dc":
         return GradientMatching(sources, config, mean, std, device)
+    if config.objective == "datadam-bn":
+        return BatchMatching(sources, config, mean, std, device)
     if config.objective in EXPERT_OBJECTIVES:
         return ExpertMatching(sources, config, mean, std, domain_index, device)
     return Matching(sources, config, mean, std, device)
@@ -229,14 +234,17 @@ def resolve(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
     check_factor(config.factor, sources.resolution)
     if config.iterations < 0:
         raise ValueError(f"iterations must not be negative, got {config.iterations}")
-    if config.network.norm == "batch":
+    if config.objective == "datadam-bn":
+        config = dataclasses.replace(config, network=dataclasses.replace(config.network, norm="batch"))
+    elif config.network.norm == "batch":
         raise ValueError(
             "the matching network must normalise each sample by itself (norm 'instance' or 'none'): with "
             "batch statistics the classes and domains of a batch would change each other's features"
         )
-    if config.objective == "datadam" and config.network.architecture != "convnet":
+    if config.objective in DATADAM and config.network.architecture != "convnet":
         raise ValueError(
-            f"datadam takes the attention maps of a convnet, got the network {config.network.architecture!r}"
+            f"{config.objective} takes the attention maps of a convnet, got the network "
+            f"{config.network.architecture!r}"
         )
     if config.surgery is not None and config.objective in CORESETS:
         raise ValueError(f"surgery acts on gradients, and the objective {config.objective!r} has none")
@@ -268,6 +276,7 @@ def _herded_tiles(
         augment=config.augment,
         seed=derive_seed(config.seed, "herding"),
     )
+    training = resolve_training(training, sources.resolution, sources.flip_safe)
     network = train_network(
         sources.images, sources.labels, sources.num_classes, training, mean=mean, std=std, device=device
     )

@@ -40,7 +40,8 @@ class ImageGradients(NamedTuple):
 
 
 class Objective(Protocol):
-    """What the distillation loop descends: `Matching`, `GradientMatching` or `ExpertMatching`.
+    """What the distillation loop descends: `Matching`, `BatchMatching`, `GradientMatching` or
+    `ExpertMatching`.
 
     Attributes:
         labels: int64 [N], the class of each synthetic image.

@@ -22,6 +22,7 @@ LABELS = {
     "whole": "Whole data",
     "hdd": "HDD-DM",
     "datadam": "DataDAM",
+    "datadam-bn": "DataDAM-BN",
 }
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from toy_data import toy_domains
 
+from dgdd_fast.augment import augment, draw_siamese
 from dgdd_fast.checkpoint import Checkpoint, CheckpointError
 from dgdd_fast.config import DistillConfig, NetworkConfig, SurgeryConfig, to_dict
 from dgdd_fast.data import DomainDataset, normalise
@@ -29,9 +31,11 @@ from dgdd_fast.distill import (
 )
 from dgdd_fast.formation import reduce, tiles
 from dgdd_fast.matching import ImageGradients, Matching
+from dgdd_fast.networks import ConvNet, initialise
 from dgdd_fast.pseudo_domains import with_pseudo_domains
 from dgdd_fast.run_config import with_method
-from dgdd_fast.sampling import assign_domains, initial_tiles
+from dgdd_fast.sampling import assign_domains, initial_tiles, real_batch
+from dgdd_fast.seeds import generator
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = DistillConfig(
@@ -108,6 +112,56 @@ def test_every_objective_is_its_literal_formulation(
     assert relative_change(fast, literal, start) < 1e-3
 
 
+@pytest.mark.parametrize("cells", ["full", "an empty cell"])
+def test_batch_normalised_attention_against_plain_layers(cells: str) -> None:
+    """DataDAM as released: every pass over all classes, its images sharing the statistics."""
+    data = toy_domains()
+    if cells != "full":
+        data = without_rows(data, 1, 2, keep=0)
+    config = resolve(dataclasses.replace(SMALL, objective="datadam-bn"), data)
+    assert config.network.norm == "batch"
+    mean, std = data.channel_statistics()
+    domains = assign_domains(data.counts(), 4)
+    start = initial_tiles(data, domains, config, mean, std)
+    objective = build_objective(data, config, mean, std, domains.flatten(), torch.device("cpu"))
+    found = objective.gradients(start, 7, by_domain=True)
+    assert found.by_domain is not None
+    assert found.union is not None
+
+    network = ConvNet(3, (16, 16), config.network)
+    initialise(network, generator(config.seed, "network", 7))
+    draw = draw_siamese(config.augment, (16, 16), 3, generator(config.seed, "augment", 7))
+    rows, _ = real_batch(data.cells(), 6, config.seed, 7)
+
+    def parts(images: torch.Tensor, labels: torch.Tensor) -> dict[int, list[torch.Tensor]]:
+        maps, compared = augment(images, draw, labels), []
+        for block in network.blocks:
+            maps = F.conv2d(maps, block.convolution.weight, block.convolution.bias, padding=1)
+            maps = F.batch_norm(maps, None, None, training=True).relu()
+            compared.append(F.normalize(maps.sum(1).flatten(1), dim=1))
+            maps = F.avg_pool2d(maps, 2)
+        compared = [*compared[:-1], 0.1 * maps.flatten(1)]
+        return {
+            label: [10 * part[labels == label].mean(0) for part in compared]
+            for label in labels.unique().tolist()
+        }
+
+    for domain in (None, 0, 1, 2):
+        real = rows if domain is None else rows[data.domains[rows] == domain]
+        targets = parts(normalise(data.images[real], mean, std), data.labels[real])
+        images = start.clone().requires_grad_()
+        seen = parts(images, torch.arange(3).repeat_interleave(4))
+        loss = sum(
+            (own - other).square().sum()
+            for label in targets
+            for own, other in zip(seen[label], targets[label], strict=True)
+        )
+        (expected,) = torch.autograd.grad(loss, images)
+        actual = found.union if domain is None else found.by_domain[domain]
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    assert (found.valid is None) == (cells == "full")
+
+
 @pytest.mark.parametrize("objective", ["dm", "hdd", "datadam", "m3d"])
 def test_chunks_change_nothing_but_rounding(objective: str) -> None:
     data = toy_domains(side=16, per_cell=20)
@@ -168,6 +222,7 @@ def test_the_first_mosaics_are_shrunken_real_images_of_the_tiles_cells() -> None
         ("hdd", 1.0, 0.8),
         ("hdd+sgs", 1.0, 0.8),
         ("datadam", 1.0, 0.4),
+        ("datadam-bn+sgs", 1.0, 0.8),
         ("m3d", 100.0, 0.8),
         ("dc", 1.0, 0.85),
     ],
@@ -179,7 +234,8 @@ def test_the_images_match_better_in_networks_that_they_have_not_seen(
     config = dataclasses.replace(SMALL, iterations=100, image_lr=image_lr, batch_real=12, init="noise")
     config = resolve(with_method(config, method), data)
     mean, std = data.channel_statistics()
-    objective = build_objective(data, config, mean, std, torch.device("cpu"))
+    domains = assign_domains(data.counts(), config.ipc).flatten()
+    objective = build_objective(data, config, mean, std, domains, torch.device("cpu"))
 
     def loss(images: torch.Tensor) -> float:
         unseen = range(config.iterations, config.iterations + 6)

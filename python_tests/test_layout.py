@@ -13,6 +13,7 @@ FLOORS = (
         "objectives",
         "comparison",
         "matching",
+        "batch_matching",
         "gradient_matching",
         "expert_matching",
         "masking",
