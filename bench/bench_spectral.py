@@ -39,6 +39,7 @@ from timing import (
     environment,
     interleaved,
     launch_clock,
+    matmul_rate,
     relative_error,
     require_device,
 )
@@ -337,12 +338,16 @@ def key(row: Mapping[str, Any]) -> tuple[object, ...]:
     return tuple(sorted(row["case"].items())), row["threads"]
 
 
+CEILINGS = ("copy_gigabytes_per_second", "matmul_gigaflops_per_second")
+
+
 class Table:
-    """The rows of one run, kept in a file after each: a run that is cut short keeps what it has."""
+    """The rows of one run, and its ceilings by number of threads ("cuda" for the GPU); kept in a file after
+    each row, so that a run that is cut short keeps what it has."""
 
     def __init__(self, path: Path | None, facts: Mapping[str, Any], resume: bool) -> None:
         self.path = path
-        self.content: dict[str, Any] = {**facts, "copy_gigabytes_per_second": {}, "rows": []}
+        self.content: dict[str, Any] = {**facts, **{name: {} for name in CEILINGS}, "rows": []}
         if resume and path is not None and path.exists():
             kept = json.loads(path.read_text())
             for name in ("device", "commit", "torch"):
@@ -351,8 +356,7 @@ class Table:
                         f"--resume: {path} has another {name} ({kept[name]}, now {facts[name]}): "
                         "name another file, or leave out --resume to replace it"
                     )
-            self.content["copy_gigabytes_per_second"] = kept["copy_gigabytes_per_second"]
-            self.content["rows"] = kept["rows"]
+            self.content |= {name: kept[name] for name in (*CEILINGS, "rows")}
         self.done = {key(row) for row in self.content["rows"]}
 
     def has(self, case: Case, threads: int | None) -> bool:
@@ -384,7 +388,9 @@ def run(options: argparse.Namespace, table: Table, device: torch.device) -> list
         if threads is not None:
             torch.set_num_threads(threads)
         copy_gbs = copy_bandwidth(device)
-        table.content["copy_gigabytes_per_second"]["cuda" if on_cuda else str(threads)] = copy_gbs
+        ceilings = dict(zip(CEILINGS, (copy_gbs, matmul_rate(device)), strict=True))
+        for name, value in ceilings.items():
+            table.content[name]["cuda" if on_cuda else str(threads)] = value
         where = "the GPU" if on_cuda else f"{threads} threads"
         print(f"\n{where}: a copy moves {copy_gbs:.1f} GB/s; times in ms, ratios against dgdd_fast")
         print(heading(columns))

@@ -123,6 +123,14 @@ def copy_bandwidth(device: torch.device) -> float:
     return 2 * source.nbytes / copied["copy"].median / 1e6
 
 
+def matmul_rate(device: torch.device) -> float:
+    """GFLOP/s of a large product of float32 matrices: about what the arithmetic units can do."""
+    size = 8192 if device.type == "cuda" else 2048
+    left, right = (torch.rand(size, size, device=device) for _ in range(2))
+    multiplied = interleaved({"matmul": lambda: left @ right}, Effort(5, 0, 0), clock_of(device))
+    return 2 * size**3 / multiplied["matmul"].median / 1e6
+
+
 class Graphed:
     """The replay of a call that was captured once in a CUDA graph: the same memory in, the same memory out,
     one launch."""
