@@ -83,16 +83,14 @@ stage_sanitize() {
   return "$failed"
 }
 
-spectral() { # name of the part, options
-  local part="$1"
-  shift
+spectral() { # name of the table, options
   need_gpu
-  "$PYTHON" bench/bench_spectral.py --device cuda --json "$OUT/spectral_cuda_$part.json" --resume "$@"
+  "$PYTHON" bench/bench_spectral.py --device cuda --json "$OUT/$1.json" --resume "${@:2}"
 }
-stage_bench-distillation() { spectral distillation --regimes "one class" "all classes"; }
-stage_bench-saturating() { spectral saturating --regimes saturating; }
-stage_bench-general() { spectral general --regimes general; }
-stage_bench-quick() { spectral quick --quick; }
+stage_bench-distillation() { spectral spectral_cuda_distillation --regimes "one class" "all classes"; }
+stage_bench-saturating() { spectral spectral_cuda_saturating --regimes saturating; }
+stage_bench-general() { spectral spectral_cuda_general --regimes general; }
+stage_bench-quick() { spectral quick_spectral_cuda --quick; }
 
 stage_accuracy() {
   need_gpu

@@ -78,11 +78,54 @@ def speed_table(benchmark: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+CUDA_PROVIDERS = {
+    "eager": "PyTorch eager",
+    "compiled": "torch.compile",
+    "eager_graph": "PyTorch, CUDA graph",
+    "cupy": "CuPy",
+}
+
+
+def cuda_table(parts: list[dict[str, Any]]) -> str:
+    """`spectral_surgery` on CUDA in every regime that was measured; `parts` are tables of one device."""
+    if not parts:
+        return "On CUDA: not measured on a GPU yet; the goals are in `bench/README.md`."
+    lines = [
+        "| images | dgdd-fast | of a copy's bandwidth | " + " | ".join(CUDA_PROVIDERS.values()) + " |",
+        "| --- | ---: | ---: |" + " ---: |" * len(CUDA_PROVIDERS),
+    ]
+    for row in (row for part in parts for row in part["rows"]):
+        case, times = row["case"], row["times"]
+        chosen = case["domains"] == 3 and case["dtype"] == "float32" and row["cache"] == "warm"
+        if case["operator"] != "spectral_surgery" or not chosen:
+            continue
+        others = [
+            f"{times[name]['median']:.3g} ms ({row['speedup'][name]:.1f}x)" if name in times else "-"
+            for name in CUDA_PROVIDERS
+        ]
+        ours = f"{times['dgdd_fast']['median']:.3g} ms | {100 * row['share_of_copy']:.0f} %"
+        lines.append(
+            f"| {case['images']} of {case['size']} x {case['size']} | {ours} | {' | '.join(others)} |"
+        )
+    run = parts[0]
+    lines += [
+        "",
+        f"`spectral_surgery`, three domains, float32, caches warm; {run['device']}, torch {run['torch']}.",
+    ]
+    return "\n".join(lines)
+
+
 def render(readme: str) -> str:
     """The README with each block between `<!-- NAME -->` and `<!-- /NAME -->` filled in from the results."""
     studies = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("accuracy_*.json"))]
     benchmark = json.loads((RESULTS / "spectral_cpu.json").read_text())
-    for name, text in (("accuracy", accuracy_table(studies)), ("speed", speed_table(benchmark))):
+    on_cuda = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("spectral_cuda_*.json"))]
+    blocks = {
+        "accuracy": accuracy_table(studies),
+        "speed": speed_table(benchmark),
+        "cuda": cuda_table(on_cuda),
+    }
+    for name, text in blocks.items():
         readme, count = re.subn(
             rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)",
             lambda match, text=text: f"{match[1]}\n{text}\n\n{match[2]}",
