@@ -128,11 +128,14 @@ def problems(source: str, usages: list[Usage], command: str) -> list[str]:
         for usage in usages
         if usage.spill_stores or usage.spill_loads
     ]
-    compiled = {(usage.kernel, usage.architecture) for usage in usages}
+    every = {usage.kernel for usage in usages}
     for architecture in ARCHITECTURES:
-        missing = sorted({kernel for kernel, _ in compiled if (kernel, architecture) not in compiled})
-        if missing:
-            found.append(f"{source}: not compiled for sm_{architecture}: {', '.join(missing)}")
+        missing = every - {usage.kernel for usage in usages if usage.architecture == architecture}
+        if missing == every:
+            hint = "does this nvcc know it, and is CUDAARCHS unset?"
+            found.append(f"{source}: not compiled for sm_{architecture}: {hint}")
+        elif missing:
+            found.append(f"{source}: not compiled for sm_{architecture}: {', '.join(sorted(missing))}")
     if not re.search(rf",code=[^ ]*compute_{ARCHITECTURES[-1]}\b", command):
         found.append(f"{source}: no PTX for compute_{ARCHITECTURES[-1]}, so nothing for newer GPUs")
     return found
