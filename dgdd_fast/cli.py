@@ -12,8 +12,20 @@ from .commands.export import export
 from .commands.grid import grid
 from .commands.pretrain import pretrain
 from .commands.table import table
+from .commands.tune import tune
 
-COMMANDS = (demo, pretrain, distill, evaluate, export, grid, table, data, doctor)  # in the order of the help
+COMMANDS = (
+    demo,
+    pretrain,
+    distill,
+    evaluate,
+    export,
+    tune,
+    grid,
+    table,
+    data,
+    doctor,
+)  # in the order of the help
 for command in COMMANDS:
     app.command()(command)
 

@@ -11,10 +11,9 @@ import signal
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from toy_data import toy_domains
+from toy_data import toy_domains, write_npz
 from typer.testing import CliRunner
 
 from dgdd_fast import cli
@@ -46,18 +45,7 @@ STUDY = Study(ipc=(3,), seeds=(0, 1), distill=TINY, evaluate=QUICK, targets=("do
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three domains as .npz files: 3 classes of 9 + 3 images of 16 px each."""
     folder = tmp_path_factory.mktemp("toy")
-    data = toy_domains()
-    for domain, name in enumerate(data.domain_names):
-        part = data.select(data.domains == domain)
-        train, test = part.train(), part.test()
-        np.savez(
-            folder / f"{name}.npz",
-            x_train=train.images.permute(0, 2, 3, 1).numpy(),
-            y_train=train.labels.numpy(),
-            x_test=test.images.permute(0, 2, 3, 1).numpy(),
-            y_test=test.labels.numpy(),
-            classes=np.array(data.class_names),
-        )
+    write_npz(toy_domains(), folder)
     return folder
 
 
@@ -315,7 +303,7 @@ def test_a_second_run_computes_nothing_and_a_longer_study_what_is_new(
     assert run(study, finished).computed == []
     longer = run(dataclasses.replace(study, targets=None), finished)
     assert longer.computed
-    assert all(name.startswith("without-domain2") for name in longer.computed)
+    assert all(name.startswith("from-domain0+domain1-") for name in longer.computed)
     assert all(path.stat().st_mtime_ns == old for path, old in before.items())
 
 
@@ -416,8 +404,9 @@ def test_the_whole_data_are_trained_on_as_they_are(data_folder: Path, tmp_path: 
     assert report["accuracies"]["domain2"]["runs"] == result.accuracies["domain2"]
 
 
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_dead_workers_are_replaced_and_the_results_are_those_of_one_process(
-    finished: Path, data_folder: Path, tmp_path: Path
+    finished: Path, data_folder: Path, tmp_path: Path, count: int
 ) -> None:
     study = dataclasses.replace(STUDY, data=str(data_folder), seeds=(0,))
     told: list[JobProgress] = []
@@ -428,7 +417,7 @@ def test_dead_workers_are_replaced_and_the_results_are_those_of_one_process(
                 victim.kill()
         told.append(report)
 
-    outcome = run_grid(study, tmp_path, Workers(2, threads=1), kill_once)
+    outcome = run_grid(study, tmp_path, Workers(count, threads=1), kill_once)
     assert outcome.failures == {}
     assert any(report.stage == "restarted" for report in told)
     assert multiprocessing.active_children() == []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
 
 from dgdd_fast.data import DomainDataset
@@ -34,3 +37,15 @@ def toy_domains(
         domain_names=tuple(f"domain{domain}" for domain in range(domains)),
         item_names=tuple(f"item{row}" for row in range(count)),
     )
+
+
+def write_npz(data: DomainDataset, folder: Path) -> None:
+    """The data as `load_dataset(folder)` reads them: one .npz file for each domain."""
+    for domain, name in enumerate(data.domain_names):
+        part = data.select(data.domains == domain)
+        arrays = {
+            f"{what}_{split}": values
+            for split, rows in (("train", part.train()), ("test", part.test()))
+            for what, values in (("x", rows.images.permute(0, 2, 3, 1).numpy()), ("y", rows.labels.numpy()))
+        }
+        np.savez(folder / f"{name}.npz", classes=np.array(data.class_names), **arrays)

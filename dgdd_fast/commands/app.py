@@ -65,6 +65,7 @@ def dgdd(
     dgdd distill --data pictures/ --target sketch
     dgdd evaluate runs/NAME
     dgdd export runs/NAME
+    dgdd tune study.yaml
     dgdd grid study.yaml
     dgdd table grids/NAME
     dgdd doctor

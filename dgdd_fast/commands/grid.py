@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,34 +16,48 @@ from .app import FAILURE
 from .options import set_threads
 
 if TYPE_CHECKING:
+    from ..experiments.grid import GridOutcome, Workers
     from ..experiments.job import JobProgress
+    from ..experiments.study import Study
+
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study: a YAML file.")]
+Data = Annotated[
+    str | None, typer.Option(metavar="SOURCE", help="Data in place of those that the study names.")
+]
+Processes = Annotated[
+    int, typer.Option("--workers", min=0, help="Worker processes on this machine. 0: work in this process.")
+]
+Devices = Annotated[
+    str, typer.Option(help="Where to compute; several, handed out to the workers: cuda:0,cuda:1")
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Run on a Ray cluster that sees the data and the folder: auto, its address, or local.",
+    ),
+]
+WorkerThreads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads of each worker. Default: shared evenly.")
+]
 
 
 def grid(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study: a YAML file.")],
+    study: StudyFile,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the results go. Default: grids/, named after the study."),
     ] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="SOURCE", help="Data in place of those that the study names.")
+    data: Data = None,
+    tuned: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Take the settings that dgdd tune chose, from its folder."),
     ] = None,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Worker processes on this machine. 0: the work is done in this one.")
-    ] = 0,
-    devices: Annotated[
-        str, typer.Option(help="Where to compute; several, handed out to the workers: cuda:0,cuda:1")
-    ] = "cpu",
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Run on a Ray cluster that sees the data and the folder: auto, its address, or local.",
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of each worker. Default: shared evenly.")
-    ] = None,
+    workers: Processes = 0,
+    devices: Devices = "cpu",
+    ray: Ray = None,
+    threads: WorkerThreads = None,
 ) -> None:
     """Carry out a study: every method on every target domain, at every budget, with every seed.
 
@@ -55,32 +70,55 @@ def grid(
     dgdd grid study.yaml --out grids/pacs
     dgdd grid study.yaml --workers 2 --devices cuda:0,cuda:1
     """
-    import dataclasses
+    from ..experiments.grid import run_grid
 
-    from ..experiments.grid import Workers, run_grid
-    from ..experiments.study import read_study
-
-    chosen = read_study(study)
-    if data is not None:
-        chosen = dataclasses.replace(chosen, data=data)
-    if ray is not None and workers:
-        raise ValueError("--ray and --workers are two ways to run a grid; choose one")
-    names = tuple(name.strip() for name in devices.split(","))
-    if len(names) > max(1, workers) and ray is None:
-        raise ValueError(f"{len(names)} devices need as many workers: --workers {len(names)}")
-    if not (workers or ray):
-        set_threads(threads)
+    chosen = study_to_run(study, data)
+    if tuned is not None:
+        chosen = dataclasses.replace(chosen, tuned=str(tuned))
+    crew = workers_to_use(workers, devices, ray, threads)
     out = out or Path("grids") / study.stem
     with GridDisplay() as display:
-        outcome = run_grid(chosen, out, Workers(workers, ray, names, threads), display.show)
-    console.print(
-        f"{outcome.jobs} sets: {len(outcome.computed)} computed now, "
-        f"{outcome.jobs - len(outcome.computed) - len(outcome.failures)} there before"
-    )
+        outcome = run_grid(chosen, out, crew, display.show)
+    show_outcome(outcome, out)
+    console.print(f"next: dgdd table {out}")
+
+
+def study_to_run(path: Path, data: str | None) -> Study:
+    """The study in a file, on other data if they are given."""
+    from ..experiments.study import read_study
+
+    study = read_study(path)
+    return study if data is None else dataclasses.replace(study, data=data)
+
+
+def workers_to_use(processes: int, devices: str, ray: str | None, threads: int | None) -> Workers:
+    """Where the jobs run, as the options say. Raises ValueError for options that contradict each other."""
+    from ..experiments.grid import Workers
+
+    names = tuple(name.strip() for name in devices.split(","))
+    if ray is not None and processes:
+        raise ValueError("--ray and --workers are two ways to run a grid; choose one")
+    if len(names) > max(1, processes):
+        raise ValueError(
+            f"{len(names)} devices need as many workers: --workers {len(names)}"
+            if ray is None
+            else "Ray hands out the devices by itself: give one kind, cuda or cpu"
+        )
+    if not (processes or ray):
+        set_threads(threads)
+    return Workers(processes, ray, names, threads)
+
+
+def show_outcome(outcome: GridOutcome, folder: Path) -> None:
+    """Say what was computed and what failed; ends the command where something did."""
+    before = outcome.jobs - len(outcome.computed) - len(outcome.failures)
+    console.print(f"{outcome.jobs} sets: {len(outcome.computed)} computed now, {before} there before")
     for name, reason in outcome.failures.items():
         console.print(f"[bold red]failed:[/] {escape(name)}: {escape(reason)}")
     if outcome.failures:
-        console.print(f"the tracebacks are in {out / 'cells'}/NAME/error.txt; run again to try these again")
+        console.print(
+            f"the tracebacks are in {folder / 'cells'}/NAME/error.txt; run again to try these again"
+        )
         raise typer.Exit(FAILURE)
 
 

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 from ..config import to_dict
 from ..data import DomainDataset
 from ..files import write_atomically
+from .choices import read_choices
 from .job import JobProgress, Tell, load_once, missing_files
 from .plan import Cell, Plan, plan
 from .study import Study, study_from_dict, write_study
 from .workers import run_here, run_in_processes, run_on_ray
 
-STUDY_NAME = "study.yaml"
-INDEX_NAME = "grid.json"
+INDEX_NAME = "grid"
 CELLS_FOLDER = "cells"
 
 
@@ -58,8 +58,8 @@ def load_data(study: Study) -> DomainDataset:
     return load_once(_absolute(study.data), study.resolution, study.domains)
 
 
-def run_grid(study: Study, folder: Path, workers: Workers, tell: Tell) -> GridOutcome:
-    """Carry out a study in `folder`: study.yaml, grid.json, cells/.
+def run_grid(study: Study, folder: Path, workers: Workers, tell: Tell, name: str = INDEX_NAME) -> GridOutcome:
+    """Carry out a study in `folder`: NAME.yaml (the study), NAME.json (its index) and cells/.
 
     Rerunning computes what is missing, whether it was interrupted, failed or is new in the study: a cell's
     folder is named by a hash of its settings and data. So a changed study shares what did not change, finds
@@ -68,9 +68,11 @@ def run_grid(study: Study, folder: Path, workers: Workers, tell: Tell) -> GridOu
     Raises ValueError for settings that cannot work, data that cannot be read, or a folder in use by another
     grid. Jobs that fail do not stop the others; see `GridOutcome.failures`.
     """
-    study = dataclasses.replace(study, data=_absolute(study.data))
+    tuned = None if study.tuned is None else _absolute(study.tuned)
+    study = dataclasses.replace(study, data=_absolute(study.data), tuned=tuned)
     dataset = load_data(study)
-    grid = plan(study, dataset, workers.devices[0], workers.threads)
+    choices = read_choices(Path(study.tuned)) if study.tuned else {}
+    grid = plan(study, dataset, choices, workers.devices[0], workers.threads)
     root = folder.resolve() / CELLS_FOLDER
     failures: dict[str, str] = {}
     computed: list[str] = []
@@ -83,8 +85,8 @@ def run_grid(study: Study, folder: Path, workers: Workers, tell: Tell) -> GridOu
         tell(report)
 
     with _locked(folder):
-        write_study(folder / STUDY_NAME, study)
-        _write_index(folder / INDEX_NAME, study, grid, dataset)
+        write_study(folder / f"{name}.yaml", study)
+        _write_index(folder / f"{name}.json", study, grid, dataset)
         jobs = [job for job in grid.jobs if missing_files(job, root / job.name)]
         if not jobs:
             pass
@@ -121,11 +123,11 @@ class GridIndex(NamedTuple):
         return json.loads(path.read_text()) if path.exists() else None
 
 
-def read_index(folder: Path) -> GridIndex:
+def read_index(folder: Path, name: str = INDEX_NAME) -> GridIndex:
     """The index that `run_grid` wrote. Raises ValueError where there is none."""
-    path = folder / INDEX_NAME
+    path = folder / f"{name}.json"
     if not path.exists():
-        raise ValueError(f"{folder} is not the folder of a grid: no {INDEX_NAME}; make one with dgdd grid")
+        raise ValueError(f"{folder} is not the folder of a grid: no {path.name}; make one with dgdd grid")
     try:
         content = json.loads(path.read_text())
         study = study_from_dict(content["study"])

@@ -15,6 +15,7 @@ from ..distill import resolve
 from ..evaluate import resolve as resolve_evaluation
 from ..run_config import NO_TARGET, RunConfig, method_name
 from ..seeds import derive_seed
+from .choices import Choices, chosen
 from .study import RANDOM, WHOLE, Row, Study, rows_of
 
 # What Random at the same budget is distilled with: real images, evenly from the domains.
@@ -114,8 +115,14 @@ def parts_of(study: Study, domains: tuple[str, ...]) -> list[Part]:
     return parts
 
 
-def plan(study: Study, dataset: DomainDataset, device: str = "cpu", threads: int | None = None) -> Plan:
-    """All cells and jobs of a study on `dataset`, loaded as the study says.
+def plan(
+    study: Study,
+    dataset: DomainDataset,
+    choices: Choices | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> Plan:
+    """All cells and jobs of a study on `dataset`, loaded as it says, with the settings that were chosen.
 
     For one seed and the same sources all methods share the seeds of their draws, so that they start from the
     same images and differ in the method alone; other sources have other seeds.
@@ -138,7 +145,7 @@ def plan(study: Study, dataset: DomainDataset, device: str = "cpu", threads: int
             distill = dataclasses.replace(distill, ipc=ipc, seed=own_seed)
         data = {name: prints[name] for name in part.sources}
         content = None if distill is None else _content(distill, no_images.only_domains(part.sources))
-        where = _where(part.sources, domains)
+        where = _where(part.sources)
         what = WHOLE if distill is None else f"{method_name(distill)}-ipc{ipc}-seed{seed}"
         name = f"{where}-{what}-{_hash([data, content])}"
         config = dataclasses.replace(config, seed=own_seed)
@@ -162,7 +169,7 @@ def plan(study: Study, dataset: DomainDataset, device: str = "cpu", threads: int
     for seed in study.seeds:
         for ipc in study.ipc:
             for part in parts:
-                for row in rows:
+                for row in (chosen(row, choices or {}, part.column, ipc) for row in rows):
                     for evaluation, config in row.evaluations.items():
                         reference = register(row, part, ipc, seed, config, REAL_IMAGES)[1]
                         folder, file = register(row, part, ipc, seed, config, _images(row))
@@ -197,12 +204,10 @@ def _images(row: Row) -> DistillConfig | None:
     return row.distill
 
 
-def _where(sources: tuple[str, ...], domains: tuple[str, ...]) -> str:
-    absent = [name for name in domains if name not in sources]
-    if not absent:
-        return "all"
-    name = f"without {absent[0]}" if len(absent) == 1 else f"from {' and '.join(sources)}"
-    return re.sub(r"[^\w.]+", "-", name)
+def _where(sources: tuple[str, ...]) -> str:
+    """The sources for a folder name; several studies share what they distil from the same sources."""
+    named = sources if len(sources) <= 4 else (*sources[:3], f"{len(sources) - 3} more")
+    return "from-" + "+".join(re.sub(r"[^\w.]+", "-", name) for name in named)
 
 
 def _hash(content: Any) -> str:

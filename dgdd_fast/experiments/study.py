@@ -41,6 +41,41 @@ class MethodEntry:
 
 
 @dataclass(frozen=True)
+class Range:
+    """Values to try for a setting: from `low` to `high`, evenly on a logarithmic scale unless `log` is false.
+
+    With `relative` they are factors of the method's own value; with `integer` they are rounded.
+    """
+
+    low: float = 0.1
+    high: float = 10.0
+    log: bool = True
+    relative: bool = False
+    integer: bool = False
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """How `dgdd tune` chooses settings: every method gets the same number of trials.
+
+    Attributes:
+        trials: settings tried for each method, target and budget; the first is what the study says.
+        seeds: as in the study; a trial is the mean over them.
+        settings: what to choose, written as distill.surgery.alpha, for each method that has it.
+    """
+
+    trials: int = 16
+    seeds: tuple[int, ...] = (0,)
+    settings: dict[str, Range] = field(
+        default_factory=lambda: {
+            "distill.image_lr": Range(0.1, 10.0, relative=True),
+            "distill.surgery.alpha": Range(0.1, 10.0),
+            "distill.surgery.beta": Range(0.0, 1.0, log=False),
+        }
+    )
+
+
+@dataclass(frozen=True)
 class Study:
     """A grid of distillations and evaluations; `read_study` reads it from YAML.
 
@@ -62,6 +97,8 @@ class Study:
         sweeps: settings, written as distill.surgery.alpha, with the values to try one setting at a time, for
             every method that has it.
         published: tables of the papers to show beside (see `published.py`).
+        tune: how `dgdd tune` chooses settings for the rows.
+        tuned: the folder of such a choice, which is then taken; None: the settings as they are.
     """
 
     title: str = ""
@@ -78,6 +115,8 @@ class Study:
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     sweeps: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     published: tuple[str, ...] = ()
+    tune: TuneConfig = field(default_factory=TuneConfig)
+    tuned: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,11 +127,13 @@ class Row:
         key, label: what tells rows apart, and how it reads in a table.
         distill: the settings without budget and seed; None trains on all real images.
         evaluations: by name, without seed. One, called "", unless the study names several.
+        entry: the key of the entry.
         sweep: the setting and its value, where the row is one of a sweep.
     """
 
     key: str
     label: str
+    entry: str
     distill: DistillConfig | None
     evaluations: dict[str, EvaluateConfig]
     sweep: tuple[str, Any] | None = None
@@ -145,9 +186,9 @@ def rows_of(study: Study) -> list[Row]:
     _check_shared(study, rows)
     for setting, values in study.sweeps.items():
         swept = [
-            _row(study, entry, (setting, value))
-            for entry, row in zip(entries, rows[: len(entries)], strict=True)
-            if _has(row, setting)
+            _swept(row, setting, value)
+            for row in rows[: len(entries)]
+            if has_setting(row, setting)
             for value in values
         ]
         if not swept:
@@ -160,28 +201,23 @@ def rows_of(study: Study) -> list[Row]:
     return rows
 
 
-def _row(study: Study, entry: MethodEntry, sweep: tuple[str, Any] | None = None) -> Row:
-    distill_changes, evaluate_changes = entry.distill, entry.evaluate
-    key, label = entry.key, entry.label
-    if sweep is not None:
-        (section, *path), value = sweep[0].split("."), sweep[1]
-        change = nested(path, value)
-        if section == "distill":
-            distill_changes = merged(distill_changes, change)
-        else:
-            evaluate_changes = merged(evaluate_changes, change)
-        suffix = f", {path[-1]} = {value}"
-        key, label = key + suffix, label + suffix
+def _swept(row: Row, setting: str, value: Any) -> Row:
+    suffix = f", {setting.rpartition('.')[2]} = {value}"
+    row = with_setting(row, setting, value)
+    return dataclasses.replace(row, key=row.key + suffix, label=row.label + suffix, sweep=(setting, value))
+
+
+def _row(study: Study, entry: MethodEntry) -> Row:
     where = f"methods: {entry.key}"
     if entry.method == WHOLE:
-        if distill_changes:
+        if entry.distill:
             raise ValueError(f"{where}: nothing is distilled, so there are no settings of it")
         distill = None
         network = changed(DistillConfig(), study.distill, "distill", shared=True).network
     else:
         start = with_method(DistillConfig(), entry.method)
         distill = changed(start, study.distill, "distill", shared=True)
-        distill = changed(distill, distill_changes, f"{where}: distill")
+        distill = changed(distill, entry.distill, f"{where}: distill")
         if method_name(distill) != method_name(start):
             raise ValueError(f"{where}: these settings make it {method_name(distill)}; name that method")
         for name in ("ipc", "seed"):
@@ -189,10 +225,10 @@ def _row(study: Study, entry: MethodEntry, sweep: tuple[str, Any] | None = None)
                 raise ValueError(f"distill.{name} is set by the study's own list, ipc or seeds")
         network = distill.network
     evaluations = {
-        name: _evaluation(study, evaluate_changes, extra, network, where)
+        name: _evaluation(study, entry.evaluate, extra, network, where)
         for name, extra in (study.evaluations or {"": {}}).items()
     }
-    return Row(key, label, distill, evaluations, sweep)
+    return Row(entry.key, entry.label, entry.key, distill, evaluations)
 
 
 def _evaluation(
@@ -214,7 +250,8 @@ def _check_shared(study: Study, rows: list[Row]) -> None:
             raise ValueError(f"distill.{name} belongs to none of the methods")
 
 
-def _has(row: Row, setting: str) -> bool:
+def has_setting(row: Row, setting: str) -> bool:
+    """Whether a setting, written as distill.surgery.alpha, acts on a row; ValueError where there is none."""
     section, *path = setting.split(".")
     if section == "distill":
         config: Any = row.distill
@@ -223,14 +260,24 @@ def _has(row: Row, setting: str) -> bool:
     elif section == "evaluate":
         config = next(iter(row.evaluations.values()))
     else:
-        raise ValueError(f"sweeps: {setting} must begin with distill. or evaluate.")
+        raise ValueError(f"the setting {setting} must begin with distill. or evaluate.")
     for name in path:
         if config is None:
             return False
         if not dataclasses.is_dataclass(config) or not hasattr(config, name):
-            raise ValueError(f"sweeps: there is no setting {setting}")
+            raise ValueError(f"there is no setting {setting}")
         config = getattr(config, name)
     return bool(path)
+
+
+def with_setting(row: Row, setting: str, value: Any) -> Row:
+    """The row with another value of a setting that it has."""
+    section, *path = setting.split(".")
+    change = nested(path, value)
+    if section == "distill" and row.distill is not None:
+        return dataclasses.replace(row, distill=changed(row.distill, change, section))
+    evaluations = {name: changed(config, change, section) for name, config in row.evaluations.items()}
+    return dataclasses.replace(row, evaluations=evaluations)
 
 
 def nested(path: list[str], value: Any) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""`dgdd tune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from ..terminal import console
+from .grid import (
+    Data,
+    Devices,
+    GridDisplay,
+    Processes,
+    Ray,
+    StudyFile,
+    WorkerThreads,
+    show_outcome,
+    study_to_run,
+    workers_to_use,
+)
+
+
+def tune(
+    study: StudyFile,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Where the results go. Default: tunings/, named after the study."
+        ),
+    ] = None,
+    data: Data = None,
+    workers: Processes = 0,
+    devices: Devices = "cpu",
+    ray: Ray = None,
+    threads: WorkerThreads = None,
+) -> None:
+    """Choose the settings of a study's methods by leaving out one source domain at a time.
+
+    For each target domain, every trial is distilled from the sources without one and
+    tested on that one. The target's images take no part. All methods get the same
+    number of trials. What is chosen, and from what, goes to tuning.json and tuning.png.
+
+    \b
+    dgdd tune study.yaml --out tunings/pacs
+    dgdd grid study.yaml --tuned tunings/pacs
+    """
+    from ..experiments.tune import best
+    from ..experiments.tune import tune as run_tuning
+    from ..report.curves import draw_tuning
+
+    chosen = study_to_run(study, data)
+    crew = workers_to_use(workers, devices, ray, threads)
+    out = out or Path("tunings") / study.stem
+    with GridDisplay() as display:
+        found, outcome = run_tuning(chosen, out, crew, display.show)
+    for column, methods in found.items():
+        for method, budgets in methods.items():
+            for ipc, trials in budgets.items():
+                winner = best(trials)
+                settings = ", ".join(f"{name} {value:g}" for name, value in winner.settings.items())
+                console.print(
+                    escape(
+                        f"{column}, {method}, {ipc} per class: {settings}; {winner.mean:.1f} % on the "
+                        f"sources left out, {trials[0].mean:.1f} % with the study's own settings"
+                    )
+                )
+    draw_tuning(out / "tuning.png", found)
+    console.print(f"written: {out / 'tuning.json'}, {out / 'tuning.png'}")
+    show_outcome(outcome, out)
+    console.print(f"next: dgdd grid {study} --tuned {out}")
