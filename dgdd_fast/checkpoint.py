@@ -31,7 +31,7 @@ class Checkpoint:
 
     Attributes:
         images: float32 [N, 3, h, w]: tiles, where the images are mosaics.
-        optimizer: the state of the images' optimiser, by name, each float32 [N, 3, h, w].
+        optimizer: the state of the images' optimiser, and what is learnt beside the images, by name.
         losses: float32 [iteration, L], of each iteration.
         config: the settings of the run as nested dictionaries.
         fingerprint: of the source data, and of the experts if there are any.

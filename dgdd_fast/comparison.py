@@ -75,6 +75,12 @@ class MeanComparison:
         losses = distribution_matching(group_means(features, labels, len(sizes)), real_means)
         return losses * (count > 0)
 
+    def domain_means(self) -> dict[int, Tensor]:
+        """The mean features [F] of the real images of each domain that has any, whatever their class."""
+        assert self.sums is not None
+        sums, sizes = self.sums.view(*self.sizes.shape, -1).sum(0), self.sizes.sum(0)
+        return {domain: sums[domain] / size for domain, size in enumerate(sizes.tolist()) if size > 0}
+
 
 class _SampleComparison:
     """Keeps the features of every real image."""

@@ -108,6 +108,22 @@ class MaskConfig:
 
 
 @dataclass(frozen=True)
+class DomainMaskConfig:
+    """The domain-aware module (DAM): learnable masks that take every synthetic image apart into a view for
+    each domain; the views are matched with the domains' images.
+
+    Attributes:
+        weight: of the domain loss (lambda).
+        temperature: of the softmax over the domains that makes masks of what is learnt (tau).
+        learning_rate: of the masks; None is that of the images.
+    """
+
+    weight: float = 1.0
+    temperature: float = 0.1
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
 class DistillConfig:
     """A distillation run. `surgery` None is the objective alone. "random" keeps the initial images, "herding"
     chooses real images: the coreset baselines.
@@ -116,6 +132,9 @@ class DistillConfig:
 
     Attributes:
         experts, masks: for "mmd" and "cadm", and for "cadm".
+        domain_masks: for "dm" and "mmd": the domain-aware module; None is without.
+        fact: mix the amplitude spectra of real and synthetic images with those of real images of any domain
+            before they are compared.
         factor: an image is a mosaic of factor x factor tiles, each a training image once enlarged.
         optimizer: "sgd" with `momentum`, or "adam" (betas 0.9 and 0.999).
         image_lr: of "sgd" in the units of the normalised images, of "adam" in those of the pixel range
@@ -139,6 +158,8 @@ class DistillConfig:
     surgery: SurgeryConfig | None = None
     experts: ExpertConfig | None = None
     masks: MaskConfig | None = None
+    domain_masks: DomainMaskConfig | None = None
+    fact: bool = False
     ipc: int = 10
     factor: int | None = None
     iterations: int = 20_000

@@ -29,6 +29,7 @@ from .config import (
 from .coresets import herded_rows
 from .data import DomainDataset, normalise
 from .distilled_set import DistilledSet
+from .domain_masks import DomainMasks
 from .evaluate import resolve as resolve_training
 from .evaluate import train_network
 from .expert_matching import ExpertMatching, resolve_experts
@@ -124,11 +125,17 @@ def distill(
     tiles = tiles.to(device, copy=True)
     state = None if start is None else {name: part.to(device) for name, part in start.optimizer.items()}
     optimizer = ImageOptimizer(config, mean, std, assigned.flatten(), tiles, state)
+    domain_masks = None
+    if config.domain_masks is not None:
+        objective = domain_masks = _with_domain_masks(objective, tiles, config)
+        if state is not None:
+            domain_masks.restore(state)
     losses: list[list[float]] = [] if start is None else start.losses.tolist()
 
     def checkpoint(iteration: int) -> None:
         if path is not None:
-            state = (tiles, optimizer.state, torch.tensor(losses))
+            learnt = optimizer.state | ({} if domain_masks is None else domain_masks.state)
+            state = (tiles, learnt, torch.tensor(losses))
             Checkpoint(iteration, *state, to_dict(config), fingerprint, _threads()).save(path)
 
     iteration = 0 if start is None else start.iteration
@@ -140,6 +147,8 @@ def distill(
             gradients = objective.gradients(tiles, iteration, by_domain=config.surgery is not None)
             _check_finite(gradients, objective.labels, sources.class_names, iteration, path, config)
             optimizer.step_(tiles, gradients, iteration)
+            if domain_masks is not None:
+                domain_masks.learn_(iteration)
             losses.append(gradients.losses.tolist())
             iteration += 1
             if progress is not None:
@@ -216,6 +225,12 @@ def build_objective(
     return Matching(sources, config, mean, std, device)
 
 
+def _with_domain_masks(objective: Objective, tiles: Tensor, config: DistillConfig) -> DomainMasks:
+    matching = objective.matching if isinstance(objective, ExpertMatching) else objective
+    assert isinstance(matching, Matching)
+    return DomainMasks(objective, matching, tiles, config)
+
+
 def resolve(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
     """The settings with everything that follows from the data made explicit; raises ValueError for what
     cannot work."""
@@ -246,6 +261,17 @@ def resolve(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
             f"{config.objective} takes the attention maps of a convnet, got the network "
             f"{config.network.architecture!r}"
         )
+    if config.domain_masks is not None:
+        if config.objective not in ("dm", "mmd"):
+            raise ValueError(f"domain masks belong to dm and mmd, not to {config.objective}")
+        if config.experts is not None and not config.experts.match:
+            raise ValueError("domain masks need the matching loss: leave experts.match on")
+        if config.domain_masks.temperature <= 0:
+            raise ValueError(
+                f"domain_masks.temperature must be positive, got {config.domain_masks.temperature}"
+            )
+    if config.fact and config.objective in (*CORESETS, "dc", "datadam-bn"):
+        raise ValueError(f"fact mixes images before they are matched, which {config.objective} does not do")
     if config.surgery is not None and config.objective in CORESETS:
         raise ValueError(f"surgery acts on gradients, and the objective {config.objective!r} has none")
     if config.objective == "herding":

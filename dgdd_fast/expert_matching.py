@@ -100,7 +100,7 @@ class ExpertFeatures:
             uniforms = draw_uniforms(len(real_domains), channels, config.seed, "matching", iteration)
             self.real_domains, self.uniforms = real_domains.to(device), uniforms.to(device)
 
-    def synthetic(self, images: Tensor) -> Tensor:
+    def synthetic(self, images: Tensor, rows: slice) -> Tensor:
         return self.network.features(images)
 
     def real(self, images: Tensor, rows: slice) -> Tensor:

@@ -39,7 +39,7 @@ class ImageOptimizer:
         self.mean, self.std = (part.view(3, 1, 1).to(images) for part in (mean, std))
         self.domain_index = domain_index.to(images.device)
         names = ("momentum",) if config.optimizer == "sgd" else ("first_moment", "second_moment")
-        self.state = {name: torch.zeros_like(images) for name in names} if state is None else state
+        self.state = {name: torch.zeros_like(images) if state is None else state[name] for name in names}
 
     def step_(self, images: Tensor, gradients: ImageGradients, iteration: int) -> None:
         """Moves `images` [N, 3, h, w] in place; `iteration` counts from 0."""

@@ -12,9 +12,9 @@ from .augment import AugmentDraw, augment, draw_siamese
 from .comparison import comparison_of
 from .config import DistillConfig
 from .data import DomainDataset, normalise
+from .feature_spaces import FeatureSpace, MixedAmplitudes, RandomAttention, RandomNetwork
 from .formation import decode
-from .networks import ConvNet, Network, build_network, bytes_per_image, initialise, rows_per_chunk
-from .objectives.attention import attention_vector
+from .networks import Network, bytes_per_image, rows_per_chunk
 from .sampling import real_batch
 from .seeds import generator
 
@@ -55,57 +55,6 @@ class Objective(Protocol):
         """The gradients at `images` [N, 3, h, w] with what `iteration` draws."""
 
 
-class FeatureSpace(Protocol):
-    """Where real and synthetic images are compared, another one each iteration."""
-
-    @property
-    def network(self) -> Network:
-        """What computes the features, frozen, from each image by itself."""
-
-    def prepare(self, iteration: int, real_domains: Tensor) -> None:
-        """Draws the features of `iteration`, for real images of the domains int64 [B]."""
-
-    def synthetic(self, images: Tensor) -> Tensor:
-        """The features [N, F] of synthetic images [N, 3, H, W]."""
-
-    def real(self, images: Tensor, rows: slice) -> Tensor:
-        """The features of those real images that are `rows` of the B."""
-
-
-class RandomNetwork:
-    """The features of DM: those of a freshly initialised network."""
-
-    def __init__(self, sources: DomainDataset, config: DistillConfig, device: torch.device) -> None:
-        self.seed = config.seed
-        self.network = build_network(sources.num_classes, sources.resolution, config.network).to(device)
-        self.network.requires_grad_(False)
-
-    def prepare(self, iteration: int, real_domains: Tensor) -> None:
-        initialise(self.network, generator(self.seed, "network", iteration))
-
-    def synthetic(self, images: Tensor) -> Tensor:
-        return self.network.features(images)
-
-    def real(self, images: Tensor, rows: slice) -> Tensor:
-        return self.network.features(images)
-
-
-class RandomAttention(RandomNetwork):
-    """What DataDAM compares, in a freshly initialised ConvNet: attention maps and features."""
-
-    def __init__(self, sources: DomainDataset, config: DistillConfig, device: torch.device) -> None:
-        super().__init__(sources, config, device)
-        self.power = config.attention_power
-
-    def synthetic(self, images: Tensor) -> Tensor:
-        assert isinstance(self.network, ConvNet)
-        activations, features = self.network.activations(images)
-        return attention_vector(activations[:-1], features, self.power)
-
-    def real(self, images: Tensor, rows: slice) -> Tensor:
-        return self.synthetic(images)
-
-
 class Matching:
     """Compares the synthetic with the real images of every class and domain at once.
 
@@ -133,6 +82,7 @@ class Matching:
         self.config = config
         self.resolution = sources.resolution
         self.cells = sources.cells()
+        self.num_domains = sources.num_domains
         self.domains = sources.domains
         self.pixels = sources.images.to(device)
         self.mean, self.std = mean.to(device), std.to(device)
@@ -142,6 +92,9 @@ class Matching:
         if space is None:
             kind = RandomAttention if config.objective == "datadam" else RandomNetwork
             space = kind(sources, config, device)
+        if config.fact:
+            parts = (self.pixels, len(self.labels), self.mean, self.std)
+            space = MixedAmplitudes(space, *parts, config)
         self.space = space
         self.comparison = comparison_of(config)
 
@@ -149,9 +102,7 @@ class Matching:
         """The gradients at `images` [N, 3, h, w] with the features, augmentation and real batch of
         `iteration`."""
         config, space, comparison = self.config, self.space, self.comparison
-        draw = draw_siamese(
-            config.augment, self.resolution, len(self.cells), generator(config.seed, "augment", iteration)
-        )
+        draw = self.augmentation(iteration)
         assert config.batch_real is not None
         rows, sizes = real_batch(self.cells, config.batch_real, config.seed, iteration)
         sizes = sizes.to(images.device)
@@ -159,13 +110,11 @@ class Matching:
         comparison.begin(sizes)
         self._add_real(rows, sizes, draw)
 
-        chunks = torch.split(
-            torch.arange(len(images), device=images.device), chunk_rows(space.network, config, graph=True)
-        )
+        chunks = self.chunks()
         # The graphs of all chunks are kept where they fit the memory budget; else each is built a second time
         # for its backward.
         keep = len(images) <= budget_rows(space.network, config, graph=True)
-        passes = [self._synthetic_pass(images, chunk, draw, graph=keep) for chunk in chunks]
+        passes = [self.synthetic_pass(images, chunk, draw, graph=keep) for chunk in chunks]
         features = torch.cat([output.detach() for _, output in passes]).requires_grad_()
         loss = comparison.losses(features, self.labels).sum()
         objectives = []
@@ -178,11 +127,11 @@ class Matching:
         cotangents = [torch.autograd.grad(value, features, retain_graph=True)[0] for value in objectives]
         result = images.new_empty(len(cotangents), *images.shape)
         for index, chunk in enumerate(chunks):
-            leaf, output = passes[index] if keep else self._synthetic_pass(images, chunk, draw, graph=True)
+            leaf, output = passes[index] if keep else self.synthetic_pass(images, chunk, draw, graph=True)
             for position, cotangent in enumerate(cotangents):
                 last = position == len(cotangents) - 1
                 (gradient,) = torch.autograd.grad(output, leaf, cotangent[chunk], retain_graph=not last)
-                result[position, chunk[0] : chunk[-1] + 1] = gradient
+                result[position, chunk] = gradient
             passes[index] = (leaf.detach(), output.detach())
         losses = loss.detach()[None]
         if not by_domain:
@@ -198,13 +147,24 @@ class Matching:
         union = (weights[:, :, None, None, None] * result).sum(0)
         return ImageGradients(losses, union, result, valid)
 
-    def _synthetic_pass(
-        self, images: Tensor, chunk: Tensor, draw: AugmentDraw, graph: bool
+    def augmentation(self, iteration: int) -> AugmentDraw:
+        """What befalls the images of each class in `iteration`."""
+        random = generator(self.config.seed, "augment", iteration)
+        return draw_siamese(self.config.augment, self.resolution, len(self.cells), random)
+
+    def chunks(self) -> list[slice]:
+        """The synthetic images in parts to be passed through the network with a graph."""
+        count, size = len(self.labels), chunk_rows(self.space.network, self.config, graph=True)
+        return [slice(first, min(first + size, count)) for first in range(0, count, size)]
+
+    def synthetic_pass(
+        self, images: Tensor, chunk: slice, draw: AugmentDraw, graph: bool
     ) -> tuple[Tensor, Tensor]:
-        leaf = images[chunk[0] : chunk[-1] + 1].detach().requires_grad_(graph)
+        """A leaf with the images `chunk` and their features, with the graph between if asked for."""
+        leaf = images[chunk].detach().requires_grad_(graph)
         with torch.set_grad_enabled(graph):
             decoded = augment(decode(leaf, self.factor), draw, self.labels[chunk])
-            return leaf, self.space.synthetic(decoded)
+            return leaf, self.space.synthetic(decoded, chunk)
 
     @torch.no_grad()
     def _add_real(self, rows: Tensor, sizes: Tensor, draw: AugmentDraw) -> None:

@@ -11,11 +11,20 @@ from typing import Any, cast
 
 import yaml
 
-from .config import EXPERT_OBJECTIVES, ConfigT, DistillConfig, SurgeryConfig, from_dict, to_dict
+from .config import (
+    EXPERT_OBJECTIVES,
+    ConfigT,
+    DistillConfig,
+    DomainMaskConfig,
+    SurgeryConfig,
+    from_dict,
+    to_dict,
+)
 from .files import write_atomically
 
 NO_TARGET = "none"
 DEFAULT_METHOD = "dm+sgs"
+MODIFIERS = ("dam", "fact", "sgs")
 LABELS = {
     "random": "Random",
     "herding": "Herding",
@@ -89,7 +98,12 @@ def write_run_config(path: Path, run: RunConfig) -> None:
 
 def method_name(config: DistillConfig) -> str:
     """The method as the command line writes it: the objective, then its modifiers: "dm", "dm+sgs"."""
-    return config.objective + ("" if config.surgery is None else "+sgs")
+    modifiers = {
+        "dam": config.domain_masks is not None,
+        "fact": config.fact,
+        "sgs": config.surgery is not None,
+    }
+    return "+".join([config.objective, *(name for name, present in modifiers.items() if present)])
 
 
 def method_label(method: str) -> str:
@@ -104,15 +118,17 @@ def with_method(config: DistillConfig, method: str) -> DistillConfig:
     """
     objective, *modifiers = method.split("+")
     objectives = typing.get_args(typing.get_type_hints(DistillConfig)["objective"])
-    if objective not in objectives or modifiers not in ([], ["sgs"]):
+    if objective not in objectives or set(modifiers) - set(MODIFIERS) or len(set(modifiers)) < len(modifiers):
         raise ValueError(
             f"unknown method {method!r}: expected an objective ({', '.join(objectives)}), "
-            "then +sgs if wanted, such as dm+sgs"
+            f"then +{', +'.join(MODIFIERS)} if wanted, such as dm+sgs"
         )
     return dataclasses.replace(
         config,
         objective=cast(Any, objective),
-        surgery=(config.surgery or SurgeryConfig()) if modifiers else None,
+        surgery=(config.surgery or SurgeryConfig()) if "sgs" in modifiers else None,
+        domain_masks=(config.domain_masks or DomainMaskConfig()) if "dam" in modifiers else None,
+        fact="fact" in modifiers,
         experts=config.experts if objective in EXPERT_OBJECTIVES else None,
         masks=config.masks if objective == "cadm" else None,
     )

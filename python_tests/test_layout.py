@@ -11,7 +11,9 @@ FLOORS = (
     ("data", "networks", "augment", "formation", "distilled_set"),
     (
         "objectives",
+        "feature_spaces",
         "comparison",
+        "domain_masks",
         "matching",
         "batch_matching",
         "gradient_matching",

@@ -11,6 +11,7 @@ import typer
 from ..config import EXPERT_OBJECTIVES, DistillConfig, ExpertConfig, SurgeryConfig, from_dict, to_dict
 from ..run_config import (
     DEFAULT_METHOD,
+    MODIFIERS,
     NO_TARGET,
     RunConfig,
     method_name,
@@ -58,7 +59,10 @@ def distill(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(help=f"Objective: {', '.join(OBJECTIVES)}; +sgs if wanted. Default: {DEFAULT_METHOD}."),
+        typer.Option(
+            help=f"Objective: {', '.join(OBJECTIVES)}; then +{', +'.join(MODIFIERS)} if wanted. "
+            f"Default: {DEFAULT_METHOD}."
+        ),
     ] = None,
     experts: Annotated[
         str | None,
