@@ -513,3 +513,54 @@ def test_ray_gives_the_same_and_runs_the_job_of_a_killed_worker_again(
     there, here = accuracies(tmp_path), accuracies(finished)
     assert there
     assert all(here[name] == values for name, values in there.items())
+
+
+# --- experts ---
+
+EXPERTS = Study(
+    methods=(
+        MethodEntry("mmd", pretrain={"reversal_weight": 0}),
+        MethodEntry("cadm"),
+        MethodEntry("cadm", "gentle", distill={"masks": {"consistency_weight": 1}}),
+    ),
+    targets=("domain0",),
+    ipc=(2,),
+    seeds=(0,),
+    distill={"iterations": 1, "batch_real": 3, "network": {"width": 3}},
+    pretrain={"experts": 1, "epochs": 1, "network": {"width": 2}},
+    evaluate={"epochs": 1},
+)
+
+
+def test_methods_that_match_in_experts_share_the_pools_trained_alike() -> None:
+    grid = plan(EXPERTS, toy_domains())
+    pools = {pool.folder: pool.config.reversal_weight for pool in grid.pools}
+    assert sorted(pools.values()) == [0, 0.25]
+    weights = {job.run.distill.objective: pools[job.pool] for job in grid.jobs if job.pool}
+    assert weights == {"mmd": 0, "cadm": 0.25}
+    assert len({job.name for job in grid.jobs}) == 4
+    networks = {config.network.architecture for job in grid.jobs for config in job.evaluations.values()}
+    assert networks == {"resnet18", "convnet"}  # that of the experts; and Random's own row has the default
+    with pytest.raises(ValueError, match="only mmd and cadm match in experts"):
+        study_from_dict({"methods": [{"method": "dm", "pretrain": {"epochs": 1}}]})
+
+
+def test_a_sweep_reaches_the_masks() -> None:
+    study = dataclasses.replace(EXPERTS, sweeps={"distill.masks.share": (0.1,)})
+    swept = {row.entry: row.distill.masks.share for row in rows_of(study) if row.sweep}
+    assert swept == {"cadm": 0.1, "gentle": 0.1}
+
+
+def test_experts_are_trained_first_and_once(data_folder: Path, tmp_path: Path) -> None:
+    study = dataclasses.replace(EXPERTS, data=str(data_folder))
+    stages: list[str] = []
+    outcome = run_grid(study, tmp_path, Workers(), lambda report: stages.append(report.stage))
+    assert outcome.failures == {}
+    assert outcome.jobs == 2 + 4
+    last = max(place for place, stage in enumerate(stages) if stage == "pretraining")
+    assert "distilling" not in stages[:last]
+    assert run(study, tmp_path).computed == []
+    moved = tmp_path.rename(tmp_path.with_name("moved"))  # experts are found beside the cells
+    for path in moved.glob("cells/*/evaluation-*"):
+        path.unlink()
+    assert run(study, moved).failures == {}

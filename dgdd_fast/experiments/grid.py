@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,13 +14,12 @@ from ..config import to_dict
 from ..data import DomainDataset
 from ..files import write_atomically
 from .choices import read_choices
-from .job import JobProgress, Tell, load_once, missing_files
-from .plan import Cell, Plan, plan
+from .job import JobProgress, Tell, is_complete, load_once
+from .plan import Cell, Job, Plan, PoolJob, plan
 from .study import Study, study_from_dict, write_study
 from .workers import run_here, run_in_processes, run_on_ray
 
 INDEX_NAME = "grid"
-CELLS_FOLDER = "cells"
 
 
 class Workers(NamedTuple):
@@ -43,7 +42,7 @@ class GridOutcome(NamedTuple):
     """How a grid ended.
 
     Attributes:
-        jobs: of the study.
+        jobs: sets of the study, and pools of experts that they need.
         computed: the names of those that something was computed for.
         failures: what went wrong with those that failed, by name.
     """
@@ -59,7 +58,7 @@ def load_data(study: Study) -> DomainDataset:
 
 
 def run_grid(study: Study, folder: Path, workers: Workers, tell: Tell, name: str = INDEX_NAME) -> GridOutcome:
-    """Carry out a study in `folder`: NAME.yaml (the study), NAME.json (its index) and cells/.
+    """Carry out a study in `folder`: NAME.yaml (the study), NAME.json (its index), cells/ and experts/.
 
     Rerunning computes what is missing, whether it was interrupted, failed or is new in the study: a cell's
     folder is named by a hash of its settings and data. So a changed study shares what did not change, finds
@@ -73,7 +72,7 @@ def run_grid(study: Study, folder: Path, workers: Workers, tell: Tell, name: str
     dataset = load_data(study)
     choices = read_choices(Path(study.tuned)) if study.tuned else {}
     grid = plan(study, dataset, choices, workers.devices[0], workers.threads)
-    root = folder.resolve() / CELLS_FOLDER
+    root = folder.resolve()
     failures: dict[str, str] = {}
     computed: list[str] = []
 
@@ -87,17 +86,21 @@ def run_grid(study: Study, folder: Path, workers: Workers, tell: Tell, name: str
     with _locked(folder):
         write_study(folder / f"{name}.yaml", study)
         _write_index(folder / f"{name}.json", study, grid, dataset)
-        jobs = [job for job in grid.jobs if missing_files(job, root / job.name)]
-        if not jobs:
-            pass
-        elif workers.ray is not None:
-            address = None if workers.ray == "local" else workers.ray
-            run_on_ray(jobs, root, record, address, workers.devices[0], workers.threads)
-        elif workers.processes:
-            run_in_processes(jobs, root, record, workers.processes, workers.devices, workers.threads)
-        else:
-            run_here(jobs, root, record)
-    return GridOutcome(len(grid.jobs), computed, failures)
+        _run([pool for pool in grid.pools if not is_complete(pool, root)], root, workers, record)
+        _run([job for job in grid.jobs if not is_complete(job, root)], root, workers, record)
+    return GridOutcome(len(grid.pools) + len(grid.jobs), computed, failures)
+
+
+def _run(jobs: Sequence[Job | PoolJob], root: Path, workers: Workers, tell: Tell) -> None:
+    if not jobs:
+        return
+    if workers.ray is not None:
+        address = None if workers.ray == "local" else workers.ray
+        run_on_ray(jobs, root, tell, address, workers.devices[0], workers.threads)
+    elif workers.processes:
+        run_in_processes(jobs, root, tell, workers.processes, workers.devices, workers.threads)
+    else:
+        run_here(jobs, root, tell)
 
 
 class GridIndex(NamedTuple):

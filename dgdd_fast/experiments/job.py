@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import statistics
@@ -13,22 +14,24 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from ..config import to_dict
+from ..config import CORESETS, ExpertConfig, to_dict
 from ..data import DomainDataset, load_dataset
 from ..distill import Progress, distill
 from ..distilled_set import DistilledSet
 from ..evaluate import evaluate
 from ..files import write_atomically
+from ..pretrain import PretrainProgress, pretrain
 from ..run_config import read_run_config, write_run_config
-from .plan import Job
+from .plan import Job, PoolJob
 
 CONFIG_NAME = "config.yaml"
 SET_NAME = "distilled.safetensors"
 SHEET_NAME = "contact_sheet.png"
 TIMING_NAME = "timing.json"
 ERROR_NAME = "error.txt"
+COMPLETE_NAME = "complete"
 
-Stage = Literal["distilling", "training", "done", "failed", "restarted"]
+Stage = Literal["pretraining", "distilling", "training", "done", "failed", "restarted"]
 
 
 class JobProgress(NamedTuple):
@@ -48,19 +51,30 @@ class ChangedCellError(ValueError):
     """A folder whose configuration is not the one that its name stands for."""
 
 
-def missing_files(job: Job, folder: Path) -> list[str]:
-    """The evaluations of `job` that are not in its folder yet."""
-    return [name for name in job.evaluations if not (folder / name).exists()]
+def is_complete(job: Job | PoolJob, root: Path) -> bool:
+    """Whether everything that `job` makes is there, in the folder `root` of the grid."""
+    folder = root / job.folder
+    if isinstance(job, PoolJob):
+        return (folder / COMPLETE_NAME).exists()
+    return not _missing(job, folder)
 
 
-def run_job(job: Job, folder: Path, tell: Tell) -> None:
+def run_job(job: Job | PoolJob, root: Path, tell: Tell) -> None:
     """Compute what is missing of `job` in its folder; whatever goes wrong but an interruption is written to
     error.txt there and told as failed.
 
-    A distillation goes on from its checkpoint. Evaluations are repeated from their beginning.
+    Training of experts and distillation go on from their checkpoints. Evaluations are repeated from their
+    beginning.
+
+    Args:
+        root: the folder of the grid.
     """
+    folder = root / job.folder
     try:
-        _distil_and_evaluate(job, folder, tell)
+        if isinstance(job, PoolJob):
+            _train_experts(job, folder, tell)
+        else:
+            _distil_and_evaluate(job, root, tell)
     except Exception as error:
         write_atomically(folder / ERROR_NAME, traceback.format_exc().encode())
         tell(JobProgress(job.name, "failed", 0, 0, f"{type(error).__name__}: {error}"))
@@ -69,13 +83,36 @@ def run_job(job: Job, folder: Path, tell: Tell) -> None:
         tell(JobProgress(job.name, "done", 0, 0))
 
 
-def _distil_and_evaluate(job: Job, folder: Path, tell: Tell) -> None:
+def _train_experts(job: PoolJob, folder: Path, tell: Tell) -> None:
+    config = job.config
+    dataset = load_once(job.run.data, job.run.resolution, job.domains)
+
+    def progress(state: PretrainProgress) -> None:
+        epochs = config.epochs * state.expert + state.epoch
+        tell(JobProgress(job.name, "pretraining", epochs, config.epochs * config.experts))
+
+    sources = dataset.only_domains(job.sources).train()
+    pretrain(sources, config, folder, resume=True, device=job.run.device, progress=progress)
+    write_atomically(folder / COMPLETE_NAME, b"")
+
+
+def _missing(job: Job, folder: Path) -> list[str]:
+    """The evaluations of `job` that are not in its folder yet."""
+    return [name for name in job.evaluations if not (folder / name).exists()]
+
+
+def _distil_and_evaluate(job: Job, root: Path, tell: Tell) -> None:
+    folder = root / job.folder
+    if job.pool is not None:
+        experts = dataclasses.replace(job.run.distill.experts or ExpertConfig(), pool=str(root / job.pool))
+        distill_config = dataclasses.replace(job.run.distill, experts=experts)
+        job = dataclasses.replace(job, run=dataclasses.replace(job.run, distill=distill_config))
     _keep_config(job, folder)
     dataset = load_once(job.run.data, job.run.resolution, job.domains)
     sources = dataset.only_domains(job.sources)
     images = sources.train() if job.whole else _distilled(job, folder, sources.train(), tell)
     tests = _tests(dataset, job.sources)
-    for name in missing_files(job, folder):
+    for name in _missing(job, folder):
         config = job.evaluations[name]
         total = config.runs * config.epochs
         began = time.perf_counter()
@@ -112,6 +149,8 @@ def _keep_config(job: Job, folder: Path) -> None:
     path = folder / CONFIG_NAME
     if path.exists():
         there, wanted = to_dict(read_run_config(path).distill), to_dict(job.run.distill)
+        if there["experts"] and wanted["experts"]:
+            there["experts"]["pool"] = wanted["experts"]["pool"]  # the grid may have moved
         for name, value in wanted.items():
             if name != "checkpoint_every" and there[name] != value:
                 raise ChangedCellError(
@@ -136,8 +175,8 @@ def _distilled(job: Job, folder: Path, sources: DomainDataset, tell: Tell) -> Di
     distilled = distill(
         sources,
         config,
-        run_folder=None if config.objective == "random" else folder,
-        resume=config.objective != "random",
+        run_folder=None if config.objective in CORESETS else folder,
+        resume=config.objective not in CORESETS,
         device=job.run.device,
         target=None if job.run.target == "none" else job.run.target,
         progress=progress,

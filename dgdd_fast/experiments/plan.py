@@ -9,10 +9,11 @@ import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..config import DistillConfig, EvaluateConfig, to_dict
+from ..config import DistillConfig, EvaluateConfig, PretrainConfig, to_dict
 from ..data import DomainDataset
 from ..distill import resolve
 from ..evaluate import resolve as resolve_evaluation
+from ..pretrain import resolve as resolve_pretraining
 from ..run_config import NO_TARGET, RunConfig, method_name
 from ..seeds import derive_seed
 from .choices import Choices, chosen
@@ -33,16 +34,39 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
+class PoolJob:
+    """A pool of experts, which all distillations from the same sources share.
+
+    Attributes:
+        name: of its folder, ending in a hash of all that decides the experts.
+        run, domains, sources: as in `Job`.
+        config: how they are trained.
+    """
+
+    name: str
+    run: RunConfig
+    domains: tuple[str, ...] | None
+    sources: tuple[str, ...]
+    config: PretrainConfig
+
+    @property
+    def folder(self) -> str:
+        """Relative to the folder of the grid."""
+        return f"experts/{self.name}"
+
+
+@dataclass(frozen=True)
 class Job:
     """One distilled set and all evaluations of it that the study asks for.
 
     Attributes:
-        name: its folder. It ends in a hash of all that decides the images, so that a job with other settings
-            or data never finds this one's files.
+        name: of its folder. It ends in a hash of all that decides the images, so that a job with other
+            settings or data never finds this one's files.
         run: what `dgdd distill --config` takes; its `distill` is not used where `whole`.
         domains: the domains of the data that the study uses; None: all.
         sources: those of them to learn from.
         whole: train on all real images of the sources instead of distilling.
+        pool: the folder of the experts to match in, if the method needs some.
         evaluations: by file name, whose hash is that of the settings and the data tested on.
     """
 
@@ -51,7 +75,13 @@ class Job:
     domains: tuple[str, ...] | None
     sources: tuple[str, ...]
     whole: bool
+    pool: str | None
     evaluations: dict[str, EvaluateConfig]
+
+    @property
+    def folder(self) -> str:
+        """Relative to the folder of the grid."""
+        return f"cells/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -81,11 +111,12 @@ class Cell:
 
 
 class Plan(NamedTuple):
-    """The cells of a study, and its jobs without repetition, in the order in which to run them."""
+    """The cells of a study, and its pools and jobs without repetition, in the order in which to run them."""
 
     rows: list[Row]
     columns: list[str]
     cells: list[Cell]
+    pools: list[PoolJob]
     jobs: list[Job]
 
 
@@ -129,50 +160,16 @@ def plan(
 
     Raises ValueError for settings that cannot work with these data.
     """
-    domains = dataset.domain_names
-    prints = {name: dataset.only_domains([name]).fingerprint() for name in domains}
-    no_images = dataset.select([])
-    rows, parts = rows_of(study), parts_of(study, domains)
-    jobs: dict[str, Job] = {}
+    rows, parts = rows_of(study), parts_of(study, dataset.domain_names)
+    planner = _Planner(study, dataset, device, threads)
     cells = []
-
-    def register(
-        row: Row, part: Part, ipc: int, seed: int, config: EvaluateConfig, distill: DistillConfig | None
-    ) -> tuple[str, str]:
-        """The job's folder and the path of its evaluation, both relative to the folder of the grid."""
-        own_seed = derive_seed(seed, "experiments", *part.sources)
-        if distill is not None:
-            distill = dataclasses.replace(distill, ipc=ipc, seed=own_seed)
-        data = {name: prints[name] for name in part.sources}
-        content = None if distill is None else _content(distill, no_images.only_domains(part.sources))
-        where = _where(part.sources)
-        what = WHOLE if distill is None else f"{method_name(distill)}-ipc{ipc}-seed{seed}"
-        name = f"{where}-{what}-{_hash([data, content])}"
-        config = dataclasses.replace(config, seed=own_seed)
-        tested = to_dict(resolve_evaluation(config, dataset.resolution, dataset.flip_safe))
-        file = f"evaluation-{_hash([prints, tested])}.json"
-        job = jobs.get(name)
-        if job is None:
-            run = RunConfig(
-                data=study.data,
-                target=part.target or NO_TARGET,
-                domains=study.domains if part.target or len(part.sources) == len(domains) else part.sources,
-                resolution=study.resolution,
-                device=device,
-                threads=threads,
-                distill=distill or DistillConfig(),
-            )
-            job = jobs[name] = Job(name, run, study.domains, part.sources, distill is None, {})
-        job.evaluations[file] = config
-        return f"cells/{name}", f"cells/{name}/{file}"
-
     for seed in study.seeds:
         for ipc in study.ipc:
             for part in parts:
                 for row in (chosen(row, choices or {}, part.column, ipc) for row in rows):
                     for evaluation, config in row.evaluations.items():
-                        reference = register(row, part, ipc, seed, config, REAL_IMAGES)[1]
-                        folder, file = register(row, part, ipc, seed, config, _images(row))
+                        reference = planner.place(part, seed, ipc, REAL_IMAGES, None, config)[1]
+                        folder, file = planner.place(part, seed, ipc, _images(row), row.pretrain, config)
                         cells.append(
                             Cell(
                                 row.key,
@@ -187,13 +184,81 @@ def plan(
                                 None if row.distill is None else folder,
                             )
                         )
-    return Plan(rows, [part.column for part in parts], cells, list(jobs.values()))
+    columns = [part.column for part in parts]
+    return Plan(rows, columns, cells, list(planner.pools.values()), list(planner.jobs.values()))
 
 
-def _content(config: DistillConfig, sources: DomainDataset) -> dict[str, Any]:
-    """All settings that decide the images, with what follows from the data and the objective written out."""
-    # How often a checkpoint is written decides nothing.
-    return {**to_dict(resolve(config, sources)), "checkpoint_every": None}
+class _Planner:
+    """Gives every distilled set, evaluation and pool of experts its place, once."""
+
+    def __init__(self, study: Study, dataset: DomainDataset, device: str, threads: int | None) -> None:
+        self.study = study
+        self.dataset = dataset
+        self.device, self.threads = device, threads
+        # Settings are resolved by the data's names and size: an image a domain is enough.
+        first = {domain: row for row, domain in reversed(list(enumerate(dataset.domains.tolist())))}
+        self.sample = dataset.select(list(first.values()))
+        self.prints = {name: dataset.only_domains([name]).fingerprint() for name in dataset.domain_names}
+        self.jobs: dict[str, Job] = {}
+        self.pools: dict[str, PoolJob] = {}
+
+    def place(
+        self,
+        part: Part,
+        seed: int,
+        ipc: int,
+        distill: DistillConfig | None,
+        pretrain: PretrainConfig | None,
+        config: EvaluateConfig,
+    ) -> tuple[str, str]:
+        """The folder of a distilled set and the file of an evaluation of it, relative to the grid's."""
+        own_seed = derive_seed(seed, "experiments", *part.sources)
+        sources = self.sample.only_domains(part.sources)
+        pool = None if pretrain is None else self._pool(part, seed, pretrain, sources)
+        what, content = WHOLE, None
+        if distill is not None:
+            distill = dataclasses.replace(distill, ipc=ipc, seed=own_seed)
+            what = f"{method_name(distill)}-ipc{ipc}-seed{seed}"
+            # Experts cannot be asked before they are there; the pool's name says how they will be.
+            resolved = distill if pool is not None else resolve(distill, sources)
+            # How often a checkpoint is written decides nothing.
+            content = {**to_dict(resolved), "checkpoint_every": None, "pool": pool}
+        name = f"{_where(part.sources)}-{what}-{_hash([self._data(part), content])}"
+        config = dataclasses.replace(config, seed=own_seed)
+        tested = to_dict(resolve_evaluation(config, self.dataset.resolution, self.dataset.flip_safe))
+        file = f"evaluation-{_hash([self.prints, tested])}.json"
+        if name not in self.jobs:
+            run = self._run(part, distill)
+            self.jobs[name] = Job(name, run, self.study.domains, part.sources, distill is None, pool, {})
+        job = self.jobs[name]
+        job.evaluations[file] = config
+        return job.folder, f"{job.folder}/{file}"
+
+    def _pool(self, part: Part, seed: int, config: PretrainConfig, sources: DomainDataset) -> str:
+        """The folder of the experts for `part`."""
+        config = dataclasses.replace(config, seed=derive_seed(seed, "experiments", *part.sources))
+        content = {**to_dict(resolve_pretraining(config, sources)), "checkpoint_every": None}
+        name = f"{_where(part.sources)}-seed{seed}-{_hash([self._data(part), content])}"
+        if name not in self.pools:
+            run = self._run(part, None)
+            self.pools[name] = PoolJob(name, run, self.study.domains, part.sources, config)
+        return self.pools[name].folder
+
+    def _data(self, part: Part) -> dict[str, str]:
+        return {name: self.prints[name] for name in part.sources}
+
+    def _run(self, part: Part, distill: DistillConfig | None) -> RunConfig:
+        study = self.study
+        all_domains = part.target is not None or len(part.sources) == self.dataset.num_domains
+        return RunConfig(
+            data=study.data,
+            target=part.target or NO_TARGET,
+            domains=study.domains if all_domains else part.sources,
+            resolution=study.resolution,
+            device=self.device,
+            threads=self.threads,
+            distill=distill or DistillConfig(),
+        )
 
 
 def _images(row: Row) -> DistillConfig | None:

@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config import ConfigT, DistillConfig, EvaluateConfig, from_dict, to_dict
+from ..config import (
+    EXPERT_OBJECTIVES,
+    ConfigT,
+    DistillConfig,
+    EvaluateConfig,
+    ExpertConfig,
+    MaskConfig,
+    PretrainConfig,
+    from_dict,
+    to_dict,
+)
 from ..files import write_atomically
 from ..run_config import dump_yaml, load_yaml, method_label, method_name, with_method
 
@@ -22,13 +32,15 @@ class MethodEntry:
     Attributes:
         method: as on the command line: dm, dm+sgs, random; or whole: train on all real images.
         name: what the row is called; None: the method. Rows must differ in it.
-        distill, evaluate: settings that this row has of its own, as in `DistillConfig`, `EvaluateConfig`.
+        distill, evaluate, pretrain: settings that this row has of its own, as in `DistillConfig`,
+            `EvaluateConfig` and, for methods that match in experts, `PretrainConfig`.
     """
 
     method: str = ""
     name: str | None = None
     distill: dict[str, Any] = field(default_factory=dict)
     evaluate: dict[str, Any] = field(default_factory=dict)
+    pretrain: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -92,6 +104,7 @@ class Study:
         seeds: each is a distillation and a training of its own.
         distill: settings that all rows share. A section that a method has not (surgery) is left out there.
         evaluate: the same for the evaluation; its network is that of the distillation unless given.
+        pretrain: the same for the experts of mmd and cadm.
         evaluations: names of further evaluation settings; each set is then evaluated under each of them
             (architectures, augmentation). Empty: under `evaluate` alone.
         sweeps: settings, written as distill.surgery.alpha, with the values to try one setting at a time, for
@@ -112,6 +125,7 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     distill: dict[str, Any] = field(default_factory=dict)
     evaluate: dict[str, Any] = field(default_factory=dict)
+    pretrain: dict[str, Any] = field(default_factory=dict)
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     sweeps: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     published: tuple[str, ...] = ()
@@ -126,6 +140,7 @@ class Row:
     Attributes:
         key, label: what tells rows apart, and how it reads in a table.
         distill: the settings without budget and seed; None trains on all real images.
+        pretrain: the experts to match in, without seed; None where the method takes none.
         evaluations: by name, without seed. One, called "", unless the study names several.
         entry: the key of the entry.
         sweep: the setting and its value, where the row is one of a sweep.
@@ -135,6 +150,7 @@ class Row:
     label: str
     entry: str
     distill: DistillConfig | None
+    pretrain: PretrainConfig | None
     evaluations: dict[str, EvaluateConfig]
     sweep: tuple[str, Any] | None = None
 
@@ -209,26 +225,36 @@ def _swept(row: Row, setting: str, value: Any) -> Row:
 
 def _row(study: Study, entry: MethodEntry) -> Row:
     where = f"methods: {entry.key}"
-    if entry.method == WHOLE:
-        if entry.distill:
-            raise ValueError(f"{where}: nothing is distilled, so there are no settings of it")
-        distill = None
-        network = changed(DistillConfig(), study.distill, "distill", shared=True).network
-    else:
-        start = with_method(DistillConfig(), entry.method)
-        distill = changed(start, study.distill, "distill", shared=True)
+    start = None if entry.method == WHOLE else with_method(DistillConfig(), entry.method)
+    has_experts = start is not None and start.objective in EXPERT_OBJECTIVES
+    if start is not None and has_experts:  # so that shared settings and sweeps find the sections
+        masks = MaskConfig() if start.objective == "cadm" else None
+        start = dataclasses.replace(start, experts=ExpertConfig(), masks=masks)
+    if start is None and entry.distill:
+        raise ValueError(f"{where}: nothing is distilled, so there are no settings of it")
+    if entry.pretrain and not has_experts:
+        raise ValueError(f"{where}: only {' and '.join(EXPERT_OBJECTIVES)} match in experts")
+    # Experts bring their network.
+    shared = {name: value for name, value in study.distill.items() if not (has_experts and name == "network")}
+    distill = changed(start or DistillConfig(), shared, "distill", shared=True)
+    pretrain = None
+    if has_experts:
+        pretrain = changed(PretrainConfig(), study.pretrain, "pretrain")
+        pretrain = changed(pretrain, entry.pretrain, f"{where}: pretrain")
+    network = distill.network if pretrain is None else pretrain.network
+    if start is not None:
         distill = changed(distill, entry.distill, f"{where}: distill")
+        network = distill.network if pretrain is None else pretrain.network
         if method_name(distill) != method_name(start):
             raise ValueError(f"{where}: these settings make it {method_name(distill)}; name that method")
         for name in ("ipc", "seed"):
             if getattr(distill, name) != getattr(start, name):
                 raise ValueError(f"distill.{name} is set by the study's own list, ipc or seeds")
-        network = distill.network
     evaluations = {
         name: _evaluation(study, entry.evaluate, extra, network, where)
         for name, extra in (study.evaluations or {"": {}}).items()
     }
-    return Row(entry.key, entry.label, entry.key, distill, evaluations)
+    return Row(entry.key, entry.label, entry.key, start and distill, pretrain, evaluations)
 
 
 def _evaluation(

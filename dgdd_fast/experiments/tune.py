@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..config import DistillConfig, fill_in, objective_defaults
+from ..data import DomainDataset
 from ..distill import resolve
 from ..files import write_atomically
 from ..seeds import derive_seed
@@ -112,11 +114,13 @@ def _is_tuned(row: Row, study: Study) -> bool:
     return any([has_setting(row, setting) for setting in study.tune.settings])  # each, to check its name
 
 
-def _settings(row: Row, study: Study, sources: Any) -> list[dict[str, Any]]:
+def _settings(row: Row, study: Study, sources: DomainDataset) -> list[dict[str, Any]]:
     """The settings of every trial of a row: its own, then points spread evenly over the ranges (Sobol)."""
     ranges = {name: span for name, span in study.tune.settings.items() if has_setting(row, name)}
     assert row.distill is not None
-    own = {"distill": resolve(row.distill, sources), "evaluate": next(iter(row.evaluations.values()))}
+    # Experts cannot be resolved before they are trained; what is tuned is not about them.
+    distill = resolve(row.distill, sources) if row.pretrain is None else _filled_in(row.distill, sources)
+    own = {"distill": distill, "evaluate": next(iter(row.evaluations.values()))}
     trials: list[dict[str, Any]] = [{name: _value(own, name) for name in ranges}]
     seed = derive_seed(0, "tune", *ranges) % 2**31
     points = torch.quasirandom.SobolEngine(len(ranges), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
@@ -132,6 +136,11 @@ def _settings(row: Row, study: Study, sources: Any) -> list[dict[str, Any]]:
         if settings not in trials:
             trials.append(settings)
     return trials
+
+
+def _filled_in(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
+    defaults = objective_defaults(config.objective, sources.num_domains)
+    return fill_in(config, {name: value for name, value in defaults.items() if name != "augment"})
 
 
 def _value(own: dict[str, Any], setting: str) -> Any:
@@ -161,7 +170,12 @@ def _entry(study: Study, row: Row, number: int, settings: dict[str, Any]) -> Met
     for setting, value in settings.items():
         section, *path = setting.split(".")
         changes[section] = merged(changes[section], nested(path, value))
-    return MethodEntry(entry.method, _trial_name(row.key, number), changes["distill"], changes["evaluate"])
+    return dataclasses.replace(
+        entry,
+        name=_trial_name(row.key, number),
+        distill=changes["distill"],
+        evaluate=changes["evaluate"],
+    )
 
 
 def _trial_name(key: str, number: int) -> str:

@@ -17,7 +17,9 @@ from pathlib import Path
 import torch
 
 from .job import JobProgress, Tell, run_job
-from .plan import Job
+from .plan import Job, PoolJob
+
+AnyJob = Job | PoolJob
 
 # A worker that dies (out of memory, killed) may be at fault with its job: then others must go on.
 ATTEMPTS = 3
@@ -25,14 +27,14 @@ SECONDS_BETWEEN_REPORTS = 1.0
 SECONDS_TO_STOP = 60.0
 
 
-def run_here(jobs: Sequence[Job], root: Path, tell: Tell) -> None:
+def run_here(jobs: Sequence[AnyJob], root: Path, tell: Tell) -> None:
     """The jobs one after another in this process. Ctrl-C leaves a checkpoint and ends all."""
     for job in jobs:
-        run_job(job, root / job.name, tell)
+        run_job(job, root, tell)
 
 
 def run_in_processes(
-    jobs: Sequence[Job], root: Path, tell: Tell, workers: int, devices: Sequence[str], threads: int | None
+    jobs: Sequence[AnyJob], root: Path, tell: Tell, workers: int, devices: Sequence[str], threads: int | None
 ) -> None:
     """The jobs in `workers` processes of this machine, the devices handed out in turn.
 
@@ -79,7 +81,7 @@ class _Worker:
     def __init__(self, root: Path, device: str, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.device = device
-        self.job: Job | None = None
+        self.job: AnyJob | None = None
         self.pipe, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(
             target=_serve, args=(theirs, root, device, threads), daemon=True
@@ -87,12 +89,12 @@ class _Worker:
         self.process.start()
         theirs.close()
 
-    def give(self, job: Job) -> None:
+    def give(self, job: AnyJob) -> None:
         self.job = job
         with contextlib.suppress(OSError):  # it died idle; `listen` finds out
             self.pipe.send(job)
 
-    def listen(self, tell: Tell) -> Job | None:
+    def listen(self, tell: Tell) -> AnyJob | None:
         """Pass on what the worker reports. Returns its job if the worker died over it."""
         with contextlib.suppress(EOFError, OSError):
             while self.job is not None and self.pipe.poll():
@@ -137,14 +139,14 @@ def _serve(pipe: Connection, root: Path, device: str, threads: int) -> None:
 
     while True:
         try:
-            job: Job = pipe.recv()
+            job: AnyJob = pipe.recv()
         except EOFError:
             return
-        run_job(_on_device(job, device), root / job.name, tell)
+        run_job(_on_device(job, device), root, tell)
 
 
 def run_on_ray(
-    jobs: Sequence[Job], root: Path, tell: Tell, address: str | None, device: str, threads: int | None
+    jobs: Sequence[AnyJob], root: Path, tell: Tell, address: str | None, device: str, threads: int | None
 ) -> None:
     """The jobs as tasks of a Ray cluster whose machines see `root` and the data under the same paths.
 
@@ -188,7 +190,7 @@ def run_on_ray(
             ray.shutdown()
 
 
-def _run_ray_task(job: Job, root: str, threads: int) -> JobProgress:
+def _run_ray_task(job: AnyJob, root: str, threads: int) -> JobProgress:
     """The job's last report."""
     torch.set_num_threads(threads)
     reports: list[JobProgress] = []
@@ -196,9 +198,9 @@ def _run_ray_task(job: Job, root: str, threads: int) -> JobProgress:
     def tell(report: JobProgress) -> None:
         reports[:] = [report]
 
-    run_job(job, Path(root) / job.name, tell)
+    run_job(job, Path(root), tell)
     return reports[-1]
 
 
-def _on_device(job: Job, device: str) -> Job:
+def _on_device(job: AnyJob, device: str) -> AnyJob:
     return dataclasses.replace(job, run=dataclasses.replace(job.run, device=device))
