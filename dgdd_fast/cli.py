@@ -11,6 +11,7 @@ from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.grid import grid
 from .commands.pretrain import pretrain
+from .commands.studies import studies
 from .commands.table import table
 from .commands.tune import tune
 
@@ -20,6 +21,7 @@ COMMANDS = (
     distill,
     evaluate,
     export,
+    studies,
     tune,
     grid,
     table,

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from ..experiments.study import Study
 
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study: a YAML file.")]
+StudyName = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A YAML file, or a study of the package: see dgdd studies.")
+]
+Scale = Annotated[
+    str,
+    typer.Option(
+        help="full: as the study says. small: every row and column, but minutes on two CPU cores; "
+        "its numbers mean nothing."
+    ),
+]
 Data = Annotated[
     str | None, typer.Option(metavar="SOURCE", help="Data in place of those that the study names.")
 ]
@@ -44,12 +53,13 @@ WorkerThreads = Annotated[
 
 
 def grid(
-    study: StudyFile,
+    study: StudyName,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the results go. Default: grids/, named after the study."),
     ] = None,
     data: Data = None,
+    scale: Scale = "full",
     tuned: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Take the settings that dgdd tune chose, from its folder."),
@@ -69,25 +79,34 @@ def grid(
     \b
     dgdd grid study.yaml --out grids/pacs
     dgdd grid study.yaml --workers 2 --devices cuda:0,cuda:1
+    dgdd grid sgs-table-1-pacs --data pacs/
     """
     from ..experiments.grid import run_grid
 
-    chosen = study_to_run(study, data)
+    chosen = study_to_run(study, data, scale)
     if tuned is not None:
         chosen = dataclasses.replace(chosen, tuned=str(tuned))
     crew = workers_to_use(workers, devices, ray, threads)
-    out = out or Path("grids") / study.stem
+    out = out or Path("grids") / Path(study).stem
     with GridDisplay() as display:
         outcome = run_grid(chosen, out, crew, display.show)
     show_outcome(outcome, out)
     console.print(f"next: dgdd table {out}")
 
 
-def study_to_run(path: Path, data: str | None) -> Study:
-    """The study in a file, on other data if they are given."""
+def study_to_run(name: str, data: str | None, scale: str) -> Study:
+    """The study in a file or of the package, on other data if they are given, at a scale."""
+    from ..experiments.ready import ready_study, small
     from ..experiments.study import read_study
 
-    study = read_study(path)
+    if scale not in ("full", "small"):
+        raise ValueError(f"--scale must be full or small, got {scale!r}")
+    path = Path(name)
+    study = read_study(path) if path.exists() else ready_study(name)
+    if scale == "small":
+        return small(study, data)
+    if data is None and not path.exists():
+        raise ValueError(f"{name} is a study on {study.data}: name the folder that holds it, --data FOLDER")
     return study if data is None else dataclasses.replace(study, data=data)
 
 

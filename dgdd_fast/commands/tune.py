@@ -15,7 +15,8 @@ from .grid import (
     GridDisplay,
     Processes,
     Ray,
-    StudyFile,
+    Scale,
+    StudyName,
     WorkerThreads,
     show_outcome,
     study_to_run,
@@ -24,7 +25,7 @@ from .grid import (
 
 
 def tune(
-    study: StudyFile,
+    study: StudyName,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -32,6 +33,7 @@ def tune(
         ),
     ] = None,
     data: Data = None,
+    scale: Scale = "full",
     workers: Processes = 0,
     devices: Devices = "cpu",
     ray: Ray = None,
@@ -51,9 +53,9 @@ def tune(
     from ..experiments.tune import tune as run_tuning
     from ..report.curves import draw_tuning
 
-    chosen = study_to_run(study, data)
+    chosen = study_to_run(study, data, scale)
     crew = workers_to_use(workers, devices, ray, threads)
-    out = out or Path("tunings") / study.stem
+    out = out or Path("tunings") / Path(study).stem
     with GridDisplay() as display:
         found, outcome = run_tuning(chosen, out, crew, display.show)
     for column, methods in found.items():

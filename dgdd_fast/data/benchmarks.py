@@ -162,6 +162,16 @@ def name_key(name: str) -> str:
     return re.sub(r"[\W_]", "", name).casefold()
 
 
+def domain_key(name: str) -> str:
+    """One spelling for all the names under which a benchmark's domain is distributed, or `name_key`."""
+    key = name_key(name)
+    for benchmark in BENCHMARKS:
+        for domain, others in zip(benchmark.domains, benchmark.folder_names, strict=True):
+            if key in others:
+                return name_key(domain)
+    return key
+
+
 def recognise(domain_names: Iterable[str], class_names: Iterable[str]) -> Benchmark | None:
     """The benchmark that has all these domains and classes among its own, or None.
 

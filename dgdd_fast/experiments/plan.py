@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ..config import DistillConfig, EvaluateConfig, PretrainConfig, to_dict
 from ..data import DomainDataset
+from ..data.benchmarks import domain_key
 from ..distill import resolve
 from ..evaluate import resolve as resolve_evaluation
 from ..pretrain import resolve as resolve_pretraining
@@ -122,10 +123,13 @@ class Plan(NamedTuple):
 
 def parts_of(study: Study, domains: tuple[str, ...]) -> list[Part]:
     """The columns of the study on data with these domains. Raises ValueError for a target not among them."""
-    targets = study.targets or domains
-    unknown = [name for name in targets if name not in domains]
-    if unknown:
-        raise ValueError(f"targets: no domain {unknown[0]!r} in the data; it has {', '.join(domains)}")
+    called = {domain_key(name): name for name in domains}
+    targets = []
+    for name in study.targets or domains:
+        found = name if name in domains else called.get(domain_key(name))
+        if found is None:
+            raise ValueError(f"targets: no domain {name!r} in the data; it has {', '.join(domains)}")
+        targets.append(found)
     if study.protocol == "in-domain":
         if study.targets is not None:
             raise ValueError("targets: the in-domain protocol holds no domain out; leave them away")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ..data.benchmarks import BENCHMARKS, name_key
+from ..data.benchmarks import domain_key
 
 AVERAGE = "average"
 # A mean of rounded values is off by half a digit at most, and so is the rounded average that is printed.
@@ -61,16 +61,16 @@ class PublishedTable:
 
         A domain may go by any name of the folders in which it is distributed.
         """
-        wanted = _domain_key(column)
+        wanted = domain_key(column)
         for name, found in zip(self.columns, self.blocks.get(ipc, {}).get(row, ()), strict=False):
-            if _domain_key(name) == wanted:
+            if domain_key(name) == wanted:
                 return found
         return None
 
     def covers(self, columns: Sequence[str]) -> bool:
         """Whether `columns` are just those whose average the paper prints."""
-        own = {_domain_key(name) for name in self.columns if name != AVERAGE}
-        return own == {_domain_key(name) for name in columns}
+        own = {domain_key(name) for name in self.columns if name != AVERAGE}
+        return own == {domain_key(name) for name in columns}
 
     def inconsistencies(self) -> list[Inconsistency]:
         """The rows whose printed average cannot be that of the printed columns."""
@@ -112,13 +112,3 @@ def _figure(value: Any) -> Figure:
         mean, std = value.split(" ± ")
         return Figure(float(mean), float(std))
     return Figure(float(value), None)
-
-
-def _domain_key(name: str) -> str:
-    """One spelling for all names of a domain."""
-    key = name_key(name)
-    for benchmark in BENCHMARKS:
-        for domain, others in zip(benchmark.domains, benchmark.folder_names, strict=True):
-            if key in others:
-                return name_key(domain)
-    return key

@@ -1,0 +1,115 @@
+"""The studies of the package: that they can be run, and that their rows are those of the papers' tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dgdd_fast import cli
+from dgdd_fast.data import DomainDataset, embedded_digits
+from dgdd_fast.data.benchmarks import BENCHMARKS
+from dgdd_fast.experiments.plan import parts_of, plan
+from dgdd_fast.experiments.published import AVERAGE, published_names, published_table
+from dgdd_fast.experiments.ready import SMALL_RESOLUTION, ready_names, ready_study, small
+from dgdd_fast.experiments.study import read_study, rows_of, write_study
+
+STUDIES = {name: ready_study(name) for name in ready_names()}
+BENCHMARK_OF = {benchmark.name: benchmark for benchmark in BENCHMARKS}
+# Rows of the papers that no method here gives: CADM's comparison with DAM.
+ABSENT = {"mmd+dam"}
+
+
+@pytest.fixture(scope="module")
+def digits() -> DomainDataset:
+    return embedded_digits(SMALL_RESOLUTION)
+
+
+def test_every_published_table_has_its_study() -> None:
+    assert set(published_names()) <= set(STUDIES)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_is_at_the_papers_settings(name: str, tmp_path: Path) -> None:
+    study = STUDIES[name]
+    benchmark = BENCHMARK_OF[study.data]
+    assert study.title
+    assert study.resolution == benchmark.resolution
+    assert len(study.seeds) == 5
+    for row in rows_of(study):
+        if row.distill is not None:
+            assert row.distill.iterations == 20_000
+        epochs = {config.epochs for config in row.evaluations.values()}
+        assert epochs == {1000 if name.startswith("sgs") else 2000}
+        if row.pretrain is not None:
+            assert row.pretrain.epochs == (120 if study.data in ("Office-Home", "DomainNet-Sub") else 60)
+    write_study(tmp_path / "study.yaml", study)
+    assert read_study(tmp_path / "study.yaml") == study
+
+
+@pytest.mark.parametrize("name", published_names())
+def test_rows_columns_and_budgets_are_those_of_the_table(name: str) -> None:
+    study, table = STUDIES[name], published_table(name)
+    assert study.published == (name,)
+    assert set(study.ipc) == set(table.blocks)
+    rows = {row.key for row in rows_of(study)}
+    for block in table.blocks.values():
+        assert set(block) - ABSENT == rows - ({"random"} if "random" not in block else set())
+    columns = [column for column in table.columns if column not in (AVERAGE, "overhead")]
+    parts = [part.column for part in parts_of(study, BENCHMARK_OF[study.data].domains)]
+    ours = list(study.evaluations) or parts
+    for ipc, block in table.blocks.items():
+        for row in block:
+            assert all(table.figure(ipc, row, column) for column in ours)
+    assert len(ours) == len(columns)
+    assert table.covers(ours) or "overhead" in table.columns
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_small_scale_of_a_study_can_be_run_on_the_embedded_digits(
+    name: str, digits: DomainDataset
+) -> None:
+    study = small(STUDIES[name], None)
+    grid = plan(study, digits)
+    assert {row.key for row in grid.rows} >= {entry.key for entry in study.methods}
+    assert len(grid.jobs) <= 72
+    iterations = {row.distill.iterations for row in grid.rows if row.distill is not None}
+    assert max(iterations) <= 20
+    full = parts_of(STUDIES[name], BENCHMARK_OF[STUDIES[name].data].domains)
+    assert len(grid.columns) == min(len(full), 4)
+    assert "not for comparison" in study.title
+
+
+def test_a_target_goes_by_any_name_of_its_domain() -> None:
+    study = dataclasses.replace(STUDIES["cadm-table-2"], targets=("art_painting",))
+    assert [part.column for part in parts_of(study, ("Photo", "ArtPainting"))] == ["ArtPainting"]
+
+
+def test_the_command_lists_the_studies_and_asks_for_their_data(tmp_path: Path) -> None:
+    runner = CliRunner()
+    listed = runner.invoke(cli.app, ["studies"])
+    assert listed.exit_code == 0
+    assert all(f"{name} " in listed.output for name in STUDIES)
+    refused = runner.invoke(cli.app, ["grid", "sgs-table-4"])
+    assert refused.exit_code == 2
+    assert "a study on Digits-DG: name the folder that holds it, --data" in refused.output
+    unknown = runner.invoke(cli.app, ["grid", "sgs-table-6", "--scale", "small"])
+    assert unknown.exit_code == 2
+    assert "no file and no study sgs-table-6" in unknown.output
+    wrong = runner.invoke(cli.app, ["grid", "sgs-table-4", "--scale", "tiny"])
+    assert "--scale must be full or small, got 'tiny'" in wrong.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["sgs-table-2", "sgs-table-3", "sgs-table-4", "cadm-table-2", "cadm-table-3"]
+)
+def test_the_small_scale_of_a_study_runs(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "grid"
+    result = CliRunner().invoke(cli.app, ["grid", name, "--scale", "small", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    table = CliRunner().invoke(cli.app, ["table", str(out)])
+    assert table.exit_code == 0, table.output
+    assert "missing" not in table.output
