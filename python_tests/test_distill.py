@@ -112,6 +112,24 @@ def test_every_objective_is_its_literal_formulation(
     assert relative_change(fast, literal, start) < 1e-3
 
 
+@pytest.mark.parametrize("method", ["dm", "hdd", "datadam", "datadam-bn", "m3d", "dc", "dm+fact"])
+def test_devices_agree_on_the_gradients(method: str, device: torch.device) -> None:
+    data = without_rows(toy_domains(), 1, 2, keep=0)
+    config = resolve(with_method(SMALL, method), data)
+    mean, std = data.channel_statistics()
+    domains = assign_domains(data.counts(), 4)
+    start = initial_tiles(data, domains, config, mean, std)
+    here, there = (
+        build_objective(data, config, mean, std, domains.flatten(), place).gradients(start.to(place), 0, True)
+        for place in (torch.device("cpu"), device)
+    )
+    for expected, actual in zip(here, there, strict=True):
+        assert expected is not None
+        assert actual is not None
+        expected, actual = expected.double(), actual.cpu().double()
+        torch.testing.assert_close(actual, expected, rtol=1e-2, atol=2e-3 * float(expected.max()))
+
+
 @pytest.mark.parametrize("cells", ["full", "an empty cell"])
 def test_batch_normalised_attention_against_plain_layers(cells: str) -> None:
     """DataDAM as released: every pass over all classes, its images sharing the statistics."""

@@ -225,6 +225,15 @@ def test_training_with_each_learns_and_repeats(name):
     assert not torch.equal(first, plain)
 
 
+@pytest.mark.parametrize("name", ["mixstyle", "fact", "advfreq"])
+def test_devices_agree(name, device):
+    data = toy_domains()
+    config = dataclasses.replace(TINY, runs=1, epochs=2, generalize=name)
+    here = evaluate(toy_set(data), {"all": data}, config).mean("all")
+    # Two epochs leave the same network up to rounding, so few of the 108 answers may change.
+    assert abs(evaluate(toy_set(data), {"all": data}, config, device=device).mean("all") - here) < 10
+
+
 def evaluate_weights(data, config):
     distilled = toy_set(data)
     config = resolve(config, (16, 16), flip_safe=True)

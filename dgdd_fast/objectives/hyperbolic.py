@@ -50,8 +50,9 @@ def lorentz_centroids(features: Tensor, groups: Tensor, num_groups: int) -> Cent
     log_excess = torch.where(present, _masked_logsumexp(-radius, member), 0) - log_total
 
     # The weighted mean of the directions, m, as seen from the direction of the largest radius: the spread
-    # 1 - ||m||^2 is then a variance without the square of a mean that could nearly cancel it.
-    centre = direction[torch.where(member, radius.detach(), -1).argmax(1)]
+    # 1 - ||m||^2 is then a variance without the square of a mean that could nearly cancel it. Neither depends
+    # on where they are seen from, so no gradient goes there.
+    centre = direction.detach()[torch.where(member, radius.detach(), -1).argmax(1)]
     offset = direction - centre[groups]
     mean_offset = weights @ offset
     spread = (weights @ offset.square().sum(1) - mean_offset.square().sum(1)).clamp_min(0)
