@@ -7,6 +7,8 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
+
 namespace dgdd {
 
 // `count` elements of shared memory.
@@ -30,6 +32,16 @@ __device__ __forceinline__ Shared<T> dynamic_shared(int byte_offset, int count) 
   extern __shared__ __align__(16) unsigned char dgdd_dynamic_shared[];
   static_cast<void>(count);
   return Shared<T>(reinterpret_cast<T*>(dgdd_dynamic_shared + byte_offset));
+}
+
+// Takes from the compiler what it knows of a value: what it would otherwise compute from it once, before a
+// loop, and keep in registers.
+__device__ __forceinline__ void forget(int& value) { asm volatile("" : "+r"(value)); }
+__device__ __forceinline__ void forget(int64_t& value) { asm volatile("" : "+l"(value)); }
+
+// Has the cache line at this global address fetched into the second-level cache.
+__device__ __forceinline__ void prefetch(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }
 
 }  // namespace dgdd

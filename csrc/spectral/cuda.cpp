@@ -2,6 +2,7 @@
 #include <stdexcept>
 
 #include "checks.h"
+#include "spectral/fused_cuda.h"
 #include "spectral/general.h"
 #include "spectral/glue.h"
 
@@ -25,6 +26,9 @@ void run_cuda(const SpectralParams& params, const Device& device) {
   const torch::stable::accelerator::DeviceGuard guard(device.index());
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device.index(), &stream));
+  if (params.storage != Storage::float64 && fused_tile_available(params.height, params.width))
+    return check_launch(launch_fused_tile(params, stream), "fused_tile_kernel");
+
   const int64_t chunk_planes =
       planes_per_chunk(params, 32 * 1024 * 1024, 1);  // the spectra fit a data centre GPU's L2
   for (int64_t first_plane = 0; first_plane < params.planes(); first_plane += chunk_planes) {

@@ -3,39 +3,13 @@
 #pragma once
 
 #include "spectral/fused_simd.h"
+#include "spectral/roots.h"
 
 namespace dgdd::spectral::DGDD_ISA {
 namespace {
 
-constexpr double kPi = 3.14159265358979323846;
-
-// Taylor's series, good to the last bit of a double for |angle| <= pi / 4.
-constexpr double short_sine(double angle) {
-  double term = angle, sum = angle;
-  for (int k = 2; k < 22; k += 2) sum += term *= -angle * angle / (k * (k + 1));
-  return sum;
-}
-constexpr double short_cosine(double angle) {
-  double term = 1, sum = 1;
-  for (int k = 1; k < 21; k += 2) sum += term *= -angle * angle / (k * (k + 1));
-  return sum;
-}
-
-// cos and sin of 2 pi k / n at compile time: a table made when the library is loaded would run this unit's
+// exp(-2 pi i k / N), made at compile time: a table made when the library is loaded would run this unit's
 // instructions on any machine.
-constexpr double root_cosine(int k, int n) {
-  k %= n;
-  const int octant = 8 * k / n;
-  const int quarter = (octant + 1) / 2;
-  const double rest = 2 * kPi * k / n - quarter * kPi / 2;
-  return quarter % 4 == 0   ? short_cosine(rest)
-         : quarter % 4 == 1 ? -short_sine(rest)
-         : quarter % 4 == 2 ? -short_cosine(rest)
-                            : short_sine(rest);
-}
-constexpr double root_sine(int k, int n) { return root_cosine(k + 3 * n / 4, n); }
-
-// exp(-2 pi i k / N).
 template <int N>
 struct Roots {
   float re[N];

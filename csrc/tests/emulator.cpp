@@ -250,7 +250,7 @@ bool Machine::run_block() {
 // -------- barriers and warp operations
 
 int Machine::block_barrier(Vote vote, int predicate, Site site) {
-  ++running_->block_barriers;
+  if (vote == Vote::none) ++running_->block_barriers;
   running_->predicate = predicate;
   vote_ = vote;
   wait(State::block_barrier, site);
@@ -274,7 +274,9 @@ bool Machine::release_block_barrier() {
     thread->vote_result = vote_ == Vote::any ? count > 0 : vote_ == Vote::all ? count == threads : count;
     thread->state = State::ready;
   }
-  if (threads_.front()->block_barriers != options_.removed_block_barrier + 1) ++epoch_;
+  const bool removed =
+      vote_ == Vote::none && threads_.front()->block_barriers == options_.removed_block_barrier + 1;
+  if (!removed) ++epoch_;
   count_wavefronts();
   return true;
 }

@@ -25,6 +25,8 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
+#define __constant__
 #define __restrict__ __restrict
 #define __align__(bytes) alignas(bytes)
 
@@ -66,7 +68,7 @@ struct Report {
   int64_t divergences = 0;        // barriers and warp operations that not all threads reach alike
   std::vector<std::string> told;  // the first few of these, in words
 
-  int64_t block_barriers = 0;  // the most that a thread passed in a block; votes of a block included
+  int64_t block_barriers = 0;  // the most that a thread passed in a block, votes not counted
   int64_t warp_barriers = 0;
   int64_t shared_accesses = 0;                  // of whole warps
   int64_t wavefronts = 0;                       // that they take
@@ -168,6 +170,12 @@ Shared<T> dynamic_shared(int byte_offset, int64_t count) {
   const int64_t there = offset > size ? 0 : static_cast<int64_t>((size - offset) / sizeof(T));
   return Shared<T>(offset, count < there ? count : there);
 }
+
+template <class T>
+void forget(T&) {}
+
+// Fetches nothing, but the address must be one that could be read.
+inline void prefetch(const void* address) { static_cast<void>(*static_cast<const volatile char*>(address)); }
 
 }  // namespace dgdd
 

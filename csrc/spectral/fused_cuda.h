@@ -1,0 +1,14 @@
+// The fused CUDA tier: one launch from the domains' gradients to the output, for the sizes it knows. float64
+// is never given to it. Neither CUDA nor torch headers are included here.
+#pragma once
+
+#include "spectral/params.h"
+
+namespace dgdd::spectral {
+
+// Square tiles of 32 and 64 pixels a side (fused_tile_kernels.cuh).
+bool fused_tile_available(int64_t height, int64_t width);
+// On the current device, with at least one plane. Returns the launch's cudaError_t, 0 for success.
+int launch_fused_tile(const SpectralParams& params, void* stream);
+
+}  // namespace dgdd::spectral

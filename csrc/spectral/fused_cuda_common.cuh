@@ -1,0 +1,242 @@
+// What the fused CUDA kernels share: transforms of a few values in registers, the roots of unity between
+// them, the agreement at a bin, and the way from a plane's class signal to the call's output.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "half.h"
+#include "kernel.h"
+#include "spectral/arithmetic.h"
+#include "spectral/params.h"
+#include "spectral/roots.h"
+
+namespace dgdd::spectral {
+
+// -------- complex numbers
+
+struct alignas(8) Complex {
+  float re;
+  float im;
+};
+
+DGDD_HOST_DEVICE Complex operator+(Complex a, Complex b) { return {a.re + b.re, a.im + b.im}; }
+DGDD_HOST_DEVICE Complex operator-(Complex a, Complex b) { return {a.re - b.re, a.im - b.im}; }
+DGDD_HOST_DEVICE Complex operator*(float a, Complex b) { return {a * b.re, a * b.im}; }
+
+// Times a root, or for an inverse transform times its conjugate.
+template <bool kInverse>
+DGDD_HOST_DEVICE Complex turned(Complex a, Complex root) {
+  if constexpr (kInverse)
+    return {a.re * root.re + a.im * root.im, a.im * root.re - a.re * root.im};
+  else
+    return {a.re * root.re - a.im * root.im, a.re * root.im + a.im * root.re};
+}
+
+// exp(-2 pi i k / n), rounded from float64.
+constexpr Complex root_of_unity(int k, int n) {
+  return {static_cast<float>(root_cosine(k, n)), static_cast<float>(-root_sine(k, n))};
+}
+
+// exp(-2 pi i k l / (kRows * kColumns)) at [k][l].
+template <int kRows, int kColumns>
+struct Twiddles {
+  Complex at[kRows][kColumns];
+  constexpr Twiddles() : at() {
+    for (int k = 0; k < kRows; ++k)
+      for (int l = 0; l < kColumns; ++l) at[k][l] = root_of_unity(k * l, kRows * kColumns);
+  }
+};
+
+// The discrete Fourier transform of N = 2, 4, 8 or 16 values in registers, results in natural order; the
+// inverse without its factor 1/N. By halves: even and odd values, then one butterfly.
+template <bool kInverse, int N>
+DGDD_HOST_DEVICE void transform(Complex* v) {
+  if constexpr (N == 2) {
+    const Complex a = v[0], b = v[1];
+    v[0] = a + b;
+    v[1] = a - b;
+  } else {
+    constexpr int kHalf = N / 2;
+    Complex even[kHalf], odd[kHalf];
+#pragma unroll
+    for (int i = 0; i < kHalf; ++i) {
+      even[i] = v[2 * i];
+      odd[i] = v[2 * i + 1];
+    }
+    transform<kInverse, kHalf>(even);
+    transform<kInverse, kHalf>(odd);
+#pragma unroll
+    for (int k = 0; k < kHalf; ++k) {
+      Complex b = odd[k];
+      if (4 * k == N) {  // times -i, or i
+        b = kInverse ? Complex{-b.im, b.re} : Complex{b.im, -b.re};
+      } else if (8 * k == N || 8 * k == 3 * N) {  // times (1 - i) / sqrt(2), (-1 - i) / sqrt(2)
+        constexpr float kHalfRoot = 0.70710678118654752f;
+        const float sum = kHalfRoot * (b.re + b.im), difference = kHalfRoot * (b.im - b.re);
+        if constexpr (kInverse)
+          b = 8 * k == N ? Complex{-difference, sum} : Complex{-sum, -difference};
+        else
+          b = 8 * k == N ? Complex{sum, difference} : Complex{difference, -sum};
+      } else if (k != 0) {
+        constexpr Twiddles<2, kHalf> kRoots;
+        b = turned<kInverse>(b, kRoots.at[1][k]);
+      }
+      v[k] = even[k] + b;
+      v[k + kHalf] = even[k] - b;
+    }
+  }
+}
+
+// -------- at one bin
+
+// The device's own square root, at most one unit in the last place off; subnormal numbers count as 0.
+DGDD_HOST_DEVICE float fast_square_root(float value) {
+#if defined(__CUDA_ARCH__)
+  float root;
+  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(value));
+  return root;
+#else
+  return std::sqrt(value);
+#endif
+}
+
+// |a|. Careful: also where squares leave the range of float32, by way of numbers near 1.
+template <bool kCareful>
+DGDD_HOST_DEVICE float magnitude(Complex a) {
+  if constexpr (!kCareful) return fast_square_root(a.re * a.re + a.im * a.im);
+  const uint32_t exponent = bits_as<uint32_t>(fmaxf(fabsf(a.re), fabsf(a.im))) & 0x7f800000u;
+  const uint32_t kept = exponent < 0x00800000u   ? 0x00800000u
+                        : exponent > 0x7e800000u ? 0x7e800000u
+                                                 : exponent;
+  const Complex scaled = bits_as<float>(0x7f000000u - kept) * a;
+  return bits_as<float>(kept) * fast_square_root(scaled.re * scaled.re + scaled.im * scaled.im);
+}
+
+// a / b, good to about the last place, for b from the smallest normal number up to 2^126.
+DGDD_HOST_DEVICE float fast_quotient(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  float reciprocal;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(b));
+  const float quotient = a * reciprocal;
+  return fmaf(fmaf(-quotient, b, a), reciprocal, quotient);
+#else
+  return a / b;
+#endif
+}
+
+// Stands for every larger eps: still finite, and far beyond the sums of magnitudes that it is added to.
+constexpr double kLargestEps = 1e37;
+constexpr float kSmallestNormal = 1.17549435e-38f;
+
+// SGS, Eq. 9: |sum| / (sum of |G| + eps), 0 where all are 0, and never above 1 by rounding. NaN stays NaN.
+DGDD_HOST_DEVICE float resultant_length(float sum_magnitude, float magnitudes, float eps) {
+  const float length = fast_quotient(sum_magnitude, fmaxf(magnitudes + eps, kSmallestNormal));
+  return length > 1.0f ? 1.0f : length;
+}
+
+// -------- one plane of the call
+
+__device__ inline bool is_valid(const SpectralParams& params, int64_t domain, int sample) {
+  return params.domain_valid == nullptr || params.domain_valid[domain * params.samples + sample];
+}
+
+// The valid domain that comes after `domain` with `skipped` others between; D where there is none.
+__device__ inline int next_valid(const SpectralParams& params, int sample, int domain, int skipped = 0) {
+  for (++domain; domain < params.domains; ++domain)
+    if (is_valid(params, domain, sample) && skipped-- == 0) break;
+  return domain;
+}
+
+// Where the block's plane lies and what its output is made of. Planes, and so samples, are counted in int: a
+// grid has no more blocks in a row, and as many planes of the smallest tile would take terabytes.
+template <class Stored>
+struct PlaneJob {
+  int sample;
+  int64_t first_pixel;  // of [N, C, H, W]
+  int valid_domains;
+  float one_over_valid;  // 0 where no domain is valid
+
+  __device__ explicit PlaneJob(const SpectralParams& params)
+      : sample(static_cast<int>(blockIdx.x) / static_cast<int>(params.channels)),
+        first_pixel(blockIdx.x * params.height * params.width),
+        valid_domains(0) {
+    for (int domain = 0; domain < params.domains; ++domain) valid_domains += is_valid(params, domain, sample);
+    one_over_valid = valid_domains == 0 ? 0.0f : 1.0f / static_cast<float>(valid_domains);
+  }
+
+  __device__ const Stored* gradient(const SpectralParams& params, int64_t domain) const {
+    return static_cast<const Stored*>(params.domain_grads) +
+           domain * (params.planes() * params.height * params.width) + first_pixel;
+  }
+};
+
+// Whether the output needs the sum over the valid domains' gradients, pixel by pixel.
+DGDD_HOST_DEVICE bool needs_spatial_sum(const SpectralParams& params) {
+  return params.class_signal == nullptr && (params.base_grad == nullptr || !params.weighted_deviation);
+}
+
+// Writes the output at kCount pixels of a plane, `pixel(i)` from its first one: from their class signal and,
+// where it is needed, the sum of their gradients over the valid domains. Everything is read before anything
+// is written, so that the reads wait for memory together.
+template <class Stored, int kCount, class Pixel>
+__device__ __forceinline__ void finish_pixels(const SpectralParams& params, const PlaneJob<Stored>& job,
+                                              const float (&class_signal)[kCount],
+                                              const float (&spatial_sum)[kCount], const Pixel& pixel) {
+  if (params.class_signal != nullptr) {
+    Stored* output = static_cast<Stored*>(params.class_signal) + job.first_pixel;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) output[pixel(i)] = store<Stored>(class_signal[i]);
+    return;
+  }
+
+  const int64_t assigned = params.domain_index[job.sample];
+  const bool in_range = assigned >= 0 && assigned < params.domains;
+  const bool deviates = in_range && is_valid(params, assigned, job.sample);
+  float mean[kCount], own[kCount], update[kCount];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) mean[i] = update[i] = spatial_sum[i] * job.one_over_valid;
+  if (params.base_grad != nullptr) {
+    const Stored* given = static_cast<const Stored*>(params.base_grad) + job.first_pixel;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) update[i] = load(given[pixel(i)]);
+  }
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) own[i] = params.weighted_deviation ? class_signal[i] : mean[i];
+  if (deviates) {
+    const Stored* gradient = job.gradient(params, assigned);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) own[i] = load(gradient[pixel(i)]);
+  }
+  const float alpha = static_cast<float>(params.alpha), beta = static_cast<float>(params.beta);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const float centre = params.weighted_deviation ? class_signal[i] : mean[i];
+    update[i] = surgery(update[i], class_signal[i], own[i], centre, alpha, beta);
+    if (!in_range) update[i] = NAN;
+  }
+
+  if (params.update != nullptr) {
+    Stored* output = static_cast<Stored*>(params.update) + job.first_pixel;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) output[pixel(i)] = store<Stored>(update[i]);
+    return;
+  }
+  Stored* buffer = static_cast<Stored*>(params.momentum_buffer) + job.first_pixel;
+  Stored* images = static_cast<Stored*>(params.images) + job.first_pixel;
+  const float momentum = static_cast<float>(params.momentum);
+  const float learning_rate = static_cast<float>(params.learning_rate);
+  float image[kCount];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    update[i] += momentum * load(buffer[pixel(i)]);
+    image[i] = load(images[pixel(i)]);
+  }
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    buffer[pixel(i)] = store<Stored>(update[i]);
+    images[pixel(i)] = store<Stored>(image[i] - learning_rate * update[i]);
+  }
+}
+
+}  // namespace dgdd::spectral
