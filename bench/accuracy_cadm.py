@@ -8,8 +8,8 @@ Every part is kept in the run folder, and the table is written anew after each c
 at any moment goes on where it was: the same command again computes only what is missing.
 
     python bench/accuracy_cadm.py --data PACS --resolution 32 --target photo --width 16 --experts 2 \
-        --expert-epochs 10 --iterations 150 --batch-real 16 --test-width 32 --epochs 500 \
-        --runs runs/pacs --out bench/results/cadm_pacs_photo.json
+        --expert-epochs 10 --expert-lr 0.05 --expert-batch 32 --expert-cutmix 0 --iterations 150 \
+        --batch-real 16 --test-width 32 --epochs 500 --runs runs/pacs --out bench/results/cadm_pacs_photo.json
 """
 
 from __future__ import annotations
@@ -74,7 +74,12 @@ def train_experts(sources: DomainDataset, options: Any) -> ExpertPool:
     """The experts, trained on the sources alone, or what an earlier call left of them."""
     network = NetworkConfig(architecture="resnet18", width=options.width)
     config = PretrainConfig(
-        experts=options.experts, epochs=options.expert_epochs, batch_size=64, network=network
+        experts=options.experts,
+        epochs=options.expert_epochs,
+        learning_rate=options.expert_lr,
+        batch_size=options.expert_batch,
+        cutmix_probability=options.expert_cutmix,
+        network=network,
     )
 
     def tell(state: PretrainProgress) -> None:
@@ -179,6 +184,9 @@ def main() -> None:
     parser.add_argument("--batch-real", type=int, default=341, help="real images of each class and domain")
     parser.add_argument("--experts", type=int, default=20)
     parser.add_argument("--expert-epochs", type=int, default=60)
+    parser.add_argument("--expert-lr", type=float, default=PretrainConfig.learning_rate)
+    parser.add_argument("--expert-batch", type=int, default=PretrainConfig.batch_size)
+    parser.add_argument("--expert-cutmix", type=float, default=PretrainConfig.cutmix_probability)
     parser.add_argument("--width", type=int, default=64, help="of the experts")
     parser.add_argument("--test-width", type=int, default=128, help="of the ConvNet that is tested")
     parser.add_argument("--epochs", type=int, default=2000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .commands.app import app
+from .commands.channels import channels
 from .commands.data import data
 from .commands.demo import demo
 from .commands.distill import distill
@@ -25,6 +26,7 @@ COMMANDS = (
     tune,
     grid,
     table,
+    channels,
     data,
     doctor,
 )  # in the order of the help

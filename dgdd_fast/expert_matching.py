@@ -109,7 +109,7 @@ class ExpertFeatures:
         assert self.config.masks is not None
         maps = self.network.forward_to(images, self.stage)
         domains, uniforms = self.real_domains[rows], self.uniforms[rows]
-        masked = mask(maps, self.expert, self.stage, domains, uniforms, self.config.masks)
+        masked, _ = mask(maps, self.expert, self.stage, domains, uniforms, self.config.masks)
         return self.network.forward_from(masked, self.stage)
 
 
@@ -183,7 +183,7 @@ class Regularisation:
         masked = []
         if config.masks is not None:
             for numbers in uniforms:
-                copy = mask(maps, self.expert, stage, domains, numbers, config.masks)
+                copy, _ = mask(maps, self.expert, stage, domains, numbers, config.masks)
                 masked.append(network.classifier(network.forward_from(copy, stage)))
         if config.experts.regularise:
             judged = masked

@@ -204,21 +204,25 @@ class ExpertPool:
 
     def check(self, sources: DomainDataset) -> None:
         """Raises ExpertPoolError unless the experts were trained on exactly these images."""
+        self.check_names(sources)
+        if self.fingerprint != sources.fingerprint():
+            raise ExpertPoolError(
+                f"the experts in {self.folder} were trained on other images of the same classes and domains "
+                "(or another split of them); train experts for these data (dgdd pretrain)"
+            )
+
+    def check_names(self, data: DomainDataset) -> None:
+        """Raises ExpertPoolError unless `data` have the experts' domains, classes and resolution."""
         for name, found, wanted in (
-            ("domains", self.domain_names, sources.domain_names),
-            ("classes", self.class_names, sources.class_names),
-            ("resolution", self.resolution, sources.resolution),
+            ("domains", self.domain_names, data.domain_names),
+            ("classes", self.class_names, data.class_names),
+            ("resolution", self.resolution, data.resolution),
         ):
             if found != wanted:
                 raise ExpertPoolError(
                     f"the experts in {self.folder} were trained with {name} {_listed(found)}, the data have "
                     f"{_listed(wanted)}; train experts for these data (dgdd pretrain)"
                 )
-        if self.fingerprint != sources.fingerprint():
-            raise ExpertPoolError(
-                f"the experts in {self.folder} were trained on other images of the same classes and domains "
-                "(or another split of them); train experts for these data (dgdd pretrain)"
-            )
 
     def _read_weights(self, expert: Expert, index: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
         path = self.expert_file(index)

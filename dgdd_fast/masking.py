@@ -34,8 +34,9 @@ def draw_uniforms(images: int, channels: int, seed: int, *purpose: str | int) ->
 
 def mask(
     maps: Tensor, expert: Expert, stage: int, domain_index: Tensor, uniforms: Tensor, config: MaskConfig
-) -> Tensor:
-    """The maps [N, C, h, w] after `stage` with M = floor(config.share * C) channels of every image zeroed.
+) -> tuple[Tensor, Tensor]:
+    """The maps [N, C, h, w] after `stage` with M = floor(config.share * C) channels of every image zeroed,
+    and the mask [N, C], 0 for those.
 
     An image's channels are drawn without replacement with weights that grow with their activation score, the
     part that the channel has in what the stage's discriminator says for the image's domain (its bias has
@@ -47,7 +48,7 @@ def mask(
     """
     weight = expert.discriminators[stage - 1].weight
     assert isinstance(weight, Tensor)
-    masked, _ = ops.mask_channels(
+    return ops.mask_channels(
         maps,
         weight,
         domain_index,
@@ -56,4 +57,3 @@ def mask(
         rescale=config.rescale,
         per_pixel=config.score == "pixel",
     )
-    return masked

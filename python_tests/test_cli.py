@@ -339,6 +339,11 @@ def test_experts_are_what_cadm_distils_with(pictures, tmp_path):
     assert distilled.config["masks"]["share"] == 0.33
     dgdd("export", tmp_path / "run", "--out", tmp_path / "png")
     assert len(list((tmp_path / "png" / "images").glob("*/*/*.png"))) == 24
+    text = dgdd("channels", tmp_path / "experts", tmp_path / "run", "--data", pictures).output
+    assert "unstable channels" in text
+    report = json.loads((tmp_path / "experts" / "channels.json").read_text())
+    assert set(report["stages"][3]["unstable"]) == {"real", "run"}
+    assert len(report["experts"]) == 2
     code, text = failure(
         "distill", "--data", pictures, "--target", "domain2", "--experts", tmp_path / "experts"
     )

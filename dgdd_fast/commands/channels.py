@@ -1,0 +1,82 @@
+"""`dgdd channels`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..config import MaskConfig
+from ..run_config import override
+from ..terminal import console, table
+from .options import SOURCE_HELP, Threads, set_file, set_threads
+
+
+def channels(
+    experts: Annotated[Path, typer.Argument(metavar="EXPERTS", help="What `dgdd pretrain` wrote.")],
+    distilled: Annotated[
+        list[Path] | None, typer.Argument(metavar="SET", help="Distilled sets, or folders of runs.")
+    ] = None,
+    data: Annotated[
+        str, typer.Option(metavar="SOURCE", help=f"What the experts were trained on: {SOURCE_HELP}")
+    ] = "embedded-digits",
+    share: Annotated[
+        float | None, typer.Option(help=f"Of the channels to mask. Default: {MaskConfig.share:g}.")
+    ] = None,
+    threads: Threads = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="Default: channels.json beside the experts.")
+    ] = None,
+) -> None:
+    """Show which channels tell the domains apart: in experts, under CADM's masks, and in distilled sets.
+
+    Real images are the test parts of the experts' source domains. A channel is
+    unstable where its activation score differs between the domains by more than
+    the mean plus a standard deviation of what the stage's channels do on real images.
+
+    \b
+    dgdd channels experts/sketch runs/mmd runs/cadm --data pacs/
+    """
+    from ..data import load_dataset
+    from ..distilled_set import DistilledSet
+    from ..experts import ExpertPool
+    from ..files import write_atomically
+    from ..report.channels import compare_channels
+
+    set_threads(threads)
+    pool = ExpertPool.load(experts)
+    height, width = pool.resolution
+    dataset = load_dataset(data, height if height == width else None)
+    real = dataset.only_domains(pool.domain_names).test()
+    sets = {
+        path.name if path.is_dir() else path.stem: DistilledSet.load(set_file(path))
+        for path in distilled or []
+    }
+    report = compare_channels(pool, real, sets, override(MaskConfig(), share=share))
+    _print_experts(report["experts"])
+    _print_stages(report["stages"])
+    out = out or experts / "channels.json"
+    write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
+    console.print(f"written: {out}")
+
+
+def _print_experts(sights: list[dict[str, Any]]) -> None:
+    rows = table("expert", "class", "domain, by stage", "masked", title="right on held-in images, in %")
+    for index, sight in enumerate(sights):
+        shares = (
+            " ".join(f"{x:.0f}" for x in sight[name])
+            for name in ("domain_accuracy", "masked_domain_accuracy")
+        )
+        rows.add_row(str(index + 1), f"{sight['accuracy']:.0f}", *shares)
+    console.print(rows)
+
+
+def _print_stages(stages: list[dict[str, Any]]) -> None:
+    rows = table("stage", "channels", *stages[0]["unstable"], title="unstable channels, mean of the experts")
+    for number, stage in enumerate(stages, start=1):
+        counts = (f"{statistics.fmean(counts):.1f}" for counts in stage["unstable"].values())
+        rows.add_row(str(number), str(stage["channels"]), *counts)
+    console.print(rows)
