@@ -31,6 +31,7 @@ from dgdd_fast.config import (
     DistillConfig,
     EvaluateConfig,
     ExpertConfig,
+    MaskConfig,
     NetworkConfig,
     PretrainConfig,
     to_dict,
@@ -42,6 +43,7 @@ from dgdd_fast.evaluate import evaluate
 from dgdd_fast.files import write_atomically
 from dgdd_fast.formation import tiles
 from dgdd_fast.pretrain import ExpertPool, PretrainProgress, pretrain
+from dgdd_fast.report.channels import compare_channels
 from dgdd_fast.run_config import with_method
 
 METHODS = ("random", "start", "mmd", "cadm", "mmd+sgs", "cadm+sgs")
@@ -154,6 +156,15 @@ def run_cell(
     return result
 
 
+def distilled_sets(ipc: int, options: Any) -> dict[str, DistilledSet]:
+    """The sets of the first seed that were distilled in experts, with the one that they start from."""
+    return {
+        method: DistilledSet.load(options.runs / f"{method}-ipc{ipc}-seed0" / "distilled.safetensors")
+        for method in options.methods
+        if method != "random"
+    }
+
+
 def table(cells: dict[int, dict[str, list[dict[str, float]]]]) -> dict[str, Any]:
     """Mean and spread over the seeds that are done, by budget, method and test set."""
     result: dict[str, Any] = {}
@@ -231,6 +242,11 @@ def main() -> None:
                     "accuracy": table(cells),
                 }
                 write_atomically(options.out, (json.dumps(report, indent=1) + "\n").encode())
+    report["channels"] = {
+        str(ipc): compare_channels(pool, parts.sources_test, distilled_sets(ipc, options), MaskConfig())
+        for ipc in options.ipc
+    }
+    write_atomically(options.out, (json.dumps(report, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

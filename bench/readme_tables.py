@@ -52,6 +52,47 @@ def accuracy_table(studies: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+EXPERT_METHODS = {"random": "Random", "start": "start", "mmd": "MMD", "cadm": "CADM"}
+
+
+def expert_table(studies: list[dict[str, Any]]) -> str:
+    """Accuracy of MMD and CADM on the held-out domain at every budget, and the protocol below."""
+    if not studies:
+        return "MMD and CADM: no study is kept yet."
+    lines = [
+        "| data | held out | images per class | "
+        + " | ".join(EXPERT_METHODS.values())
+        + " | CADM's gain over MMD, by seed |",
+        "| --- | --- | ---: |" + " ---: |" * len(EXPERT_METHODS) + " --- |",
+    ]
+    for study in studies:
+        for ipc, accuracy in study["accuracy"].items():
+            targets = {method: accuracy[method]["target"] for method in EXPERT_METHODS}
+            cells = [f"{target['mean']:.1f} ± {target['std']:.1f}" for target in targets.values()]
+            pairs = zip(targets["mmd"]["seeds"], targets["cadm"]["seeds"], strict=True)
+            gains = ", ".join(f"{cadm - mmd:+.1f}" for mmd, cadm in pairs)
+            lines.append(f"| {study['title']} | {study['target']} | {ipc} | {' | '.join(cells)} | {gains} |")
+    for study in studies:
+        distill, evaluate, experts = study["distill"], study["evaluate"], study["experts"]["config"]
+        parts = [
+            f"{study['title']}: sources {', '.join(study['sources'])}; {study['resolution'][0]} px",
+            f"{experts['experts']} experts (ResNet-18 of width {experts['network']['width']}, "
+            f"{experts['epochs']} epochs)",
+            f"{distill['iterations']} iterations",
+            f"{distill['batch_real']} real images per class and domain in each",
+            f"image learning rate {distill['image_lr']:g}",
+            f"tested with a ConvNet of width {evaluate['network']['width']}",
+            f"after {evaluate['epochs']} epochs",
+        ]
+        seeds = f"mean and standard deviation over {study['seeds']} seeds, each a distillation and a training"
+        lines += ["", ", ".join(parts) + f"; {seeds}."]
+    lines += [
+        "",
+        "Random: real images; start: the mosaics of shrunken real images that MMD and CADM start from.",
+    ]
+    return "\n".join(lines)
+
+
 def speed_table(benchmark: dict[str, Any]) -> str:
     """`spectral_surgery` on the CPU at the papers' sizes against the same formulas in PyTorch."""
     lines = [
@@ -118,10 +159,12 @@ def cuda_table(parts: list[dict[str, Any]]) -> str:
 def render(readme: str) -> str:
     """The README with each block between `<!-- NAME -->` and `<!-- /NAME -->` filled in from the results."""
     studies = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("accuracy_*.json"))]
+    of_experts = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("cadm_*.json"))]
     benchmark = json.loads((RESULTS / "spectral_cpu.json").read_text())
     on_cuda = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("spectral_cuda_*.json"))]
     blocks = {
         "accuracy": accuracy_table(studies),
+        "experts": expert_table(of_experts),
         "speed": speed_table(benchmark),
         "cuda": cuda_table(on_cuda),
     }

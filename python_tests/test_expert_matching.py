@@ -43,6 +43,7 @@ from dgdd_fast.sampling import assign_domains, initial_tiles, real_batch
 from dgdd_fast.seeds import generator
 
 DATA = toy_domains(per_cell=8)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +76,15 @@ def experts(config: DistillConfig, **changes: object) -> DistillConfig:
 class Setting:
     """A resolved run on `data`, its first tiles, and its gradients."""
 
-    def __init__(self, config: DistillConfig, data: DomainDataset = DATA) -> None:
+    def __init__(self, config: DistillConfig, data: DomainDataset = DATA, device: torch.device = CPU) -> None:
         self.data = data
         self.config = resolve(config, data)
         self.mean, self.std = data.channel_statistics()
         self.assigned = assign_domains(data.counts(), self.config.ipc, self.config.factor)
         self.tiles = initial_tiles(data, self.assigned, self.config, self.mean, self.std)
-        parts = (self.mean, self.std, self.assigned.flatten(), torch.device("cpu"))
+        parts = (self.mean, self.std, self.assigned.flatten(), device)
         self.objective = build_objective(data, self.config, *parts)
+        self.tiles = self.tiles.to(device)
 
     def gradients(self, iteration: int, by_domain: bool = False) -> ImageGradients:
         return self.objective.gradients(self.tiles, iteration, by_domain)
@@ -293,6 +295,14 @@ def test_chunks_change_nothing_but_rounding(folder: str) -> None:
     )
     assert relative_error(tight.union, roomy.union) < 1e-3
     assert relative_error(tight.by_domain, roomy.by_domain) < 1e-3
+
+
+def test_every_device_finds_the_same_gradient(folder: str, device: torch.device) -> None:
+    config = settings(folder)
+    on_cpu = Setting(config).gradients(0, by_domain=True)
+    found = Setting(config, device=device).gradients(0, by_domain=True)
+    for one, other in ((found.union, on_cpu.union), (found.by_domain[1], on_cpu.by_domain[1])):
+        assert_same_gradient(one.cpu(), other)
 
 
 def test_stages_and_activation_are_drawn_evenly_and_independently() -> None:
