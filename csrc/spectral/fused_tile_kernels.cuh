@@ -61,8 +61,12 @@ struct Tile {
   static constexpr int kMostGroups = kThreads == 32 ? 4 : 3;
 };
 
-template <int kRows, int kColumns>
-__constant__ constexpr Twiddles<kRows, kColumns> kConstantTwiddles;
+// Down the columns a warp needs one or two roots at a time, along the rows as many as it has x0: constant
+// memory would serve these one after another, global memory serves them from the first-level cache.
+template <class T>
+__constant__ constexpr Twiddles<16, T::kColumnRest> kColumnRoots;
+template <class T>
+__device__ constexpr Twiddles<T::kRowRadix, T::kRowRest> kRowRoots;
 
 // One thread's part of the transforms, in place in `v`.
 template <class T>
@@ -90,7 +94,7 @@ struct TileTransforms {
     transform<false, 16>(v);
 #pragma unroll
     for (int c = 0; c < 16; ++c) {
-      if (c > 0) v[c] = turned<false>(v[c], kConstantTwiddles<16, kColumnRest>.at[c][b]);
+      if (c > 0) v[c] = turned<false>(v[c], kColumnRoots<T>.at[c][b]);
       columns.store(column_place(c, b, j), v[c]);
     }
   }
@@ -99,7 +103,7 @@ struct TileTransforms {
 #pragma unroll
     for (int c = 0; c < 16; ++c) {
       v[c] = columns.load(column_place(c, b, j));
-      if (c > 0) v[c] = turned<true>(v[c], kConstantTwiddles<16, kColumnRest>.at[c][b]);
+      if (c > 0) v[c] = turned<true>(v[c], kColumnRoots<T>.at[c][b]);
     }
     transform<true, 16>(v);
   }
@@ -169,7 +173,7 @@ struct TileTransforms {
     }
 #pragma unroll
     for (int e = 0; e < kRowRadix; ++e) {
-      const Complex root = kConstantTwiddles<kRowRadix, kRowRest>.at[e][x0()];
+      const Complex root = kRowRoots<T>.at[e][x0()];
 #pragma unroll
       for (int t = 0; t < kColumnRest; ++t)
         rows.store(row_place(c * kColumnRest + t, e, x0()),
@@ -182,7 +186,7 @@ struct TileTransforms {
     Complex rest[kColumnRest][kRowRadix];
 #pragma unroll
     for (int e = 0; e < kRowRadix; ++e) {
-      const Complex root = kConstantTwiddles<kRowRadix, kRowRest>.at[e][x0()];
+      const Complex root = kRowRoots<T>.at[e][x0()];
 #pragma unroll
       for (int t = 0; t < kColumnRest; ++t) {
         rest[t][e] = rows.load(row_place(c * kColumnRest + t, e, x0()));
@@ -410,7 +414,7 @@ __device__ __forceinline__ void prefetch_plane(const Stored* plane, int thread) 
 // SGS, Eq. 9 and 10: the sums times their agreement, scaled for the unscaled inverse transform, and the
 // agreement itself where the call asks for it.
 template <class T, class Stored>
-__device__ __forceinline__ void weigh(const SpectralParams& params, const TileSums<T>& sums,
+__device__ __forceinline__ void weigh(const SpectralParams& params, const TileSums<T>& sums, bool careful,
                                       TileTransforms<T>& to) {
   constexpr int kBins = T::kHeight * (T::kHalfWidth + 1);
   const PlaneJob<Stored> job(params);
@@ -425,6 +429,14 @@ __device__ __forceinline__ void weigh(const SpectralParams& params, const TileSu
   const auto write = [&](int y, int x, float length) {
     if (x <= T::kHalfWidth) lengths[y * (T::kHalfWidth + 1) + x] = store<Stored>(length);
   };
+  float sizes[T::kValues];
+  if (careful) {
+#pragma unroll
+    for (int n = 0; n < T::kValues; ++n) sizes[n] = magnitude<true>(sums.spectra[n]);
+  } else {
+#pragma unroll
+    for (int n = 0; n < T::kValues; ++n) sizes[n] = magnitude<false>(sums.spectra[n]);
+  }
 #pragma unroll
   for (int n = 0; n < T::kValues; ++n) {
     const Complex sum = sums.spectra[n];
@@ -440,7 +452,7 @@ __device__ __forceinline__ void weigh(const SpectralParams& params, const TileSu
       write(T::kHeight / 2, kx, second);
       continue;
     }
-    const float length = resultant_length(magnitude<true>(sum), sums.magnitudes[n], eps);
+    const float length = resultant_length(sizes[n], sums.magnitudes[n], eps);
     to.v[n] = (scale * length) * sum;
     if (params.resultant_length == nullptr) continue;
     if (row > 0) {
@@ -510,13 +522,14 @@ __global__ void __launch_bounds__(T::kThreads* T::kMostGroups, 384 / (T::kThread
   const float total = sums.total_magnitude();
   const bool too_large = __syncthreads_or(group == 0 && !(total < 1e18f));
   const bool large_enough = __syncthreads_or(group == 0 && total > 1e-9f);
-  if (too_large || !large_enough) {  // squares may have left the range of float32
+  const bool careful = too_large || !large_enough;  // squares may have left the range of float32
+  if (careful) {
     sum_domains<T, Stored, true>(params, transforms, sums);
     if (transforms.row() == 0) transforms.shared_row_barrier();
   }
 
   if (group == 0) {
-    weigh<T, Stored>(params, sums, transforms);
+    weigh<T, Stored>(params, sums, careful, transforms);
     transforms.inverse_c();
   }
   group_barrier<T>();
