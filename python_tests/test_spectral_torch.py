@@ -101,10 +101,11 @@ def test_results_in_inference_mode(device: torch.device) -> None:
     assert torch.equal(buffer, expected)
 
 
-def test_a_stream_of_the_users_own(device: torch.device) -> None:
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (128, 128), (50, 50)], ids=str)
+def test_a_stream_of_the_users_own(size: tuple[int, int], device: torch.device) -> None:
     if device.type == "cpu":
         pytest.skip("the CPU has no streams")
-    case = Surgery.drawn(size=(50, 50), dtype=torch.float32, device=device)
+    case = Surgery.drawn(size=size, dtype=torch.float32, device=device)
     expected = reference.spectral_surgery(*case.arguments())
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -116,7 +117,7 @@ def test_a_stream_of_the_users_own(device: torch.device) -> None:
     torch.testing.assert_close(update, 2 * expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (50, 50)], ids=str)
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (128, 128), (50, 50)], ids=str)
 def test_capture_in_a_cuda_graph(size: tuple[int, int], device: torch.device) -> None:
     if device.type == "cpu":
         pytest.skip("the CPU has no CUDA graphs")
