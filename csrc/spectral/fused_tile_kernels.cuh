@@ -478,7 +478,7 @@ __device__ __forceinline__ void sum_domains(const SpectralParams& params, TileTr
        first = next_valid(params, job.sample, first, groups - 1)) {
     const int domain = group == 0 ? first : next_valid(params, job.sample, first, group - 1);
     const bool active = domain < params.domains;
-    forget(transforms.thread);  // 50 registers of addresses and roots
+    forget(transforms.thread);  // or addresses and roots would fill the registers, and spill
     if (active) {
       const Stored* gradient = job.gradient(params, domain) + transforms.first_pixel();
 #pragma unroll
@@ -505,7 +505,9 @@ __device__ __forceinline__ void sum_domains(const SpectralParams& params, TileTr
   if (groups > 1) GroupSum<T>().add(sums, transforms, needs_spatial_sum(params));
 }
 
-// A block for each plane: kThreads x groups threads with kSharedBytes x groups of dynamic shared memory.
+// A block for each plane: kThreads x groups threads with kSharedBytes x groups of dynamic shared memory. The
+// bounds let 384 threads share a multiprocessor, each with 168 registers; of these the sums take 80 and the
+// values 32.
 template <class T, class Stored>
 __global__ void __launch_bounds__(T::kThreads* T::kMostGroups, 384 / (T::kThreads * T::kMostGroups))
     fused_tile_kernel(const __grid_constant__ SpectralParams params) {
@@ -529,6 +531,11 @@ __global__ void __launch_bounds__(T::kThreads* T::kMostGroups, 384 / (T::kThread
   }
 
   if (group == 0) {
+    for (const void* planes : {params.base_grad, static_cast<const void*>(params.momentum_buffer),
+                               static_cast<const void*>(params.images)})
+      if (planes != nullptr)
+        prefetch_plane<T>(static_cast<const Stored*>(planes) + PlaneJob<Stored>(params).first_pixel,
+                          transforms.thread);
     weigh<T, Stored>(params, sums, careful, transforms);
     transforms.inverse_c();
   }
