@@ -1,6 +1,6 @@
-// bfloat16 and float16 as storage: conversions to and from float32 by integer arithmetic, without branches,
-// so that compilers vectorise them and CPU and CUDA round alike (to nearest, ties to even; NaN stays NaN). No
-// torch header is included here.
+// bfloat16 and float16 as storage: conversions to and from float32, rounded to nearest, ties to even; NaN
+// stays NaN. On the CPU by integer arithmetic without branches, which compilers vectorise; on CUDA by its own
+// instructions, which round alike. No torch header is included here.
 #pragma once
 
 #include <cstdint>
@@ -37,24 +37,41 @@ DGDD_HOST_DEVICE float load(BFloat16 value) {
 // The exponent is moved by a multiplication, which also normalises float16's subnormal numbers; a second one,
 // against overflow to infinity, is not needed because infinities and NaN are put right from the bits.
 DGDD_HOST_DEVICE float load(Float16 value) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
+  return result;
+#else
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
   const uint32_t magnitude = value.bits & 0x7fffu;
   const float scaled = bits_as<float>(magnitude << 13) * 0x1p112f;
   const uint32_t finite = bits_as<uint32_t>(scaled);
   const uint32_t special = (magnitude << 13) | 0x7f800000u;
   return bits_as<float>(sign | (magnitude >= 0x7c00u ? special : finite));
+#endif
 }
 
 DGDD_HOST_DEVICE BFloat16 round_to_bfloat16(float value) {
+#if defined(__CUDA_ARCH__)
+  BFloat16 result;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+  return result;
+#else
   const uint32_t bits = bits_as<uint32_t>(value);
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const uint32_t nan = (bits >> 16) | 0x40u;
   return {static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded)};
+#endif
 }
 
 // Numbers that become subnormal are rounded by adding 0.5, whose last place is float16's smallest subnormal;
 // the others on the bits.
 DGDD_HOST_DEVICE Float16 round_to_float16(float value) {
+#if defined(__CUDA_ARCH__)
+  Float16 result;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+  return result;
+#else
   const uint32_t bits = bits_as<uint32_t>(value);
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
@@ -63,6 +80,7 @@ DGDD_HOST_DEVICE Float16 round_to_float16(float value) {
   const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
   const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
   return {static_cast<uint16_t>(sign | (magnitude >= 0x47800000u ? special : finite))};
+#endif
 }
 
 template <class Stored, class Real>

@@ -49,9 +49,14 @@ void run(const SpectralParams& params, const Device& device) {
 #endif
 }
 
-void run(const MaskingParams& params, const Device&) {
+void run(const MaskingParams& params, const Device& device) {
   if (params.samples == 0 || params.channels == 0) return;
-  masking::run_cpu(params);
+  if (device.is_cpu()) return masking::run_cpu(params);
+#if defined(DGDD_WITH_CUDA)
+  masking::run_cuda(params, device);
+#else
+  refuse_cuda();
+#endif
 }
 
 void check_planes(const Checks& checks, const Tensor& domain_grads, int64_t least_axes, const char* layout) {
@@ -442,6 +447,10 @@ STABLE_TORCH_LIBRARY_IMPL(dgdd, CUDA, m) {
   m.impl("spectral_consensus", TORCH_BOX(&dgdd::spectral_consensus));
   m.impl("spectral_surgery", TORCH_BOX(&dgdd::spectral_surgery));
   m.impl("spectral_surgery_step_", TORCH_BOX(&dgdd::spectral_surgery_step_));
+  m.impl("channel_scores", TORCH_BOX(&dgdd::channel_scores));
+  m.impl("weighted_channel_mask", TORCH_BOX(&dgdd::weighted_channel_mask));
+  m.impl("mask_channels", TORCH_BOX(&dgdd::mask_channels));
+  m.impl("apply_channel_mask", TORCH_BOX(&dgdd::apply_channel_mask));
 }
 
 PYBIND11_MODULE(_C, m) { m.def("build_info", &dgdd::build_info); }

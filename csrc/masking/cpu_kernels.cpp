@@ -293,38 +293,21 @@ RowExtremes extremes_of(const double* scores, const double* uniforms, int64_t si
   return row;
 }
 
-// The keys below `key` are masked, and of those equal to it the first `ties`.
-struct Threshold {
-  int64_t key;
-  int64_t ties;
-};
-
 int64_t count_up_to(const int64_t* keys, int64_t size, int64_t limit) {
   int64_t count = 0;
   for (int64_t i = 0; i < size; ++i) count += keys[i] <= limit;
   return count;
 }
 
-// A binary search on the keys' values: a step is a count, which compilers vectorise, and most searches end
-// after the few steps that it takes to fall into the gap between two keys.
 Threshold threshold_of(const int64_t* keys, int64_t size, int64_t num_masked) {
-  if (num_masked == 0) return {INT64_MIN, 0};
   int64_t lowest = INT64_MAX;
   int64_t highest = INT64_MIN;
   for (int64_t i = 0; i < size; ++i) {
     lowest = keys[i] < lowest ? keys[i] : lowest;
     highest = keys[i] > highest ? keys[i] : highest;
   }
-  while (lowest < highest) {
-    const int64_t limit = middle(lowest, highest);
-    const int64_t count = count_up_to(keys, size, limit);
-    if (count == num_masked) return {limit + 1, 0};
-    if (count > num_masked)
-      highest = limit;
-    else
-      lowest = limit + 1;
-  }
-  return {lowest, num_masked - count_up_to(keys, size, lowest - 1)};
+  return find_threshold(lowest, highest, num_masked,
+                        [=](int64_t limit) { return count_up_to(keys, size, limit); });
 }
 
 // Leaves the mask in `factors`.

@@ -138,9 +138,33 @@ DGDD_HOST_DEVICE int64_t selection_key(double score, double uniform, const RowWe
   return weight == 0 ? bits : bits + INT64_MIN;
 }
 
-// From `lowest` to `highest` by steps of a binary search: the middle, without overflow.
-DGDD_HOST_DEVICE int64_t middle(int64_t lowest, int64_t highest) {
-  return lowest + static_cast<int64_t>((static_cast<uint64_t>(highest) - static_cast<uint64_t>(lowest)) / 2);
+// The keys below `key` are masked, and of those equal to it the `ties` first.
+struct Threshold {
+  int64_t key;
+  int64_t ties;
+};
+
+// A binary search on the values of the keys, which lie in [lowest, highest]: no sort and no histogram, one
+// count a step, and most searches end after the few steps that it takes to fall into the gap between two
+// keys. `count_up_to(limit)` counts the keys that are not above the limit.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable  // the count may be the device's alone
+#endif
+template <class CountUpTo>
+DGDD_HOST_DEVICE Threshold find_threshold(int64_t lowest, int64_t highest, int64_t num_masked,
+                                          CountUpTo count_up_to) {
+  if (num_masked == 0) return {INT64_MIN, 0};
+  while (lowest < highest) {
+    const uint64_t distance = static_cast<uint64_t>(highest) - static_cast<uint64_t>(lowest);
+    const int64_t limit = lowest + static_cast<int64_t>(distance / 2);
+    const int64_t count = count_up_to(limit);
+    if (count == num_masked) return {limit + 1, 0};
+    if (count > num_masked)
+      highest = limit;
+    else
+      lowest = limit + 1;
+  }
+  return {lowest, num_masked - count_up_to(lowest - 1)};
 }
 
 }  // namespace dgdd::masking
