@@ -94,7 +94,7 @@ struct FusedLayout {
 inline bool fit_fused(CudaCall& call, const DeviceLimits& limits) {
   constexpr int64_t kMostChannels = 4096;
   const MaskingParams& params = call.params;
-  if (!call.packed || params.channels > kMostChannels) return false;
+  if (!call.packed || params.channels > kMostChannels || params.samples > INT32_MAX) return false;
   const int real_bytes = static_cast<int>(bytes_of_real(params.storage));
   const int elements = static_cast<int>(16 / bytes_of(params.storage));
   const FusedLayout layout(call, elements, real_bytes);

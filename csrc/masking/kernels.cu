@@ -40,13 +40,13 @@ int with_flags(Launch launch, bool flag, Flags... others) {
   return flag ? with(std::true_type{}) : with(std::false_type{});
 }
 
-int start(void (*kernel)(CudaCall), const CudaCall& call, int64_t work, void* stream) {
+int start(void (*kernel)(CudaCall), const CudaCall& call, unsigned blocks, void* stream) {
   if (call.shared_bytes > 48 * 1024) {
     const cudaError_t error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, call.shared_bytes);
     if (error != cudaSuccess) return error;
   }
-  kernel<<<blocks_for(work), kThreads, call.shared_bytes, static_cast<cudaStream_t>(stream)>>>(call);
+  kernel<<<blocks, kThreads, call.shared_bytes, static_cast<cudaStream_t>(stream)>>>(call);
   return cudaGetLastError();
 }
 
@@ -70,7 +70,8 @@ int launch_ranges(const CudaCall& call, void* stream) {
   return with_storage(params.storage, [&](auto stored) {
     return with_flags(
         [&](auto packed, auto channels_last) {
-          return start(ranges_kernel<decltype(stored), packed(), channels_last()>, call, work, stream);
+          return start(ranges_kernel<decltype(stored), packed(), channels_last()>, call, blocks_for(work),
+                       stream);
         },
         call.packed, params.channels_last);
   });
@@ -92,7 +93,7 @@ int launch_scores(const CudaCall& call, void* stream) {
 
 int launch_select(const CudaCall& call, void* stream) {
   return with_storage(call.params.storage, [&](auto stored) {
-    return start(select_kernel<decltype(stored)>, call, call.params.samples, stream);
+    return start(select_kernel<decltype(stored)>, call, blocks_for(call.params.samples), stream);
   });
 }
 
@@ -105,7 +106,8 @@ int launch_apply(const CudaCall& call, void* stream) {
   return with_storage(params.storage, [&](auto stored) {
     return with_flags(
         [&](auto packed, auto channels_last) {
-          return start(apply_kernel<decltype(stored), packed(), channels_last()>, call, work, stream);
+          return start(apply_kernel<decltype(stored), packed(), channels_last()>, call, blocks_for(work),
+                       stream);
         },
         call.packed, params.channels_last);
   });
@@ -115,7 +117,8 @@ int launch_fused(const CudaCall& call, void* stream) {
   return with_storage(call.params.storage, [&](auto stored) {
     return with_flags(
         [&](auto channels_last) {
-          return start(fused_kernel<decltype(stored), channels_last()>, call, call.params.samples, stream);
+          return start(fused_kernel<decltype(stored), channels_last()>, call,
+                       static_cast<unsigned>(call.params.samples), stream);
         },
         call.params.channels_last);
   });

@@ -509,10 +509,11 @@ __global__ void __launch_bounds__(kThreads, 2) apply_kernel(CudaCall call) {
   }
 }
 
-// All three steps, a sample for each block. The threads that score a unit write it too, so what they keep of
-// it in shared memory is theirs alone: slot after slot, without barriers or bank conflicts.
+// All three steps, exactly a sample for each block: a loop over samples would cost registers. The threads
+// that score a unit write it too, so what they keep of it in shared memory is theirs alone: slot after slot,
+// without barriers or bank conflicts.
 template <class Stored, bool channels_last>
-__global__ void __launch_bounds__(kThreads, sizeof(Stored) == 8 ? 1 : 2) fused_kernel(CudaCall call) {
+__global__ void __launch_bounds__(kThreads, 2) fused_kernel(CudaCall call) {
   using Real = RealOf<Stored>;
   using U = Unit<Stored, true>;
   constexpr int kElements = U::kElements;
@@ -522,7 +523,6 @@ __global__ void __launch_bounds__(kThreads, sizeof(Stored) == 8 ? 1 : 2) fused_k
   const int channels = call.channels;
   const int lanes = call.lanes;
   const int rows_at_once = kThreads / lanes;
-  const Real scale = static_cast<Real>(params.scale);
   const Shared<int64_t> keys = dynamic_shared<int64_t>(0, channels);
   const Shared<Real> scores = dynamic_shared<Real>(layout.scores, channels);
   const Shared<Real> factors =
@@ -532,70 +532,68 @@ __global__ void __launch_bounds__(kThreads, sizeof(Stored) == 8 ? 1 : 2) fused_k
     return channels_last ? channel % kElements * layout.factor_stride + channel / kElements : channel;
   };
 
-  for (int64_t index = blockIdx.x; index < params.samples; index += gridDim.x) {
-    const Sample<Real, Stored> sample(call, index);
-    int slot = 0;
-    const auto keep = [&](const U& unit) {
-      if (slot < call.slots) kept.store(slot * kThreads + thread, unit);
-      ++slot;
-    };
-    if constexpr (channels_last) {
-      using Pitch = Partial<Real, kElements>;
-      DGDD_SHARED(Real, partial, Pitch::kCount);
-      for (int first_unit = 0; first_unit < call.units; first_unit += lanes) {
-        column_sums<true, false>(sample, first_unit, partial, keep, [&](int channel, Real sum) {
-          scores.store(channel, sample.score(sum, sample.weight(channel)));
-        });
-        __syncthreads();
-      }
-    } else {
-      for (int first = 0; first < channels; first += rows_at_once) {
-        const int channel = first + thread / lanes;
-        const bool active = channel < channels;
-        const Real weight = active ? sample.weight(channel) : Real(0);
-        const Real sum = plane_sum<true, false>(sample, channel, active, weight, keep);
-        if (active && thread % lanes == 0) scores.store(channel, sample.score(sum, weight));
-      }
+  const int64_t index = blockIdx.x;
+  const Sample<Real, Stored> sample(call, index);
+  int slot = 0;
+  const auto keep = [&](const U& unit) {
+    if (slot < call.slots) kept.store(slot * kThreads + thread, unit);
+    ++slot;
+  };
+  if constexpr (channels_last) {
+    using Pitch = Partial<Real, kElements>;
+    DGDD_SHARED(Real, partial, Pitch::kCount);
+    for (int first_unit = 0; first_unit < call.units; first_unit += lanes) {
+      column_sums<true, false>(sample, first_unit, partial, keep, [&](int channel, Real sum) {
+        scores.store(channel, sample.score(sum, sample.weight(channel)));
+      });
       __syncthreads();
     }
-
-    Stored* mask = static_cast<Stored*>(params.mask) + index * channels;
-    select_channels<Real>(
-        call, index, [&](int channel) { return scores.load(channel); },
-        [&](int channel, int64_t key) { keys.store(channel, key); },
-        [&](int channel) { return keys.load(channel); },
-        [&](int channel, Real value) {
-          mask[channel] = store<Stored>(value);
-          factors.store(factor_at(channel), value * scale);
-        });
+  } else {
+    for (int first = 0; first < channels; first += rows_at_once) {
+      const int channel = first + thread / lanes;
+      const bool active = channel < channels;
+      const Real weight = active ? sample.weight(channel) : Real(0);
+      const Real sum = plane_sum<true, false>(sample, channel, active, weight, keep);
+      if (active && thread % lanes == 0) scores.store(channel, sample.score(sum, weight));
+    }
     __syncthreads();
+  }
 
-    slot = 0;
-    const auto next = [&](const Stored* from) {
-      const U unit = slot < call.slots ? kept.load(slot * kThreads + thread) : load_unit<U>(from);
-      ++slot;
-      return unit;
-    };
-    if constexpr (channels_last) {
-      for (int unit = thread % lanes; unit < call.units; unit += lanes) {
-        Real own[kElements];
+  select_channels<Real>(
+      call, index, [&](int channel) { return scores.load(channel); },
+      [&](int channel, int64_t key) { keys.store(channel, key); },
+      [&](int channel) { return keys.load(channel); },
+      [&](int channel, Real value) {
+        static_cast<Stored*>(params.mask)[index * params.channels + channel] = store<Stored>(value);
+        factors.store(factor_at(channel), value * static_cast<Real>(params.scale));
+      });
+  __syncthreads();
+
+  slot = 0;
+  const auto next = [&](const Stored* from) {
+    const U unit = slot < call.slots ? kept.load(slot * kThreads + thread) : load_unit<U>(from);
+    ++slot;
+    return unit;
+  };
+  if constexpr (channels_last) {
+    for (int unit = thread % lanes; unit < call.units; unit += lanes) {
+      Real own[kElements];
 #pragma unroll
-        for (int e = 0; e < kElements; ++e) own[e] = factors.load(e * layout.factor_stride + unit);
+      for (int e = 0; e < kElements; ++e) own[e] = factors.load(e * layout.factor_stride + unit);
 #pragma unroll kUnroll
-        for (int position = thread / lanes; position < call.positions; position += rows_at_once) {
-          const U features = next(sample.features + position * params.position_stride + unit * kElements);
-          store_unit(sample.masked + position * params.channels + unit * kElements, scaled(features, own, 1));
-        }
+      for (int position = thread / lanes; position < call.positions; position += rows_at_once) {
+        const U features = next(sample.features + position * params.position_stride + unit * kElements);
+        store_unit(sample.masked + position * params.channels + unit * kElements, scaled(features, own, 1));
       }
-    } else {
-      for (int channel = thread / lanes; channel < channels; channel += rows_at_once) {
-        const Stored* from = sample.features + channel * params.channel_stride;
-        Stored* to = sample.masked + channel * params.positions;
-        const Real factor = factors.load(channel);
+    }
+  } else {
+    for (int channel = thread / lanes; channel < channels; channel += rows_at_once) {
+      const Stored* from = sample.features + channel * params.channel_stride;
+      Stored* to = sample.masked + channel * params.positions;
+      const Real factor = factors.load(channel);
 #pragma unroll kUnroll
-        for (int unit = thread % lanes; unit < call.units; unit += lanes)
-          store_unit(to + unit * kElements, scaled(next(from + unit * kElements), &factor, 0));
-      }
+      for (int unit = thread % lanes; unit < call.units; unit += lanes)
+        store_unit(to + unit * kElements, scaled(next(from + unit * kElements), &factor, 0));
     }
   }
 }
