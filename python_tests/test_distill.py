@@ -341,6 +341,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_resumed_run_ends_bit_for_bit_alike(
     config: DistillConfig, tmp_path: Path
 ) -> None:
     data = toy_domains()
+    handler = signal.getsignal(signal.SIGINT)
     config = dataclasses.replace(config, iterations=7, checkpoint_every=100)
     whole = distill(data, config).images
 
@@ -361,7 +362,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_resumed_run_ends_bit_for_bit_alike(
     )
     assert seen == [4, 5, 6, 7]
     assert torch.equal(resumed.images, whole)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_finished_run_can_be_prolonged(tmp_path: Path) -> None:
