@@ -51,7 +51,7 @@ struct Twiddles {
 // The discrete Fourier transform of N = 2, 4, 8 or 16 values in registers, results in natural order; the
 // inverse without its factor 1/N. By halves: even and odd values, then one butterfly.
 template <bool kInverse, int N>
-DGDD_HOST_DEVICE void transform(Complex* v) {
+__device__ __forceinline__ void transform(Complex* v) {
   if constexpr (N == 2) {
     const Complex a = v[0], b = v[1];
     v[0] = a + b;
