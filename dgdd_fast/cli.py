@@ -12,6 +12,7 @@ from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.grid import grid
 from .commands.pretrain import pretrain
+from .commands.report import report
 from .commands.studies import studies
 from .commands.table import table
 from .commands.tune import tune
@@ -27,6 +28,7 @@ COMMANDS = (
     grid,
     table,
     channels,
+    report,
     data,
     doctor,
 )  # in the order of the help

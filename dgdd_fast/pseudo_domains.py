@@ -62,16 +62,25 @@ def style_statistics(
     """float32 [N, 2 * width * depth]: mean and standard deviation over the pixels of each channel, block
     after block of a random ConvNet without normalisation layers."""
     device = device or torch.device("cpu")
-    config = dataclasses.replace(network, architecture="convnet", norm="none")
-    convnet = ConvNet(sources.num_classes, sources.resolution, config)
-    initialise(convnet, generator(seed, "pseudo-domains", "network"))
-    convnet.to(device)
+    convnet = style_network(sources.resolution, network, seed).to(device)
     mean, std = sources.channel_statistics()
-    rows = []
-    for part in torch.split(sources.images, rows_per_chunk(convnet, device)):
-        maps, statistics = normalise(part.to(device), mean, std), []
-        for block in convnet.blocks:
-            maps = block(maps)
-            statistics += [maps.mean((2, 3)), maps.std((2, 3), correction=0)]
-        rows.append(torch.cat(statistics, 1).cpu())
-    return torch.cat(rows)
+    parts = torch.split(sources.images, rows_per_chunk(convnet, device))
+    return torch.cat([style_of(convnet, normalise(part.to(device), mean, std)).cpu() for part in parts])
+
+
+def style_network(resolution: tuple[int, int], network: NetworkConfig, seed: int) -> ConvNet:
+    """The random ConvNet without normalisation layers, with the width and depth of `network`."""
+    config = dataclasses.replace(network, architecture="convnet", norm="none")
+    convnet = ConvNet(1, resolution, config)  # a class is the least there is; its classifier is not used
+    initialise(convnet, generator(seed, "pseudo-domains", "network"))
+    return convnet
+
+
+@torch.inference_mode()
+def style_of(convnet: ConvNet, images: Tensor) -> Tensor:
+    """The style statistics [N, 2 * width * depth] of normalised images [N, 3, H, W]."""
+    maps, statistics = images, []
+    for block in convnet.blocks:
+        maps = block(maps)
+        statistics += [maps.mean((2, 3)), maps.std((2, 3), correction=0)]
+    return torch.cat(statistics, 1)

@@ -11,7 +11,7 @@ import typer
 def table(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a grid, finished or not.")],
     form: Annotated[
-        str, typer.Option("--format", help="text, markdown, latex, or csv: a line for each number.")
+        str, typer.Option("--format", help="text, markdown, latex, html, or csv: a line for each number.")
     ] = "text",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: the terminal.")] = None,
 ) -> None:

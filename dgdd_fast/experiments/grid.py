@@ -108,7 +108,7 @@ class GridIndex(NamedTuple):
 
     Attributes:
         data: name, class names and domain names of the data.
-        rows: key, label and sweep of every row.
+        rows: key, label, entry and sweep of every row.
         evaluations: the names of the evaluation settings.
     """
 
@@ -151,7 +151,9 @@ def _write_index(path: Path, study: Study, grid: Plan, dataset: DomainDataset) -
             "classes": list(dataset.class_names),
             "domains": list(dataset.domain_names),
         },
-        "rows": [{"key": row.key, "label": row.label, "sweep": row.sweep} for row in grid.rows],
+        "rows": [
+            {"key": row.key, "label": row.label, "entry": row.entry, "sweep": row.sweep} for row in grid.rows
+        ],
         "columns": grid.columns,
         "evaluations": list(study.evaluations) or [""],
         "cells": [dataclasses.asdict(cell) for cell in grid.cells],

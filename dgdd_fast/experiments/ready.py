@@ -15,7 +15,7 @@ SMALL_RESOLUTION = 32
 SMALL_IPC = 2
 SMALL_DISTILL = {"iterations": 20, "batch_real": 8, "herding_epochs": 2, "network": {"width": 16}}
 SMALL_PRETRAIN = {"experts": 1, "epochs": 2, "network": {"width": 8}}
-SMALL_EVALUATE = {"runs": 1, "epochs": 20, "network": {"width": 8}}
+SMALL_EVALUATE = {"runs": 1, "epochs": 5, "network": {"width": 8}}
 
 
 def ready_names() -> list[str]:

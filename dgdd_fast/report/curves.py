@@ -1,8 +1,10 @@
-"""Curves: what a tuning tried, and how an accuracy depends on a setting."""
+"""Curves: what a tuning tried, how the accuracy depends on a setting, and what it costs in time."""
 
 from __future__ import annotations
 
 import io
+import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from ..experiments.grid import GridIndex
+from ..experiments.published import AVERAGE
 from ..experiments.tune import Trial, Trials, best
 from ..files import write_atomically
+from .table import Number, ResultTable, TableRow
 
 
 def png_of(figure: Figure) -> bytes:
@@ -82,3 +87,84 @@ def scale_to(axes: Axes, values: Sequence[float]) -> None:
         axes.xaxis.set_major_locator(LogLocator(10, subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def overall(table: ResultTable, row: TableRow) -> Number | None:
+    """The average of a row over the columns, or its only column; None while something is missing."""
+    return row.ours.get(AVERAGE if AVERAGE in table.columns else table.columns[0])
+
+
+def sensitivity_figure(index: GridIndex, table: ResultTable) -> Figure | None:
+    """A panel for each setting that was swept and each budget: the accuracy of every method that has it, with
+    its deviation over the seeds, and the others as dashed lines. None without a sweep."""
+    settings = list(index.study.sweeps)
+    if not settings:
+        return None
+    size = (4.6 * len(settings), 3.4 * len(table.blocks))
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    grid = figure.subplots(len(table.blocks), len(settings), squeeze=False)
+    entries = {entry["key"]: entry for entry in index.rows}
+    for axes_row, (ipc, rows) in zip(grid, table.blocks.items(), strict=True):
+        for axes, setting in zip(axes_row, settings, strict=True):
+            lines: dict[str, list[tuple[float, Number]]] = {}
+            for row in rows:
+                entry, number = entries[row.key], overall(table, row)
+                if entry["sweep"] and entry["sweep"][0] == setting and number is not None:
+                    lines.setdefault(entry["entry"], []).append((entry["sweep"][1], number))
+            for place, (key, points) in enumerate(lines.items()):
+                values, numbers = zip(*sorted(points), strict=True)
+                spread = [0.0 if math.isnan(number.std) else number.std for number in numbers]
+                means = [number.mean for number in numbers]
+                axes.errorbar(
+                    values, means, spread, fmt="o-", color=f"C{place}", capsize=3, label=entries[key]["label"]
+                )
+                scale_to(axes, values)
+            others = [row for row in rows if row.key not in lines and not entries[row.key]["sweep"]]
+            for place, row in enumerate(others):
+                number = overall(table, row)
+                if number is not None:
+                    colour = f"C{place + len(lines)}"
+                    axes.axhline(number.mean, color=colour, linestyle="--", linewidth=1, label=row.label)
+            axes.set_title(f"{ipc} per class", fontsize=10)
+            axes.set_xlabel(setting.removeprefix("distill."))
+            axes.set_ylabel("accuracy (%)")
+            axes.grid(alpha=0.3)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize=8)
+    return figure
+
+
+def time_figure(index: GridIndex, table: ResultTable) -> Figure | None:
+    """Accuracy against the time of one training and its test, a panel for each budget; None without any."""
+    seconds: dict[tuple[str, int], list[float]] = {}
+    for cell in index.cells:
+        report = index.evaluation(cell.file)
+        if report is not None and cell.set_folder is not None:
+            seconds.setdefault((cell.row, cell.ipc), []).append(report["seconds"] / report["config"]["runs"])
+    swept = {entry["key"] for entry in index.rows if entry["sweep"]}
+    points = {
+        ipc: [
+            (row.label, statistics.median(seconds[row.key, ipc]), number)
+            for row in rows
+            if row.key not in swept and (row.key, ipc) in seconds and (number := overall(table, row))
+        ]
+        for ipc, rows in table.blocks.items()
+    }
+    if not any(points.values()):
+        return None
+    figure = Figure(figsize=(5.2 * len(points), 3.8), dpi=100, layout="constrained")
+    for axes, (ipc, found) in zip(
+        figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True
+    ):
+        for place, (label, time, number) in enumerate(found):
+            spread = 0.0 if math.isnan(number.std) else number.std
+            marker = "os^Dv"[place // 10 % 5]
+            axes.errorbar(time, number.mean, spread, fmt=marker, color=f"C{place}", capsize=3, label=label)
+        axes.set_title(f"{ipc} per class", fontsize=10)
+        axes.set_xlabel("one training and its test (s)")
+        axes.set_ylabel("accuracy (%)")
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+        if found:
+            axes.legend(fontsize=8)
+    return figure

@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any, NamedTuple
 
 from ..experiments.grid import GridIndex
@@ -200,14 +201,14 @@ def _notes(index: GridIndex, reports: dict[str, Any], missing: int) -> Iterator[
 
 # --- writing ---
 
-FORMATS = ("text", "markdown", "latex", "csv")
+FORMATS = ("text", "markdown", "latex", "csv", "html")
 
 
 def format_table(table: ResultTable, form: str) -> str:
-    """The table as text, markdown, latex or csv. Raises ValueError for another format."""
+    """The table as text, markdown, latex, csv or a piece of html. Raises ValueError for another format."""
     if form not in FORMATS:
         raise ValueError(f"the format must be one of {', '.join(FORMATS)}, got {form!r}")
-    return {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv}[form](table)
+    return {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv, "html": _html}[form](table)
 
 
 def _shown(row: TableRow, column: str, plus_minus: str = " ± ") -> str:
@@ -265,6 +266,24 @@ def _markdown(table: ResultTable) -> str:
                 cells.append(f"**{text}**" if bold else text)
             lines.append(f"| {row.label.replace('|', chr(92) + '|')} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *(f"{note}  " for note in table.notes)]) + "\n"
+
+
+def _html(table: ResultTable) -> str:
+    lines = []
+    for ipc, rows in table.blocks.items():
+        head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
+        lines.append(f"<table><thead><tr><th>{ipc} per class</th>{head}</tr></thead><tbody>")
+        best = {column: _best(rows, column) for column in table.columns}
+        for row in rows:
+            cells = []
+            for column in table.columns:
+                number = row.ours.get(column)
+                bold = number is not None and number.mean == best[column] and row.key != WHOLE
+                text = escape(_shown(row, column))
+                cells.append(f"<td><b>{text}</b></td>" if bold else f"<td>{text}</td>")
+            lines.append(f"<tr><th>{escape(row.label)}</th>{''.join(cells)}</tr>")
+        lines.append("</tbody></table>")
+    return "\n".join(lines + [f"<p>{escape(note)}</p>" for note in table.notes]) + "\n"
 
 
 def _latex(table: ResultTable) -> str:

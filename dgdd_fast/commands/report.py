@@ -1,0 +1,51 @@
+"""`dgdd report`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from ..terminal import console
+from .options import SOURCE_HELP
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a grid, finished or not.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="HTML", help="Default: report.html in the folder.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help=f"{SOURCE_HELP} Default: the data of the study."),
+    ] = None,
+) -> None:
+    """Write a page about a grid: tables, distilled images, and what they look like from within.
+
+    One HTML file that needs no other. With umap-learn installed (dgdd-fast[umap]) styles
+    are shown by UMAP, else by principal components.
+
+    \b
+    dgdd report grids/pacs
+    """
+    from ..data import DataError
+    from ..experiments.grid import load_data, read_index
+    from ..report.page import write_report
+
+    index = read_index(folder)
+    study = index.study if data is None else dataclasses.replace(index.study, data=data)
+    try:
+        dataset = load_data(study)
+    except DataError as error:
+        if data is not None:
+            raise
+        console.print(f"[yellow]note:[/] {escape(str(error))}; pictures with real images are left out")
+        dataset = None
+    out = out or folder / "report.html"
+    for section in write_report(out, index, dataset):
+        if not section.pictures:
+            console.print(escape(f"{section.title}: {section.reason}"))
+    console.print(f"written: {out}")

@@ -1,0 +1,190 @@
+"""One self-contained HTML page about a grid: tables and pictures, nothing to load from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections.abc import Callable, Iterator
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+from ..data import DomainDataset
+from ..distilled_set import DistilledSet
+from ..experiments.grid import GridIndex
+from ..experiments.job import SET_NAME, SHEET_NAME
+from ..experiments.plan import Part, parts_of
+from ..experts import ExpertPool
+from ..files import write_atomically
+from ..run_config import read_run_config
+from .channel_figure import channel_figure
+from .channels import stability
+from .curves import png_of, sensitivity_figure, time_figure
+from .decomposition import decompose_images
+from .features import feature_figure
+from .figures import draw_decomposition
+from .table import format_table, result_table
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto; }
+body { padding: 0 1em; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2em; border-bottom: 1px solid #ccc; }
+table { border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto; }
+th, td { padding: .25em .7em; text-align: right; white-space: nowrap; } th:first-child { text-align: left; }
+tbody th { font-weight: normal; } thead { border-bottom: 2px solid #444; }
+tbody tr:nth-child(even) { background: #f4f4f4; }
+figure { margin: 1em 0; } img { max-width: 100%; border: 1px solid #ddd; } figcaption { color: #555; }
+p { margin: .3em 0; }
+"""
+DECOMPOSED_IMAGES = 4
+
+
+class Example(NamedTuple):
+    """The distilled set of a row at the first seed and budget of the first column."""
+
+    label: str
+    folder: Path
+    images: DistilledSet
+
+
+class Section(NamedTuple):
+    """A heading, and pictures with what they show; without pictures, why there are none."""
+
+    title: str
+    pictures: list[tuple[str, bytes]]
+    reason: str = ""
+
+
+def write_report(path: Path, index: GridIndex, dataset: DomainDataset | None) -> list[Section]:
+    """Write the page about a grid, finished or not, and return its sections.
+
+    Args:
+        path: the HTML file.
+        index: of the grid.
+        dataset: its data, for the pictures that need real images; None leaves those out.
+    """
+    table = result_table(index)
+    sections = list(_sections(index, dataset))
+    body = [f"<h1>{escape(table.title)}</h1>", format_table(table, "html")]
+    for section in sections:
+        body.append(f"<h2>{escape(section.title)}</h2>")
+        if not section.pictures:
+            body.append(f"<p>{escape(section.reason)}</p>")
+        for caption, png in section.pictures:
+            source = base64.b64encode(png).decode()
+            body.append(
+                f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{source}">'
+                f"<figcaption>{escape(caption)}</figcaption></figure>"
+            )
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(table.title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
+        f"<body>{chr(10).join(body)}</body></html>\n"
+    )
+    write_atomically(path, page.encode())
+    return sections
+
+
+def _sections(index: GridIndex, dataset: DomainDataset | None) -> Iterator[Section]:
+    table = result_table(index)
+    sensitivity, time = sensitivity_figure(index, table), time_figure(index, table)
+    if sensitivity is not None:
+        caption = "Accuracy by setting, one varied at a time; mean and deviation over the seeds."
+        yield Section("Sensitivity", [(caption, png_of(sensitivity))])
+    if time is not None:
+        caption = "Accuracy against the median time of an evaluation, as it was on the machine that ran it."
+        yield Section("Accuracy against training time", [(caption, png_of(time))])
+    part = parts_of(index.study, tuple(index.data["domains"]))[0]
+    examples = list(_examples(index, part))
+    if not examples:
+        yield Section("Distilled images", [], "No set is there yet.")
+        return
+    where = f"{part.column}, {index.study.ipc[0]} per class, seed {index.study.seeds[0]}"
+    sheets = [
+        (f"{example.label}: {where}", (example.folder / SHEET_NAME).read_bytes()) for example in examples
+    ]
+    yield Section("Distilled images", sheets)
+    yield _drawn("Gradient decomposition", lambda: _decompositions(examples, part, dataset, where))
+    yield _drawn("Stability of channel scores", lambda: _channels(index, examples, where))
+    yield _drawn("Styles of real and synthetic images", lambda: _features(examples, part, dataset, where))
+
+
+def _drawn(title: str, draw: Callable[[], list[tuple[str, bytes]]]) -> Section:
+    """A section, or the reason why there is none."""
+    try:
+        return Section(title, draw())
+    except ValueError as error:
+        return Section(title, [], f"Not drawn: {error}.")
+
+
+def _examples(index: GridIndex, part: Part) -> Iterator[Example]:
+    labels = {entry["key"]: entry["label"] for entry in index.rows if not entry["sweep"]}
+    study, seen = index.study, set()
+    for cell in index.cells:
+        wanted = (cell.column, cell.ipc, cell.seed) == (part.column, study.ipc[0], study.seeds[0])
+        if not wanted or cell.row not in labels or cell.set_folder is None or cell.set_folder in seen:
+            continue
+        seen.add(cell.set_folder)
+        folder = index.folder / cell.set_folder
+        if (folder / SET_NAME).exists():
+            yield Example(labels[cell.row], folder, DistilledSet.load(folder / SET_NAME))
+
+
+def _needed(dataset: DomainDataset | None) -> DomainDataset:
+    if dataset is None:
+        raise ValueError("the data are not at hand; name them with --data")
+    return dataset
+
+
+def _decompositions(
+    examples: list[Example], part: Part, dataset: DomainDataset | None, where: str
+) -> list[tuple[str, bytes]]:
+    sources = _needed(dataset).only_domains(part.sources).train()
+    pictures = []
+    for example in examples:
+        images = example.images
+        if not images.config.get("surgery"):
+            continue
+        count = len(images.images)
+        rows = sorted({place * count // DECOMPOSED_IMAGES for place in range(min(DECOMPOSED_IMAGES, count))})
+        names = [
+            f"{images.class_names[int(images.labels[row])]}, {images.domain_names[int(images.domains[row])]}"
+            for row in rows
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "decomposition.png"
+            draw_decomposition(path, images.pixels()[rows], decompose_images(images, sources, rows), names)
+            caption = f"{example.label}: the gradients of four images after the last iteration; {where}"
+            pictures.append((caption, path.read_bytes()))
+    if not pictures:
+        raise ValueError("no method of this grid has spectral surgery")
+    return pictures
+
+
+def _channels(index: GridIndex, examples: list[Example], where: str) -> list[tuple[str, bytes]]:
+    pool = _pool(index, examples)
+    last = len(pool.new_expert().network.stages)
+    found = {}
+    for example in examples:
+        if example.images.domain_names == pool.domain_names:
+            images, _, domains = example.images.training_images
+            found[example.label] = stability(pool, images, domains, last)
+    caption = f"Activation scores of the synthetic images in one expert, by domain; {where}"
+    return [(caption, png_of(channel_figure(found, pool.domain_names)))]
+
+
+def _pool(index: GridIndex, examples: list[Example]) -> ExpertPool:
+    """The experts of the last example that has some: CADM's, where there are several."""
+    for example in reversed(examples):
+        experts = read_run_config(example.folder / "config.yaml").distill.experts
+        if experts is not None and experts.pool is not None:
+            return ExpertPool.load(index.folder / "experts" / Path(experts.pool).name)
+    raise ValueError("no method of this grid matches in experts, whose discriminators give the scores")
+
+
+def _features(
+    examples: list[Example], part: Part, dataset: DomainDataset | None, where: str
+) -> list[tuple[str, bytes]]:
+    sets = {example.label: example.images for example in examples}
+    caption = f"Means and deviations of the channels of a random network, image by image; {where}"
+    return [(caption, png_of(feature_figure(_needed(dataset), sets, part.target)))]
