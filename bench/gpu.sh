@@ -10,7 +10,8 @@
 #   bench-distillation  spectral operators, one class and all classes of a data set
 #   bench-saturating    the same, on as much as the memory's bandwidth is worth
 #   bench-general       the same, at sizes of the general tier
-#   bench-quick         a smoke run of all of these, in a minute
+#   bench-masking       the masking of channels
+#   bench-quick         a smoke run of the spectral benchmarks, in a minute
 #   accuracy            Random, DM and DM+SGS at the papers' settings, each domain held out in turn; goes on where an
 #                       earlier call stopped. Needs DGDD_ACCURACY_DATA
 #
@@ -28,9 +29,9 @@ set -euo pipefail
 script="$(realpath "${BASH_SOURCE[0]}")"
 cd "$(dirname "$script")/.."
 
-readonly DEFAULT_STAGES=(build test sanitize bench-distillation bench-saturating bench-general)
+readonly DEFAULT_STAGES=(build test sanitize bench-distillation bench-saturating bench-general bench-masking)
 declare -rA LIMIT_SECONDS=([build]=240 [test]=300 [sanitize]=200 [bench-distillation]=180 [bench-saturating]=150
-  [bench-general]=100 [bench-quick]=90 [accuracy]=3600)
+  [bench-general]=100 [bench-masking]=180 [bench-quick]=90 [accuracy]=3600)
 
 export PATH="$PATH:/usr/local/cuda/bin"
 export OUT="${OUT:-$PWD/bench/results/gpu-$(date +%Y%m%d-%H%M%S)}"
@@ -90,6 +91,10 @@ spectral() { # name of the table, options
 stage_bench-distillation() { spectral spectral_cuda_distillation --regimes "one class" "all classes"; }
 stage_bench-saturating() { spectral spectral_cuda_saturating --regimes saturating; }
 stage_bench-general() { spectral spectral_cuda_general --regimes general; }
+stage_bench-masking() {
+  need_gpu
+  "$PYTHON" bench/bench_masking.py --device cuda --json "$OUT/masking_cuda.json"
+}
 stage_bench-quick() { spectral quick_spectral_cuda --quick; }
 
 stage_accuracy() {
