@@ -52,7 +52,7 @@ void run_cuda(const MaskingParams& params, const Device& device) {
   call.params = params;
   lay_out(call);
 
-  std::optional<Tensor> lowest, highest, own_scores, own_mask, keys;
+  std::optional<Tensor> lowest, highest, own_scores, keys;
   if (scores && params.per_pixel && params.positions > 0) {
     const ScalarType real = params.storage == Storage::float64 ? ScalarType::Double : ScalarType::Float;
     lowest = empty(params.positions, real);
