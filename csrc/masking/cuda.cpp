@@ -61,7 +61,7 @@ void run_cuda(const MaskingParams& params, const Device& device) {
     call.highest = highest->data_ptr();
     check_launch(launch_ranges(call, stream), "ranges_kernel");
   }
-  if (scores && selects && applies && fit_fused(call, device_limits())) {
+  if (fit_fused(call, device_limits())) {
     check_launch(launch_fused(call, stream), "fused_kernel");
     return;
   }

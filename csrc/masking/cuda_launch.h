@@ -87,13 +87,16 @@ struct FusedLayout {
   }
 };
 
-// Whether one block can do a sample from scores to masked features. It should where all of the sample stays
-// in shared memory, so that features are read once from device memory; and where the rest of the samples in
-// work, one on each multiprocessor, fits half of the L2 cache, from where it is read again. Fills in slots
-// and shared_bytes.
+// Whether the fused kernel does this call: all steps, a sample in one block. It should where all of the
+// sample stays in shared memory, so that features are read once from device memory; and where the rest of the
+// samples in work, one on each multiprocessor, fits half of the L2 cache, from where it is read again. Not
+// for per_pixel, which needs the extremes over all channels before the first sum. Fills in slots and
+// shared_bytes.
 inline bool fit_fused(CudaCall& call, const DeviceLimits& limits) {
   constexpr int64_t kMostChannels = 4096;
   const MaskingParams& params = call.params;
+  const bool all_steps = params.weight != nullptr && params.uniforms != nullptr && params.masked != nullptr;
+  if (!all_steps || params.scores != nullptr || params.per_pixel) return false;
   if (!call.packed || params.channels > kMostChannels || params.samples > INT32_MAX) return false;
   const int real_bytes = static_cast<int>(bytes_of_real(params.storage));
   const int elements = static_cast<int>(16 / bytes_of(params.storage));
