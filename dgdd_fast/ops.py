@@ -18,6 +18,8 @@ What holds for the spectral ones:
 * NaN or Inf in a gradient reaches the results of that plane (sample, channel) and of no other. Nothing is
   hidden or repaired.
 * In float32 the magnitudes of a spectrum are safe from under- and overflow between 1e-18 and 1e+18.
+* A CUDA graph captures them. Planes other than squares of 32, 64 and 128 pixels (and 64 x 128) and float64 go
+  through the library's FFT, which plans a shape on first use: call once with it before the capture.
 * Nothing is differentiable: gradients are data here. Backward through a result raises RuntimeError.
 
 What holds for the masking ones:

@@ -26,11 +26,18 @@ void run_cuda(const SpectralParams& params, const Device& device) {
   const torch::stable::accelerator::DeviceGuard guard(device.index());
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device.index(), &stream));
-  if (params.storage != Storage::float64 && fused_tile_available(params.height, params.width))
-    return check_launch(launch_fused_tile(params, stream), "fused_tile_kernel");
+  if (params.storage != Storage::float64) {
+    if (fused_tile_available(params.height, params.width))
+      return check_launch(launch_fused_tile(params, stream), "fused_tile_kernel");
+    if (fused_half_spectrum_available(params.height, params.width))
+      return check_launch(launch_fused_half_spectrum(params, stream), "half_spectrum_kernel");
+  }
 
-  const int64_t chunk_planes =
-      planes_per_chunk(params, 32 * 1024 * 1024, 1);  // the spectra fit a data centre GPU's L2
+  // A chunk's spectra get half of the second-level cache, so that they are still there when they are read
+  // again; the other half is for the gradients and the class signal that pass by. Smaller chunks would not
+  // fill a large GPU.
+  const int64_t spectra_bytes = std::max<int64_t>(l2_cache_bytes(device.index()) / 2, 8 << 20);
+  const int64_t chunk_planes = planes_per_chunk(params, spectra_bytes, 1);
   for (int64_t first_plane = 0; first_plane < params.planes(); first_plane += chunk_planes) {
     Chunk chunk{};
     chunk.first_plane = first_plane;

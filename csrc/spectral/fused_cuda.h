@@ -11,4 +11,8 @@ bool fused_tile_available(int64_t height, int64_t width);
 // On the current device, with at least one plane. Returns the launch's cudaError_t, 0 for success.
 int launch_fused_tile(const SpectralParams& params, void* stream);
 
+// Planes of 128 x 128, 64 x 128 and 128 x 64 pixels (fused_half_spectrum_kernels.cuh); likewise.
+bool fused_half_spectrum_available(int64_t height, int64_t width);
+int launch_fused_half_spectrum(const SpectralParams& params, void* stream);
+
 }  // namespace dgdd::spectral

@@ -90,27 +90,16 @@ __device__ __forceinline__ void transform(Complex* v) {
 
 // -------- at one bin
 
-// The device's own square root, at most one unit in the last place off; subnormal numbers count as 0.
-DGDD_HOST_DEVICE float fast_square_root(float value) {
-#if defined(__CUDA_ARCH__)
-  float root;
-  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(value));
-  return root;
-#else
-  return std::sqrt(value);
-#endif
-}
-
 // |a|. Careful: also where squares leave the range of float32, by way of numbers near 1.
 template <bool kCareful>
 DGDD_HOST_DEVICE float magnitude(Complex a) {
-  if constexpr (!kCareful) return fast_square_root(a.re * a.re + a.im * a.im);
+  if constexpr (!kCareful) return square_root(a.re * a.re + a.im * a.im);
   const uint32_t exponent = bits_as<uint32_t>(fmaxf(fabsf(a.re), fabsf(a.im))) & 0x7f800000u;
   const uint32_t kept = exponent < 0x00800000u   ? 0x00800000u
                         : exponent > 0x7e800000u ? 0x7e800000u
                                                  : exponent;
   const Complex scaled = bits_as<float>(0x7f000000u - kept) * a;
-  return bits_as<float>(kept) * fast_square_root(scaled.re * scaled.re + scaled.im * scaled.im);
+  return bits_as<float>(kept) * square_root(scaled.re * scaled.re + scaled.im * scaled.im);
 }
 
 // a / b, good to about the last place, for b from the smallest normal number up to 2^126.
@@ -137,14 +126,10 @@ DGDD_HOST_DEVICE float resultant_length(float sum_magnitude, float magnitudes, f
 
 // -------- one plane of the call
 
-__device__ inline bool is_valid(const SpectralParams& params, int64_t domain, int sample) {
-  return params.domain_valid == nullptr || params.domain_valid[domain * params.samples + sample];
-}
-
 // The valid domain that comes after `domain` with `skipped` others between; D where there is none.
 __device__ inline int next_valid(const SpectralParams& params, int sample, int domain, int skipped = 0) {
   for (++domain; domain < params.domains; ++domain)
-    if (is_valid(params, domain, sample) && skipped-- == 0) break;
+    if (params.is_valid(domain, sample) && skipped-- == 0) break;
   return domain;
 }
 
@@ -161,7 +146,7 @@ struct PlaneJob {
       : sample(static_cast<int>(blockIdx.x) / static_cast<int>(params.channels)),
         first_pixel(blockIdx.x * params.height * params.width),
         valid_domains(0) {
-    for (int domain = 0; domain < params.domains; ++domain) valid_domains += is_valid(params, domain, sample);
+    for (int domain = 0; domain < params.domains; ++domain) valid_domains += params.is_valid(domain, sample);
     one_over_valid = valid_domains == 0 ? 0.0f : 1.0f / static_cast<float>(valid_domains);
   }
 
@@ -192,7 +177,7 @@ __device__ __forceinline__ void finish_pixels(const SpectralParams& params, cons
 
   const int64_t assigned = params.domain_index[job.sample];
   const bool in_range = assigned >= 0 && assigned < params.domains;
-  const bool deviates = in_range && is_valid(params, assigned, job.sample);
+  const bool deviates = in_range && params.is_valid(assigned, job.sample);
   float mean[kCount], own[kCount], update[kCount];
 #pragma unroll
   for (int i = 0; i < kCount; ++i) mean[i] = update[i] = spatial_sum[i] * job.one_over_valid;

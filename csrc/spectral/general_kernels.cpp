@@ -14,13 +14,9 @@ namespace {
 
 constexpr int64_t kBlock = 128;  // values of a block: six arrays of float64 take 6 KB
 
-bool is_valid(const SpectralParams& params, int64_t domain, int64_t sample) {
-  return params.domain_valid == nullptr || params.domain_valid[domain * params.samples + sample];
-}
-
 int64_t valid_domains(const SpectralParams& params, int64_t sample) {
   int64_t count = 0;
-  for (int64_t domain = 0; domain < params.domains; ++domain) count += is_valid(params, domain, sample);
+  for (int64_t domain = 0; domain < params.domains; ++domain) count += params.is_valid(domain, sample);
   return count;
 }
 
@@ -44,7 +40,7 @@ void reduce_plane(const SpectralParams& params, const Chunk& chunk, int64_t plan
     Real magnitudes[kBlock] = {};
     Real length[kBlock];
     for (int64_t domain = 0; domain < params.domains; ++domain) {
-      if (!is_valid(params, domain, sample)) continue;
+      if (!params.is_valid(domain, sample)) continue;
       const Real* spectrum = spectra + ((domain * chunk.planes + plane) * bins + begin) * 2;
       for (int64_t i = 0; i < size; ++i) {
         BinSum<Real> sum{re[i], im[i], magnitudes[i]};
@@ -91,7 +87,7 @@ void finish_plane(const SpectralParams& params, const Chunk& chunk, int64_t chun
 
   const int64_t sample = plane / params.channels;
   const int64_t assigned = params.domain_index[sample];
-  const bool assigned_is_valid = is_valid(params, assigned, sample);
+  const bool assigned_is_valid = params.is_valid(assigned, sample);
   const int64_t valid = valid_domains(params, sample);
   const Real one_over_valid = valid == 0 ? Real(0) : Real(1) / static_cast<Real>(valid);
   const bool needs_mean = params.base_grad == nullptr || !params.weighted_deviation;
@@ -110,7 +106,7 @@ void finish_plane(const SpectralParams& params, const Chunk& chunk, int64_t chun
     Real update[kBlock];
     if (needs_mean) {
       for (int64_t domain = 0; domain < params.domains; ++domain) {
-        if (!is_valid(params, domain, sample)) continue;
+        if (!params.is_valid(domain, sample)) continue;
         const Stored* gradient = gradients + domain * domain_stride + begin;
         for (int64_t i = 0; i < size; ++i) mean[i] += load(gradient[i]);
       }

@@ -46,6 +46,9 @@ struct SpectralParams {
 
   DGDD_HOST_DEVICE int64_t planes() const { return samples * channels; }
   DGDD_HOST_DEVICE int64_t half_width() const { return width / 2 + 1; }
+  DGDD_HOST_DEVICE bool is_valid(int64_t domain, int64_t sample) const {
+    return domain_valid == nullptr || domain_valid[domain * samples + sample];
+  }
 };
 
 // Corner cases that every tier treats alike, with V the sample's valid domains:

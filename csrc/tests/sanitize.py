@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dgdd_fast import ops
 
-FUSED_SIZES = ((32, 32), (64, 64), (128, 128))
+FUSED_SIZES = ((32, 32), (64, 64), (128, 128), (64, 128))
 GENERAL_SIZES = ((9, 10), (48, 32))
 RELATIVE_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
