@@ -128,7 +128,7 @@ def test_a_generalising_training_shows_its_overhead(tmp_path: Path) -> None:
 
 def test_every_format_holds_every_number(tmp_path: Path) -> None:
     table = result_table(index_of(tmp_path, published=("sgs-table-1-pacs",)))
-    for form in ("text", "markdown", "latex", "csv"):
+    for form in ("text", "markdown", "latex", "csv", "html"):
         text = format_table(table, form)
         for row in table.blocks[10]:
             assert row.label in text
@@ -145,7 +145,7 @@ def test_every_format_holds_every_number(tmp_path: Path) -> None:
     (found,) = [one for one in read if (one["row"], one["column"]) == ("dm", "photo")]
     assert float(found["mean"]) == 41.0
     assert float(found["paper_mean"]) == 48.0
-    with pytest.raises(ValueError, match="must be one of text, markdown, latex, csv, got 'word'"):
+    with pytest.raises(ValueError, match="must be one of text, markdown, latex, csv, html, got 'word'"):
         format_table(table, "word")
 
 

@@ -72,7 +72,7 @@ def feature_figure(dataset: DomainDataset, sets: Mapping[str, DistilledSet], hel
             colour = "0.6" if domain_name == held_out else f"C{domain}"
             mine = real_points[domains == domain]
             suffix = " (held out)" if domain_name == held_out else ""
-            axes.scatter(*mine.T, s=7, color=colour, alpha=0.45, linewidths=0, label=domain_name + suffix)
+            axes.scatter(*mine.T, s=14, color=colour, alpha=0.5, linewidths=0, label=domain_name + suffix)
         _, _, assigned = images.training_images
         for domain, domain_name in enumerate(images.domain_names):
             known = domain_name in dataset.domain_names
