@@ -17,7 +17,7 @@ namespace {
 // sum and the memory for widened half formats.
 constexpr int64_t kBlock = 1024;
 constexpr int64_t kLongPlane = 256;  // reading as many numbers takes longer than a mispredicted branch
-constexpr int64_t kPoints = 64;      // likewise with the channels last, where a sum is one chain of additions
+constexpr int64_t kPoints = 32;      // likewise with the channels last, where a sum is one chain of additions
 
 // Sums and extremes of long rows are taken lane by lane: their order is part of the result, which compilers
 // do not change by themselves.
@@ -198,26 +198,19 @@ void sum_shares_of_planes(const MaskingParams& params, const Stored* features, S
 }
 
 // With the channels last a position's channels lie side by side, and the sums of all channels grow together:
-// first over a block of positions, four at a time, then over the blocks.
+// over a block of positions, then over the blocks. Memory is read strictly in its order: several positions at
+// once would take half the additions, but the processor would not fetch ahead of them.
 template <class Real, class Stored>
 void sum_points(const MaskingParams& params, const Stored* features, Scratch<Real>& scratch) {
   const int64_t channels = params.channels;
-  const int64_t stride = params.position_stride;
   Real* __restrict sums = scratch.sums;
   Real* __restrict block_sums = scratch.block_sums;
   for (int64_t channel = 0; channel < channels; ++channel) sums[channel] = 0;
   for (int64_t begin = 0; begin < params.positions; begin += kPoints) {
     const int64_t end = smaller(begin + kPoints, params.positions);
     for (int64_t channel = 0; channel < channels; ++channel) block_sums[channel] = 0;
-    int64_t position = begin;
-    for (; position + 4 <= end; position += 4) {
-      const Stored* point = features + position * stride;
-      for (int64_t channel = 0; channel < channels; ++channel)
-        block_sums[channel] += (load(point[channel]) + load(point[channel + stride])) +
-                               (load(point[channel + 2 * stride]) + load(point[channel + 3 * stride]));
-    }
-    for (; position < end; ++position) {
-      const Stored* point = features + position * stride;
+    for (int64_t position = begin; position < end; ++position) {
+      const Stored* __restrict point = features + position * params.position_stride;
       for (int64_t channel = 0; channel < channels; ++channel) block_sums[channel] += load(point[channel]);
     }
     for (int64_t channel = 0; channel < channels; ++channel) sums[channel] += block_sums[channel];
