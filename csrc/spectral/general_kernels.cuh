@@ -2,10 +2,7 @@
 // frequency bin, and the output at each pixel. Domains are added up in order, without atomics.
 //
 // Every block works in one plane, so what depends on the sample is the same for all of its threads, and no
-// element's index is divided by anything. A thread takes kCount elements: neighbours in one access of 16
-// bytes
-// ("packed") where all planes begin at multiples of that, or single ones a block's threads apart. It asks for
-// four domains before it waits for the first.
+// element's index is divided by anything. A thread asks for four domains before it waits for the first.
 #pragma once
 
 #include <cmath>
@@ -45,60 +42,56 @@ struct Blocks {
   }
 };
 
-// The elements of the running thread in its block's plane.
-template <int kCount, bool kPacked>
+// The elements of the running thread in its block's plane: kPacks times kSize neighbours, the packs a block's
+// threads apart.
+template <int kPacks, int kSize>
 struct Elements {
+  static constexpr int kCount = kPacks * kSize;
   int64_t plane;  // of the chunk
   int64_t first;
-  int64_t end;  // of the plane; a multiple of kCount if packed
-  int step;
+  int64_t end;  // of the plane, a multiple of kSize
+  int step;     // from pack to pack
 
   __device__ __forceinline__ Elements(int64_t elements, unsigned blocks_of_plane)
       : plane(blockIdx.x / blocks_of_plane),
         first(static_cast<int64_t>(blockIdx.x % blocks_of_plane) * (kCount * blockDim.x) +
-              (kPacked ? kCount : 1) * threadIdx.x),
+              kSize * threadIdx.x),
         end(elements),
-        step(kPacked ? 1 : static_cast<int>(blockDim.x)) {}
-
-  __device__ __forceinline__ bool has(int i) const { return first + static_cast<int64_t>(i) * step < end; }
+        step(static_cast<int>(kSize * blockDim.x)) {}
 
   template <class T>
   __device__ __forceinline__ void load(const T* of_plane, T (&values)[kCount]) const {
-    if constexpr (kPacked) {
-      if (!has(0)) return;
-      const auto pack = *reinterpret_cast<const Pack<T, kCount>*>(of_plane + first);
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) values[i] = pack.at[i];
-    } else {
+    for (int pack = 0; pack < kPacks; ++pack) {
+      const int64_t at = first + pack * step;
+      if (at >= end) continue;
+      const auto neighbours = *reinterpret_cast<const Pack<T, kSize>*>(of_plane + at);
 #pragma unroll
-      for (int i = 0; i < kCount; ++i)
-        if (has(i)) values[i] = of_plane[first + static_cast<int64_t>(i) * step];
+      for (int i = 0; i < kSize; ++i) values[pack * kSize + i] = neighbours.at[i];
     }
   }
   template <class T>
   __device__ __forceinline__ void store(T* of_plane, const T (&values)[kCount]) const {
-    if constexpr (kPacked) {
-      if (!has(0)) return;
-      Pack<T, kCount> pack;
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) pack.at[i] = values[i];
-      *reinterpret_cast<Pack<T, kCount>*>(of_plane + first) = pack;
-    } else {
+    for (int pack = 0; pack < kPacks; ++pack) {
+      const int64_t at = first + pack * step;
+      if (at >= end) continue;
+      Pack<T, kSize> neighbours;
 #pragma unroll
-      for (int i = 0; i < kCount; ++i)
-        if (has(i)) of_plane[first + static_cast<int64_t>(i) * step] = values[i];
+      for (int i = 0; i < kSize; ++i) neighbours.at[i] = values[pack * kSize + i];
+      *reinterpret_cast<Pack<T, kSize>*>(of_plane + at) = neighbours;
     }
   }
 };
 
 // Calls add(domain, values) for the valid domains in order, with the thread's elements of the plane that each
 // has `domain_stride` after the one before.
-template <int kCount, bool kPacked, class T, class Add>
+template <int kPacks, int kSize, class T, class Add>
 __device__ __forceinline__ void for_domains(const SpectralParams& params, int64_t sample,
-                                            const Elements<kCount, kPacked>& elements, const T* of_plane,
+                                            const Elements<kPacks, kSize>& elements, const T* of_plane,
                                             int64_t domain_stride, const Add& add) {
   for (int64_t begin = 0; begin < params.domains; begin += kDomainsAtOnce) {
-    T values[kDomainsAtOnce][kCount] = {};
+    T values[kDomainsAtOnce][kPacks * kSize] = {};
     bool is_used[kDomainsAtOnce];
 #pragma unroll
     for (int i = 0; i < kDomainsAtOnce; ++i) {
@@ -123,12 +116,13 @@ __device__ __forceinline__ Real one_over(int64_t valid_domains) {
   return valid_domains == 0 ? Real(0) : Real(1) / static_cast<Real>(valid_domains);
 }
 
-// Elements are bins; packed if a plane has an even number of them.
-template <class Real, class Stored, int kCount, bool kPacked>
+// Elements are bins.
+template <class Real, class Stored, int kPacks, int kSize>
 __global__ void __launch_bounds__(kMostThreads) reduce_kernel(const __grid_constant__ SpectralParams params,
                                                               const Chunk chunk, unsigned blocks_of_plane) {
+  constexpr int kCount = kPacks * kSize;
   const int64_t bins = params.height * params.half_width();
-  const Elements<kCount, kPacked> elements(bins, blocks_of_plane);
+  const Elements<kPacks, kSize> elements(bins, blocks_of_plane);
   const int64_t plane = chunk.first_plane + elements.plane;
   const int64_t sample = params.domain_valid == nullptr ? 0 : quotient(plane, params.channels);
 
@@ -155,12 +149,13 @@ __global__ void __launch_bounds__(kMostThreads) reduce_kernel(const __grid_const
     elements.store(static_cast<Stored*>(params.resultant_length) + plane * bins, lengths);
 }
 
-// Elements are pixels; packed if the class signal and all of the call's data can be.
-template <class Real, class Stored, int kCount, bool kPacked>
+// Elements are pixels.
+template <class Real, class Stored, int kPacks, int kSize>
 __global__ void __launch_bounds__(kMostThreads) finish_kernel(const __grid_constant__ SpectralParams params,
                                                               const Chunk chunk, unsigned blocks_of_plane) {
+  constexpr int kCount = kPacks * kSize;
   const int64_t pixels = params.height * params.width;
-  const Elements<kCount, kPacked> elements(pixels, blocks_of_plane);
+  const Elements<kPacks, kSize> elements(pixels, blocks_of_plane);
   const int64_t plane = chunk.first_plane + elements.plane;
   const int64_t begin = plane * pixels;
 
@@ -224,36 +219,36 @@ __global__ void __launch_bounds__(kMostThreads) finish_kernel(const __grid_const
   elements.store(static_cast<Stored*>(params.images) + begin, images);
 }
 
-// -------- what a call gets
+// -------- what a call gets: packs of 16 bytes of float32 or float64 where every plane begins at a multiple
+// of that, else single elements
 
 // Calls launch(kernel, blocks) with the kernel for the chunk's bins.
 template <class Real, class Stored, class Launch>
 void with_reduce_kernel(const SpectralParams& params, const Launch& launch) {
-  constexpr int kCount = 16 / sizeof(Bin<Real>);
+  constexpr int kSize = 16 / sizeof(Bin<Real>);
   const int64_t bins = params.height * params.half_width();
-  const Blocks blocks(bins, kCount);
-  if constexpr (kCount > 1) {
-    if (bins % kCount != 0) return launch(reduce_kernel<Real, Stored, kCount, false>, blocks);
+  if constexpr (kSize > 1) {
+    if (bins % kSize != 0) return launch(reduce_kernel<Real, Stored, 2, 1>, Blocks(bins, 2));
   }
-  launch(reduce_kernel<Real, Stored, kCount, true>, blocks);
+  launch(reduce_kernel<Real, Stored, 2, kSize>, Blocks(bins, 2 * kSize));
 }
 
 // Calls launch(kernel, blocks) with the kernel for the chunk's pixels.
 template <class Real, class Stored, class Launch>
 void with_finish_kernel(const SpectralParams& params, const Launch& launch) {
-  constexpr int kCount = 16 / sizeof(Real);
+  constexpr int kSize = 16 / sizeof(Real);
   const int64_t pixels = params.height * params.width;
-  const Blocks blocks(pixels, kCount);
+  const Blocks blocks(pixels, kSize);
   uintptr_t addresses = 0;
   for (const void* data :
        {params.domain_grads, params.base_grad, static_cast<const void*>(params.class_signal),
         static_cast<const void*>(params.update), static_cast<const void*>(params.images),
         static_cast<const void*>(params.momentum_buffer)})
     addresses |= reinterpret_cast<uintptr_t>(data);
-  if (pixels % kCount == 0 && addresses % (kCount * sizeof(Stored)) == 0)
-    launch(finish_kernel<Real, Stored, kCount, true>, blocks);
+  if (pixels % kSize == 0 && addresses % (kSize * sizeof(Stored)) == 0)
+    launch(finish_kernel<Real, Stored, 1, kSize>, blocks);
   else
-    launch(finish_kernel<Real, Stored, kCount, false>, blocks);
+    launch(finish_kernel<Real, Stored, kSize, 1>, blocks);
 }
 
 }  // namespace dgdd::spectral::general
