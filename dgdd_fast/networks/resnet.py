@@ -96,13 +96,25 @@ class _Residual(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, kernel_size=1, stride=stride, bias=False),
+                _PointwiseConvolution(inputs, outputs, kernel_size=1, stride=stride, bias=False),
                 normalisation(norm, outputs),
             )
 
     def forward(self, maps: Tensor) -> Tensor:
         # The branch's own result is overwritten, never `maps`: others may still need them.
         return F.relu(self.branch(maps).add_(self.shortcut(maps)), inplace=True)
+
+
+class _PointwiseConvolution(nn.Conv2d):
+    """A 1x1 convolution; a stride picks its pixels beforehand, which is the same.
+
+    On the CPU, PyTorch's own strided weight gradient (oneDNN, several threads, channels innermost, 8 of them)
+    writes beyond its memory.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        rows, columns = self.stride
+        return F.conv2d(channels_innermost(maps[:, :, ::rows, ::columns]), self.weight, self.bias)
 
 
 def _stem(stride: int, channels: int, width: int, norm: str) -> nn.Sequential:
