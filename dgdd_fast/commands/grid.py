@@ -27,7 +27,7 @@ StudyName = Annotated[
 Scale = Annotated[
     str,
     typer.Option(
-        help="full: as the study says. small: every row and column, but minutes on two CPU cores; "
+        help="full: as the study says. small: every row and column, in settings for two CPU cores; "
         "its numbers mean nothing."
     ),
 ]

@@ -36,7 +36,7 @@ def ready_study(name: str) -> Study:
 
 
 def small(study: Study, data: str | None) -> Study:
-    """The study at a size that two CPU cores finish in minutes, to see that all of it works.
+    """The study at a size meant for two CPU cores, to see that all of it works.
 
     Args:
         data: those to take; None takes the embedded digits, with as many targets as the study names.
