@@ -49,7 +49,7 @@ def test_a_seed_repeats_and_decides():
 
 def test_statistics_are_those_of_every_block():
     data = toy_domains(side=8)
-    network = ConvNet(3, (8, 8), dataclasses.replace(NETWORK, norm="none"))
+    network = ConvNet(1, (8, 8), dataclasses.replace(NETWORK, norm="none"))  # one class: what it draws
     initialise(network, generator(5, "pseudo-domains", "network"))
     maps, expected = normalise(data.images, *data.channel_statistics()), []
     for block in network.blocks:
