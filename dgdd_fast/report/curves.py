@@ -152,7 +152,7 @@ def time_figure(index: GridIndex, table: ResultTable) -> Figure | None:
     }
     if not any(points.values()):
         return None
-    figure = Figure(figsize=(5.2 * len(points), 3.8), dpi=100, layout="constrained")
+    figure = Figure(figsize=(5.2 * len(points) + 1.6, 3.8), dpi=100, layout="constrained")
     for axes, (ipc, found) in zip(
         figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True
     ):
@@ -163,8 +163,8 @@ def time_figure(index: GridIndex, table: ResultTable) -> Figure | None:
         axes.set_title(f"{ipc} per class", fontsize=10)
         axes.set_xlabel("one training and its test (s)")
         axes.set_ylabel("accuracy (%)")
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.05 * max((time for _, time, _ in found), default=1.0))
         axes.grid(alpha=0.3)
-        if found:
-            axes.legend(fontsize=8)
+    fullest = max(figure.axes, key=lambda axes: len(axes.get_legend_handles_labels()[1]))
+    figure.legend(*fullest.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return figure

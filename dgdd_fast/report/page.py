@@ -33,7 +33,8 @@ table { border-collapse: collapse; margin: 1em 0; display: block; overflow-x: au
 th, td { padding: .25em .7em; text-align: right; white-space: nowrap; } th:first-child { text-align: left; }
 tbody th { font-weight: normal; } thead { border-bottom: 2px solid #444; }
 tbody tr:nth-child(even) { background: #f4f4f4; }
-figure { margin: 1em 0; } img { max-width: 100%; border: 1px solid #ddd; } figcaption { color: #555; }
+.pictures { display: flex; flex-wrap: wrap; align-items: flex-end; gap: 1em; }
+figure { margin: 0; } img { max-width: 100%; border: 1px solid #ddd; } figcaption { color: #555; }
 p { margin: .3em 0; }
 """
 DECOMPOSED_IMAGES = 4
@@ -70,12 +71,14 @@ def write_report(path: Path, index: GridIndex, dataset: DomainDataset | None) ->
         body.append(f"<h2>{escape(section.title)}</h2>")
         if not section.pictures:
             body.append(f"<p>{escape(section.reason)}</p>")
+        body.append('<div class="pictures">')
         for caption, png in section.pictures:
             source = base64.b64encode(png).decode()
             body.append(
                 f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{source}">'
                 f"<figcaption>{escape(caption)}</figcaption></figure>"
             )
+        body.append("</div>")
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(table.title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
