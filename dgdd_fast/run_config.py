@@ -27,6 +27,7 @@ DEFAULT_METHOD = "dm+sgs"
 MODIFIERS = ("dam", "fact", "sgs")
 LABELS = {
     "random": "Random",
+    "mosaics": "mosaics",
     "herding": "Herding",
     "whole": "Whole data",
     "hdd": "HDD-DM",

@@ -341,6 +341,10 @@ def test_experts_are_what_cadm_distils_with(pictures, tmp_path):
     assert len(list((tmp_path / "png" / "images").glob("*/*/*.png"))) == 24
     text = dgdd("channels", tmp_path / "experts", tmp_path / "run", "--data", pictures).output
     assert "unstable channels" in text
+    text = dgdd("evaluate", tmp_path / "run", "--runs", "1", "--epochs", "1", "--width", "4").output
+    results = json.loads((tmp_path / "run" / "evaluation.json").read_text())["results"]
+    assert set(results) == {"cadm+sgs", "random", "random+mosaics"}
+    assert "Random+mosaics" in text
     report = json.loads((tmp_path / "experts" / "channels.json").read_text())
     assert set(report["stages"][3]["unstable"]) == {"real", "run"}
     assert len(report["experts"]) == 2

@@ -221,6 +221,15 @@ def test_every_number_has_random_at_its_budget_under_its_evaluation() -> None:
         assert job.evaluations[file] == own
 
 
+def test_random_as_mosaics_is_a_row_of_its_own_beside_the_reference() -> None:
+    mosaics = MethodEntry("random", "mosaics", distill={"factor": 2, "iterations": 9})
+    grid = planned(methods=(MethodEntry("random"), mosaics), targets=("domain0",), seeds=(0,))
+    plain, tiled = grid.cells
+    assert plain.file == plain.reference == tiled.reference != tiled.file
+    factors = {job.folder: job.run.distill.factor for job in grid.jobs}
+    assert (factors[plain.set_folder], factors[tiled.set_folder]) == (None, 2)
+
+
 def test_methods_share_seeds_and_other_sources_and_seeds_have_others() -> None:
     grid = planned()
     seeds = {(cell.column, cell.seed): set() for cell in grid.cells}

@@ -79,7 +79,8 @@ def evaluate(
     """Train networks from scratch on a distilled set and test them, each once after its last epoch.
 
     Beside it, the same with as many real images, drawn evenly from the source
-    domains (Random). The network is that of the distillation, unless --architecture,
+    domains (Random), and for a set of mosaics also in mosaics of real images
+    (Random+mosaics). The network is that of the distillation, unless --architecture,
     --width or --depth say otherwise.
 
     \b
@@ -114,6 +115,9 @@ def evaluate(
             with_method(trained_on, "random"), factor=1, init="uniform", pseudo_domains=None
         )
         sets["random"] = distill_set(sources, real)
+        if distilled.factor > 1:
+            mosaics = dataclasses.replace(real, factor=distilled.factor)
+            sets["random+mosaics"] = distill_set(sources, mosaics)
     if whole:
         sets["whole"] = sources
     report: dict[str, Any] = {"set": str(path), "ipc": distilled.ipc, "provenance": distilled.provenance}

@@ -268,8 +268,8 @@ class _Planner:
 def _images(row: Row) -> DistillConfig | None:
     """What decides the images of a row, without budget and seed."""
     if row.distill is not None and row.distill.objective == RANDOM:
-        # Nothing but the initialisation acts on real images: all else must not make another set of them.
-        return dataclasses.replace(REAL_IMAGES, init=row.distill.init)
+        # Nothing else acts on real images, so nothing else must make another set of them.
+        return dataclasses.replace(REAL_IMAGES, init=row.distill.init, factor=row.distill.factor)
     return row.distill
 
 

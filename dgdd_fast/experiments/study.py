@@ -282,7 +282,7 @@ def has_setting(row: Row, setting: str) -> bool:
     if section == "distill":
         config: Any = row.distill
         if row.distill is not None and row.distill.objective == RANDOM:
-            return path == ["init"]
+            return path in (["init"], ["factor"])
     elif section == "evaluate":
         config = next(iter(row.evaluations.values()))
     else:
