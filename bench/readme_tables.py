@@ -96,6 +96,15 @@ def expert_table(studies: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def compared(row: dict[str, Any]) -> str:
+    """The cells of a CPU benchmark's row: our time, those of plain PyTorch and how many times longer."""
+    times = row["times"]
+    others = [
+        f"{times[name]['median']:.3g} ms ({row['speedup'][name]:.1f}x)" for name in ("eager", "compiled")
+    ]
+    return " | ".join([f"{times['dgdd_fast']['median']:.3g} ms", *others])
+
+
 def speed_table(benchmark: dict[str, Any]) -> str:
     """`spectral_surgery` on the CPU at the papers' sizes against the same formulas in PyTorch."""
     lines = [
@@ -104,20 +113,36 @@ def speed_table(benchmark: dict[str, Any]) -> str:
     ]
     papers = {(32, 100), (64, 140), (128, 200), (224, 20), (227, 20)}
     for row in benchmark["rows"]:
-        case, times = row["case"], row["times"]
+        case = row["case"]
         chosen = (case["size"], case["images"]) in papers and case["dtype"] == "float32"
         if case["operator"] != "spectral_surgery" or not chosen:
             continue
-        others = [
-            f"{times[name]['median']:.3g} ms ({row['speedup'][name]:.1f}x)" for name in ("eager", "compiled")
-        ]
-        lines.append(
-            f"| {case['images']} of {case['size']} x {case['size']} | {row['threads']} | "
-            f"{times['dgdd_fast']['median']:.3g} ms | {' | '.join(others)} |"
-        )
+        name = f"{case['images']} of {case['size']} x {case['size']}"
+        lines.append(f"| {name} | {row['threads']} | {compared(row)} |")
     lines += [
         "",
         f"`spectral_surgery`, three domains, float32; {benchmark['device']}, torch {benchmark['torch']}.",
+    ]
+    return "\n".join(lines)
+
+
+def masking_table(benchmark: dict[str, Any]) -> str:
+    """`mask_channels` on the CPU after the four stages of a ResNet-18 against the same steps in PyTorch."""
+    lines = [
+        "| feature maps | threads | dgdd-fast | PyTorch eager | torch.compile |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in benchmark["rows"]:
+        case = row["case"]
+        if (case["image_size"], case["direction"], case["layout"]) != (32, "forward", "planes"):
+            continue
+        side = case["image_size"] >> (case["stage"] - 1)
+        name = f"{case['batch']} of {32 << case['stage']} x {side} x {side}"
+        lines.append(f"| {name} | {row['threads']} | {compared(row)} |")
+    lines += [
+        "",
+        "`mask_channels`, forward, a third of the channels, float32, images of 32 px; "
+        f"{benchmark['device']}, torch {benchmark['torch']}.",
     ]
     return "\n".join(lines)
 
@@ -169,6 +194,7 @@ def render(readme: str) -> str:
         "accuracy": accuracy_table(studies),
         "experts": expert_table(of_experts),
         "speed": speed_table(benchmark),
+        "masking": masking_table(json.loads((RESULTS / "masking_cpu.json").read_text())),
         "cuda": cuda_table(on_cuda),
     }
     for name, text in blocks.items():
