@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -40,7 +41,7 @@ from .image_optimizer import ImageOptimizer
 from .matching import ImageGradients, Matching, Objective
 from .networks import resolve_network
 from .pseudo_domains import with_pseudo_domains
-from .sampling import assign_domains, initial_tiles
+from .sampling import assign_domains, initial_rows, initial_tiles
 from .seeds import derive_seed
 from .stopping import stop_at_whole_steps
 
@@ -122,6 +123,8 @@ def distill(
         tiles = initial_tiles(sources, assigned, config, mean, std)
     else:
         tiles = start.images
+    if config.objective == "random" and config.init == "random":
+        assigned = sources.domains[initial_rows(sources, assigned, config)].reshape(assigned.shape)
     tiles = tiles.to(device, copy=True)
     state = None if start is None else {name: part.to(device) for name, part in start.optimizer.items()}
     optimizer = ImageOptimizer(config, mean, std, assigned.flatten(), tiles, state)
@@ -249,6 +252,7 @@ def resolve(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
     check_factor(config.factor, sources.resolution)
     if config.iterations < 0:
         raise ValueError(f"iterations must not be negative, got {config.iterations}")
+    _check_numbers(config)
     if config.objective == "datadam-bn":
         config = dataclasses.replace(config, network=dataclasses.replace(config.network, norm="batch"))
     elif config.network.norm == "batch":
@@ -266,10 +270,6 @@ def resolve(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
             raise ValueError(f"domain masks belong to dm and mmd, not to {config.objective}")
         if config.experts is not None and not config.experts.match:
             raise ValueError("domain masks need the matching loss: leave experts.match on")
-        if config.domain_masks.temperature <= 0:
-            raise ValueError(
-                f"domain_masks.temperature must be positive, got {config.domain_masks.temperature}"
-            )
     if config.fact and config.objective in (*CORESETS, "dc", "datadam-bn"):
         raise ValueError(f"fact mixes images before they are matched, which {config.objective} does not do")
     if config.surgery is not None and config.objective in CORESETS:
@@ -284,6 +284,31 @@ def resolve(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
         network=resolve_network(config.network, sources.resolution),
         augment=resolve_strategy(augment, sources.flip_safe),
     )
+
+
+def _check_numbers(config: DistillConfig) -> None:
+    """Raises ValueError for a setting that no run can make sense of, NaN and infinity among them."""
+    positive = {"image_lr": config.image_lr, "attention_power": config.attention_power}
+    not_negative: dict[str, float] = {}
+    finite: dict[str, float] = {}
+    if config.domain_masks is not None:
+        positive["domain_masks.temperature"] = config.domain_masks.temperature
+        positive["domain_masks.learning_rate"] = config.domain_masks.learning_rate
+        not_negative["domain_masks.weight"] = config.domain_masks.weight
+    if config.surgery is not None:
+        not_negative["surgery.eps"] = config.surgery.eps
+        finite |= {"surgery.alpha": config.surgery.alpha, "surgery.beta": config.surgery.beta}
+    for name, value in positive.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+    for name, value in not_negative.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be finite and not negative, got {value}")
+    for name, value in finite.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value}")
+    if not 0 <= config.momentum < 1:
+        raise ValueError(f"momentum must be at least 0 and less than 1, got {config.momentum}")
 
 
 def _herded_tiles(

@@ -57,15 +57,22 @@ def initial_tiles(
     class.
 
     `domains` [K, T] are those of the tiles; f is ``config.factor``, resolved. With f = 1 a tile is an image.
-
-    ``uniform``: real images of the class and the assigned domain; ``random``: real images of the class
-    whatever their domain; ``noise``: standard normal. Real images repeat only where a cell holds fewer than
-    are asked of it, and are shrunk to the size of a tile.
+    They are the images of `initial_rows`, shrunk to the size of a tile, or with ``noise`` standard normal.
     """
     factor = config.factor or 1
     if config.init == "noise":
         shape = (domains.numel(), 3, *(side // factor for side in sources.resolution))
         return torch.randn(shape, generator=generator(config.seed, "init"))
+    rows = initial_rows(sources, domains, config)
+    return reduce(normalise(sources.images[rows], mean, std), factor)
+
+
+def initial_rows(sources: DomainDataset, domains: Tensor, config: DistillConfig) -> Tensor:
+    """The real images that are the first synthetic ones: rows of `sources`, int64 [K * T], class by class.
+
+    ``uniform``: of the class and the assigned domain in `domains` [K, T]; ``random``: of the class whatever
+    their domain. Images repeat only where a cell holds fewer than are asked of it.
+    """
     rows: list[Tensor] = []
     for label, cells in enumerate(sources.cells()):
         random = generator(config.seed, "init", label)
@@ -74,7 +81,7 @@ def initial_tiles(
         else:
             for domain, cell in enumerate(cells):
                 rows.append(_draw(cell, int((domains[label] == domain).sum()), random))
-    return reduce(normalise(sources.images[torch.cat(rows)], mean, std), factor)
+    return torch.cat(rows)
 
 
 def _draw(rows: Tensor, count: int, random: torch.Generator) -> Tensor:

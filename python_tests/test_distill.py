@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from toy_data import toy_domains
 
 from dgdd_fast.augment import augment, draw_siamese
 from dgdd_fast.checkpoint import Checkpoint, CheckpointError
-from dgdd_fast.config import DistillConfig, NetworkConfig, SurgeryConfig, to_dict
+from dgdd_fast.config import DistillConfig, DomainMaskConfig, NetworkConfig, SurgeryConfig, to_dict
 from dgdd_fast.data import DomainDataset, normalise
 from dgdd_fast.distill import (
     CHECKPOINT_NAME,
@@ -484,6 +485,13 @@ def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"ipc": 0}, "ipc must be at least 1, got 0"),
+        ({"image_lr": -1.0}, "image_lr must be positive and finite, got -1"),
+        ({"image_lr": math.nan}, "image_lr must be positive and finite, got nan"),
+        ({"momentum": 5.0}, "momentum must be at least 0 and less than 1, got 5"),
+        ({"attention_power": 0.0}, "attention_power must be positive"),
+        ({"surgery": SurgeryConfig(alpha=math.inf)}, "surgery.alpha must be finite, got inf"),
+        ({"surgery": SurgeryConfig(eps=-1e-9)}, "surgery.eps must be finite and not negative"),
+        ({"domain_masks": DomainMaskConfig(weight=-1.0)}, "domain_masks.weight must be finite and not neg"),
         ({"iterations": -1}, "iterations must not be negative"),
         ({"objective": "random", "surgery": SurgeryConfig()}, "'random' has none"),
         ({"objective": "herding", "surgery": SurgeryConfig()}, "'herding' has none"),

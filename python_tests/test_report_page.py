@@ -16,10 +16,13 @@ from toy_data import toy_domains, write_npz
 from typer.testing import CliRunner
 
 from dgdd_fast import cli
+from dgdd_fast.config import DistillConfig
+from dgdd_fast.distill import distill
 from dgdd_fast.experiments.grid import GridIndex, Workers, load_data, read_index, run_grid
 from dgdd_fast.experiments.study import MethodEntry, Study
+from dgdd_fast.formation import reduce
 from dgdd_fast.report.features import projection
-from dgdd_fast.report.page import write_report
+from dgdd_fast.report.page import tiles_to_show, write_report
 
 STUDY = Study(
     title="A trial <of all>",
@@ -70,6 +73,22 @@ def test_the_page_holds_every_section_in_one_file(grid: GridIndex, tmp_path: Pat
     assert "A trial &lt;of all&gt;" in page
     assert page.count("<tr>") == 1 + len(grid.rows)
     assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_what_is_decomposed_is_named_by_its_own_class_and_domain(factor: int) -> None:
+    data = toy_domains(per_cell=6)
+    config = DistillConfig(objective="random", ipc=4, factor=factor)
+    images = distill(data, config)
+    rows, pixels, names = tiles_to_show(images)
+    side = data.resolution[0] // factor
+    assert pixels.shape == (len(rows), 3, side, side)
+    assert {name.split(", ")[0] for name in names} == set(data.class_names)
+    real = reduce(data.images.float(), factor)
+    for tile, name in zip(pixels, names, strict=True):
+        (found,) = ((real - tile).abs().flatten(1).amax(1) <= 1).nonzero(as_tuple=True)
+        (row,) = found.tolist()
+        assert name == f"{data.class_names[data.labels[row]]}, {data.domain_names[data.domains[row]]}"
 
 
 def test_without_data_or_experts_the_page_says_what_is_missing(grid: GridIndex, tmp_path: Path) -> None:

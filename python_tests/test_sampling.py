@@ -12,6 +12,7 @@ from toy_data import toy_domains
 
 from dgdd_fast.config import DistillConfig
 from dgdd_fast.data import normalise
+from dgdd_fast.distill import distill
 from dgdd_fast.sampling import assign_domains, initial_tiles, real_batch
 
 
@@ -77,6 +78,15 @@ def test_random_and_noise_initial_tiles() -> None:
     assert noise.shape == random.shape
     assert abs(float(noise.mean())) < 0.02
     assert abs(float(noise.std()) - 1) < 0.02
+
+
+def test_random_images_whatever_their_domain_are_recorded_with_their_own() -> None:
+    data = toy_domains(per_cell=8)
+    found = distill(data, DistillConfig(objective="random", ipc=6, init="random"))
+    real = normalise(data.images, torch.tensor(found.mean), torch.tensor(found.std))
+    rows = [(real == image).flatten(1).all(1).nonzero().item() for image in found.images]
+    assert torch.equal(found.domains, data.domains[rows])
+    assert not torch.equal(found.domains, assign_domains(data.counts(), 6).flatten())
 
 
 def test_a_cell_smaller_than_its_quota_repeats_its_images() -> None:

@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import Tensor
+
 from ..data import DomainDataset
 from ..distilled_set import DistilledSet
 from ..experiments.grid import GridIndex
@@ -16,6 +18,7 @@ from ..experiments.job import SET_NAME, SHEET_NAME
 from ..experiments.plan import Part, parts_of
 from ..experts import ExpertPool
 from ..files import write_atomically
+from ..formation import tiles
 from ..run_config import read_run_config
 from .channel_figure import channel_figure
 from .channels import stability
@@ -139,6 +142,18 @@ def _needed(dataset: DomainDataset | None) -> DomainDataset:
     return dataset
 
 
+def tiles_to_show(images: DistilledSet) -> tuple[list[int], Tensor, list[str]]:
+    """Some tiles, spread over the classes (images, where they are no mosaics): their places in the order of
+    `formation`, their pixels, and class and domain of each."""
+    _, labels, domains = images.training_images
+    count = len(labels)
+    rows = sorted({place * count // DECOMPOSED_IMAGES for place in range(min(DECOMPOSED_IMAGES, count))})
+    names = [
+        f"{images.class_names[int(labels[row])]}, {images.domain_names[int(domains[row])]}" for row in rows
+    ]
+    return rows, tiles(images.pixels(), images.factor)[rows], names
+
+
 def _decompositions(
     examples: list[Example], part: Part, dataset: DomainDataset | None, where: str
 ) -> list[tuple[str, bytes]]:
@@ -148,16 +163,12 @@ def _decompositions(
         images = example.images
         if not images.config.get("surgery"):
             continue
-        count = len(images.images)
-        rows = sorted({place * count // DECOMPOSED_IMAGES for place in range(min(DECOMPOSED_IMAGES, count))})
-        names = [
-            f"{images.class_names[int(images.labels[row])]}, {images.domain_names[int(images.domains[row])]}"
-            for row in rows
-        ]
+        rows, pixels, names = tiles_to_show(images)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "decomposition.png"
-            draw_decomposition(path, images.pixels()[rows], decompose_images(images, sources, rows), names)
-            caption = f"{example.label}: the gradients of four images after the last iteration; {where}"
+            draw_decomposition(path, pixels, decompose_images(images, sources, rows), names)
+            kind = "images" if images.factor == 1 else "tiles"
+            caption = f"{example.label}: the gradients of four {kind} after the last iteration; {where}"
             pictures.append((caption, path.read_bytes()))
     if not pictures:
         raise ValueError("no method of this grid has spectral surgery")
