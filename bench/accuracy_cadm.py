@@ -46,7 +46,8 @@ from dgdd_fast.pretrain import ExpertPool, PretrainProgress, pretrain
 from dgdd_fast.report.channels import compare_channels
 from dgdd_fast.run_config import with_method
 
-METHODS = ("random", "start", "mmd", "cadm", "mmd+sgs", "cadm+sgs")
+# "cadm-uniform" masks any channels, whatever the discriminators say.
+METHODS = ("random", "start", "mmd", "cadm", "cadm-uniform", "mmd+sgs", "cadm+sgs")
 PILOT_SEED, PILOT_DRAWS = 1000, range(100_000, 100_010)
 
 
@@ -63,6 +64,8 @@ def distill_config(method: str, ipc: int, seed: int, image_lr: float, options: A
     )
     if method == "start":
         return dataclasses.replace(with_method(config, "random"), factor=2)
+    if method == "cadm-uniform":
+        return dataclasses.replace(with_method(config, "cadm"), masks=MaskConfig(score="uniform"))
     return with_method(config, method)
 
 
@@ -81,6 +84,7 @@ def train_experts(sources: DomainDataset, options: Any) -> ExpertPool:
         learning_rate=options.expert_lr,
         batch_size=options.expert_batch,
         cutmix_probability=options.expert_cutmix,
+        refit_epochs=options.expert_refit,
         network=network,
     )
 
@@ -198,6 +202,7 @@ def main() -> None:
     parser.add_argument("--expert-lr", type=float, default=PretrainConfig.learning_rate)
     parser.add_argument("--expert-batch", type=int, default=PretrainConfig.batch_size)
     parser.add_argument("--expert-cutmix", type=float, default=PretrainConfig.cutmix_probability)
+    parser.add_argument("--expert-refit", type=int, default=0, help="epochs of the discriminators alone")
     parser.add_argument("--width", type=int, default=64, help="of the experts")
     parser.add_argument("--test-width", type=int, default=128, help="of the ConvNet that is tested")
     parser.add_argument("--epochs", type=int, default=2000)

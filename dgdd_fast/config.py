@@ -89,7 +89,8 @@ class MaskConfig:
         activation_probability: of masking at all, drawn each iteration for the matching and for the
             regularisation (P_active).
         score: "gap": CADM Eq. 5; "pixel": scaled to [0, 1] over the channels at each pixel before the
-            average.
+            average; "uniform": the same for all channels, the control that masks without asking the
+            discriminators.
         rescale: multiply the channels kept by C / (C - M), so that masking keeps the level of the features.
         matching: mask the real features (Eq. 7).
         regularisation: mask the features that the synthetic images are classified by (Eq. 8).
@@ -99,7 +100,7 @@ class MaskConfig:
 
     share: float = 0.33
     activation_probability: float = 0.8
-    score: Literal["gap", "pixel"] = "gap"
+    score: Literal["gap", "pixel", "uniform"] = "gap"
     rescale: bool = True
     matching: bool = True
     regularisation: bool = True
@@ -220,6 +221,10 @@ class PretrainConfig:
     `reversal_weight` 0 the discriminators only look on, and the network is the plain expert of the MMD
     baseline (Eq. 1).
 
+    Behind a reversed gradient the discriminators may end up telling the domains no better than chance, though
+    the features would let them. `refit_epochs` more train the discriminators alone, in the finished network;
+    neither paper has that.
+
     `generalize` adds what CADM compares with: "irm", invariant risk minimisation with `irm_weight` after
     `irm_warmup` steps and weight 1 before; "fact", amplitudes mixed between the images of a batch.
     """
@@ -232,6 +237,7 @@ class PretrainConfig:
     batch_size: int = 128
     reversal_weight: float = 0.25
     domain_weight: float = 1.0
+    refit_epochs: int = 0
     cutmix_probability: float = 0.5
     generalize: Literal["none", "irm", "fact"] = "none"
     irm_weight: float = 100.0

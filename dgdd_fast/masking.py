@@ -40,7 +40,7 @@ def mask(
 
     An image's channels are drawn without replacement with weights that grow with their activation score, the
     part that the channel has in what the stage's discriminator says for the image's domain (its bias has
-    none). Differentiable in `maps`, the mask being a constant.
+    none); the score "uniform" makes all weights alike. Differentiable in `maps`, the mask being a constant.
 
     Args:
         domain_index: int64 [N], the domain of each image.
@@ -48,6 +48,8 @@ def mask(
     """
     weight = expert.discriminators[stage - 1].weight
     assert isinstance(weight, Tensor)
+    if config.score == "uniform":
+        weight = torch.zeros_like(weight)
     return ops.mask_channels(
         maps,
         weight,

@@ -73,6 +73,9 @@ def pretrain(
     then mixed, and both the class and the domain targets are split between an image and its partner like the
     pixels: a box from another domain shows that domain.
 
+    With `refit_epochs` the discriminators alone go on learning for so many epochs after that, at the first
+    learning rate and its momentum, in a network that stays as it is.
+
     With `generalize` "irm" the penalty of `invariance_penalty` is added; when its weight changes, the
     momentum starts from zero again. With "fact" each image of a batch first takes over a share of another's
     amplitudes.
@@ -103,17 +106,17 @@ def pretrain(
             training = _Training(data, config, len(pool))
             if path.exists():
                 training.load(path)
-            while training.epoch < config.epochs:
+            while training.epoch < training.epochs:
                 epoch_ended = training.step()
                 if epoch_ended and progress is not None:
-                    place = (len(pool), config.experts, training.epoch, config.epochs)
+                    place = (len(pool), config.experts, training.epoch, training.epochs)
                     progress(PretrainProgress(*place, training.log[-1]))
                 stopped = stop.is_set()
                 if stopped or (epoch_ended and training.epoch % config.checkpoint_every == 0):
                     training.save(path)
                 if stopped:
                     raise PretrainingInterrupted(
-                        f"stopped after {training.epoch} of {config.epochs} epochs of expert "
+                        f"stopped after {training.epoch} of {training.epochs} epochs of expert "
                         f"{len(pool) + 1} of {config.experts}; go on from {folder} with resume=True "
                         "(--resume)"
                     )
@@ -127,7 +130,7 @@ def resolve(config: PretrainConfig, sources: DomainDataset) -> PretrainConfig:
     for name in ("experts", "epochs", "batch_size", "checkpoint_every"):
         if getattr(config, name) < 1:
             raise ValueError(f"pretrain.{name} must be at least 1, got {getattr(config, name)}")
-    for name in ("reversal_weight", "domain_weight", "irm_weight", "irm_warmup"):
+    for name in ("reversal_weight", "domain_weight", "refit_epochs", "irm_weight", "irm_warmup"):
         if getattr(config, name) < 0:
             raise ValueError(f"pretrain.{name} must not be negative, got {getattr(config, name)}")
     if not 0 <= config.cutmix_probability <= 1:
@@ -210,6 +213,7 @@ class _Training:
 
     def __init__(self, data: _Data, config: PretrainConfig, index: int) -> None:
         self.data, self.config, self.index = data, config, index
+        self.epochs = config.epochs + config.refit_epochs
         counts = (data.num_classes, data.num_domains)
         self.expert = Expert(*counts, data.resolution, config.network, config.reversal_weight)
         initialise(self.expert.network, self._generator("network"))
@@ -240,6 +244,11 @@ class _Training:
         """The number of whole epochs done."""
         return len(self.log)
 
+    @property
+    def refitting(self) -> bool:
+        """Whether the discriminators learn alone."""
+        return self.epoch >= self.config.epochs
+
     def step(self) -> bool:
         """Learn from one batch; returns whether it was the epoch's last."""
         config, data = self.config, self.data
@@ -256,6 +265,7 @@ class _Training:
         domains = mixed_labels(data.domains[batch], mix, data.num_domains)
         if config.generalize == "irm" and self.steps == config.irm_warmup:
             self.optimizer.state.clear()  # another loss from here on
+        self.expert.network.requires_grad_(not self.refitting)
         self.optimizer.zero_grad()
         parts = (torch.split(values, self.rows) for values in (images, labels, domains))
         for part, class_targets, domain_targets in zip(*parts, strict=True):
@@ -265,7 +275,7 @@ class _Training:
             stages = [F.cross_entropy(logits, domain_targets, reduction="sum") for logits in domain_logits]
             domain_loss = torch.stack(stages).mean()
             loss = (class_loss + config.domain_weight * domain_loss) / len(batch)
-            if config.generalize == "irm":  # the part is the whole batch
+            if config.generalize == "irm" and not self.refitting:  # the part is the whole batch
                 weight = config.irm_weight if self.steps >= config.irm_warmup else 1.0
                 penalty = invariance_penalty(class_logits, class_targets, data.domains[batch])
                 loss = loss + weight * penalty
@@ -320,7 +330,7 @@ class _Training:
         order = torch.randperm(len(self.data.pixels), generator=self._generator("order", self.epoch))
         self.batches = torch.split(order.to(self.data.device), self.config.batch_size)
         epochs = self.config.epochs
-        falls = (3 * self.epoch >= 2 * epochs) + (6 * self.epoch >= 5 * epochs)
+        falls = 0 if self.refitting else (3 * self.epoch >= 2 * epochs) + (6 * self.epoch >= 5 * epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * _FALL**falls
 
@@ -330,7 +340,7 @@ class _Training:
         if not math.isfinite(class_loss + domain_loss):
             raise TrainingDivergedError(
                 f"the loss of expert {self.index + 1} is {(class_loss + domain_loss) / count} in epoch "
-                f"{self.epoch + 1} of {self.config.epochs}; use a smaller learning rate than "
+                f"{self.epoch + 1} of {self.epochs}; use a smaller learning rate than "
                 f"{self.config.learning_rate:g}"
             )
         accuracy, *domain_accuracy = [100 * sum_ / counted if counted else None for sum_ in right]

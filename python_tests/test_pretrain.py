@@ -166,12 +166,16 @@ def test_the_learning_rate_falls_after_two_thirds_and_five_sixths(data, tmp_path
     assert rates == pytest.approx([0.01] * 8 + [0.002] * 2 + [0.0004] * 2)
 
 
-def test_experts_learn_the_classes_and_discriminators_the_domains(data, tmp_path):
-    """With the reversal off the discriminators are plain classifiers of the domain: here stripes, since
-    instance normalisation removes the colour and contrast that tell the toy domains apart."""
+def with_stripes(data):
+    """Domains that stripes tell apart: instance normalisation removes the toy data's colour and contrast."""
     stripes = torch.stack([torch.arange(16) // (2**domain) % 2 for domain in range(3)])
     images = (data.images * 0.75 + 30 * stripes[data.domains][:, None, None]).byte()
-    data = dataclasses.replace(data, images=images)
+    return dataclasses.replace(data, images=images)
+
+
+def test_experts_learn_the_classes_and_discriminators_the_domains(data, tmp_path):
+    """With the reversal off the discriminators are plain classifiers of the domain."""
+    data = with_stripes(data)
     config = PretrainConfig(
         experts=1, epochs=12, batch_size=12, learning_rate=0.02, reversal_weight=0.0, domain_weight=10.0,
         cutmix_probability=0.0, network=dataclasses.replace(NETWORK, width=8),
@@ -191,6 +195,42 @@ def test_with_the_reversal_off_the_network_is_the_plain_expert(data, tmp_path):
     first, second = (weights(pool, 0, 1.0) for pool in pools)
     assert equal(first[:count], second[:count])
     assert not equal(first[count:], second[count:])
+
+
+def test_refitting_teaches_the_discriminators_alone_and_can_be_interrupted(data, tmp_path, monkeypatch):
+    data = with_stripes(data)
+    reversed_ = PretrainConfig(
+        experts=1, epochs=6, batch_size=12, learning_rate=0.02, reversal_weight=3.0, cutmix_probability=0.0,
+        network=dataclasses.replace(NETWORK, width=8), augment=AugmentConfig(strategy="none"),
+    )  # fmt: skip
+    refitted = dataclasses.replace(reversed_, refit_epochs=6)
+    before = pretrain(data, reversed_, tmp_path / "before")
+    after = pretrain(data, refitted, tmp_path / "after")
+    count = sum(1 for _ in before.new_expert().network.parameters())
+    first, second = (weights(pool, 0, 1.0) for pool in (before, after))
+    assert equal(first[:count], second[:count])
+    assert not any(one.equal(other) for one, other in zip(first[count:], second[count:], strict=True))
+    assert len(after.log[0]) == 12
+    assert after.log[0][:6] == before.log[0]
+    told = [sum(pool.log[0][-1]["domain_accuracy"]) / 4 for pool in (before, after)]
+    assert told[1] > told[0] + 10
+
+    honest = torch.optim.SGD.step
+    steps = 0
+
+    def step(self, *arguments):
+        nonlocal steps
+        steps += 1
+        if steps == 58:  # of nine an epoch
+            signal.raise_signal(signal.SIGINT)
+        return honest(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    with pytest.raises(PretrainingInterrupted, match="6 of 12 epochs"):
+        pretrain(data, refitted, tmp_path / "resumed")
+    pretrain(data, refitted, tmp_path / "resumed", resume=True)
+    name = "expert_00.safetensors"
+    assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "after" / name).read_bytes()
 
 
 def test_a_pool_comes_back_from_its_folder(data, folder):
