@@ -20,29 +20,13 @@ from .seeds import generator
 
 
 def resolve_experts(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
-    """The settings of "mmd" or "cadm" with those of experts and masks made explicit.
+    """The settings of "mmd" or "cadm" with those of experts and masks made explicit. Without the name of a
+    pool the network stays as it is.
 
     Raises ValueError for settings that cannot work, and where the pool is missing or is not for `sources`.
     """
     experts = config.experts or ExpertConfig()
     masks = config.masks or MaskConfig()
-    if experts.pool is None:
-        raise ValueError(
-            f"{config.objective} compares features in networks trained on the source domains: train them "
-            "with `dgdd pretrain`, then name their folder (--experts FOLDER, or experts.pool in the settings)"
-        )
-    try:
-        pool = ExpertPool.load(experts.pool)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"there are no experts in {experts.pool}: train them with `dgdd pretrain --out {experts.pool}`"
-        ) from error
-    pool.check(sources)
-    if config.network not in (NetworkConfig(), pool.config.network):
-        raise ValueError(
-            f"{config.objective} compares features in its experts, which are {pool.config.network}; leave "
-            f"`network` alone, got {config.network}"
-        )
     if config.objective == "mmd":
         if config.masks is not None:
             raise ValueError("masks are for cadm; mmd is cadm without them")
@@ -65,8 +49,25 @@ def resolve_experts(config: DistillConfig, sources: DomainDataset) -> DistillCon
         config,
         experts=experts,
         masks=masks if config.objective == "cadm" else None,
-        network=pool.config.network,
+        network=config.network if experts.pool is None else _network_of(experts.pool, config, sources),
     )
+
+
+def _network_of(folder: str, config: DistillConfig, sources: DomainDataset) -> NetworkConfig:
+    """The network of the experts in `folder`, which must be for `sources`."""
+    try:
+        pool = ExpertPool.load(folder)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"there are no experts in {folder}: train them with `dgdd pretrain --out {folder}`"
+        ) from error
+    pool.check(sources)
+    if config.network not in (NetworkConfig(), pool.config.network):
+        raise ValueError(
+            f"{config.objective} compares features in its experts, which are {pool.config.network}; leave "
+            f"`network` alone, got {config.network}"
+        )
+    return pool.config.network
 
 
 def draw_expert(config: DistillConfig, experts: int, iteration: int) -> tuple[int, float]:
@@ -221,7 +222,12 @@ class ExpertMatching:
     ) -> None:
         """`config` is resolved; `domain_index`, int64 [N], is the domain assigned to each synthetic image."""
         assert config.experts is not None
-        assert config.experts.pool is not None
+        if config.experts.pool is None:
+            raise ValueError(
+                f"{config.objective} compares features in networks trained on the source domains: train them "
+                "with `dgdd pretrain`, then name their folder (--experts FOLDER, or experts.pool in the "
+                "settings)"
+            )
         pool = ExpertPool.load(config.experts.pool)
         self.config = config.experts
         self.matching = Matching(sources, config, mean, std, device, ExpertFeatures(config, pool, device))

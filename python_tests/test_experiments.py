@@ -265,6 +265,18 @@ def test_settings_that_cannot_work_are_refused_before_anything_runs() -> None:
         planned(evaluate={"epochs": 0})
 
 
+@pytest.mark.parametrize("protocol", ["in-distribution", "in-domain"])
+def test_domains_without_the_images_that_are_tested_on_are_refused(protocol: str) -> None:
+    data = toy_domains()
+    part = data.select(~(data.is_test & (data.domains != 1)))
+    study = dataclasses.replace(STUDY, protocol=protocol, targets=None)
+    with pytest.raises(
+        ValueError, match=f"{protocol} tests on test images of domain0, domain2, and there are none"
+    ):
+        plan(study, part)
+    assert plan(dataclasses.replace(STUDY, targets=None), part).jobs
+
+
 def test_a_longer_study_keeps_the_jobs_of_the_shorter_one() -> None:
     shorter, longer = planned(), planned(seeds=(0, 1, 2), targets=None, ipc=(3, 5))
     assert {job.name for job in shorter.jobs} < {job.name for job in longer.jobs}
@@ -552,6 +564,44 @@ def test_methods_that_match_in_experts_share_the_pools_trained_alike() -> None:
     assert networks == {"resnet18", "convnet"}  # that of the experts; and Random's own row has the default
     with pytest.raises(ValueError, match="only mmd and cadm match in experts"):
         study_from_dict({"methods": [{"method": "dm", "pretrain": {"epochs": 1}}]})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"masks": {"share": 1.5}}, "masks.share must lie in"),
+        ({"batch_real": 0}, "batch_real must be at least 1"),
+        ({"experts": {"match": False}, "surgery": {}}, "experts.match must be on"),
+        ({"network": {"width": 9}}, "leave distill.network alone"),
+    ],
+)
+def test_settings_of_expert_methods_are_checked_before_any_expert_is_trained(
+    settings: dict[str, object], message: str
+) -> None:
+    method = "cadm+sgs" if "surgery" in settings else "cadm"
+    study = dataclasses.replace(EXPERTS, methods=(MethodEntry(method, distill=settings),))
+    with pytest.raises(ValueError, match=message):
+        plan(study, toy_domains())
+
+
+def test_a_pool_that_fails_names_its_traceback(data_folder: Path, tmp_path: Path) -> None:
+    study = {
+        "data": str(data_folder),
+        "targets": ["domain0"],
+        "methods": ["mmd"],
+        "ipc": [1],
+        "seeds": [0],
+        "pretrain": {"experts": 1, "epochs": 4, "learning_rate": 1e39, "network": {"width": 2}},
+        "evaluate": QUICK,
+    }
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    out = tmp_path / "out"
+    result = CliRunner().invoke(cli.app, ["grid", str(tmp_path / "study.yaml"), "--out", str(out)])
+    assert result.exit_code == 1, result.output
+    output = "".join(result.output.split())
+    traces = [*out.glob("experts/*/error.txt"), *out.glob("cells/*/error.txt")]
+    assert len(traces) == 2  # the pool's, and that of the set that needs it
+    assert all(f"thetracebackisin{trace}" in output for trace in traces)
 
 
 def test_a_sweep_reaches_the_masks() -> None:

@@ -414,7 +414,6 @@ def test_the_objectives_own_settings_are_recorded(folder: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda config: experts(config, pool=None), r"train them with `dgdd pretrain`.*--experts FOLDER"),
         (lambda config: experts(config, pool="nowhere"), "no experts in nowhere: train them with `dgdd pre"),
         (lambda config: experts(config, match=False, regularise=False), None),
         (
@@ -444,6 +443,15 @@ def test_settings_that_cannot_work_are_refused(change, message: str | None, fold
         return
     with pytest.raises(ValueError, match=message):
         resolve(config, DATA)
+
+
+def test_settings_are_resolved_before_there_are_experts_but_nothing_is_distilled(folder: str) -> None:
+    config = experts(settings(folder), pool=None)
+    assert resolve(config, DATA).batch_real == resolve(settings(folder), DATA).batch_real
+    with pytest.raises(ValueError, match="masks.share must lie"):
+        resolve(masks(config, share=1.5), DATA)
+    with pytest.raises(ValueError, match=r"train them with `dgdd pretrain`.*--experts FOLDER"):
+        distill(DATA, config)
 
 
 def test_experts_for_other_images_are_refused(folder: str) -> None:

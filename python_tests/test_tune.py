@@ -13,11 +13,12 @@ from toy_data import toy_domains, write_npz
 from typer.testing import CliRunner
 
 from dgdd_fast import cli
+from dgdd_fast.data import DomainDataset
 from dgdd_fast.distilled_set import DistilledSet
-from dgdd_fast.experiments.choices import chosen, read_choices
+from dgdd_fast.experiments.choices import CHOICES_NAME, Choices, TunedColumn, chosen, read_choices
 from dgdd_fast.experiments.grid import Workers, load_data, run_grid
 from dgdd_fast.experiments.plan import plan
-from dgdd_fast.experiments.study import MethodEntry, Range, Study, TuneConfig, rows_of
+from dgdd_fast.experiments.study import MethodEntry, Range, Study, TuneConfig, is_tunable, rows_of
 from dgdd_fast.experiments.tune import Trials, best, tune
 
 SETTINGS = {"distill.image_lr": Range(0.1, 10.0, relative=True), "distill.surgery.alpha": Range(0.5, 2.0)}
@@ -100,7 +101,7 @@ def test_the_best_trial_is_chosen_and_written(tuned: tuple[Path, Trials]) -> Non
             trials = budgets[2]
             winner = max(np.mean(list(trial.accuracies.values())) for trial in trials)
             assert best(trials).mean == pytest.approx(winner)
-            assert choices[column][row][2] == best(trials).settings
+            assert choices.columns[column].rows[row][2] == best(trials).settings
 
 
 def test_tuning_again_computes_nothing(study: Study, tuned: tuple[Path, Trials]) -> None:
@@ -113,7 +114,7 @@ def test_tuning_again_computes_nothing(study: Study, tuned: tuple[Path, Trials])
 def test_a_grid_takes_the_choice_for_each_column(study: Study, tuned: tuple[Path, Trials]) -> None:
     folder, _ = tuned
     choices = read_choices(folder)
-    choices["domain0"]["dm+sgs"][2]["distill.surgery.alpha"] = 1.75
+    choices.columns["domain0"].rows["dm+sgs"][2]["distill.surgery.alpha"] = 1.75
     grid = plan(study, load_data(study), choices)
     alphas = {
         job.run.target: job.run.distill.surgery.alpha
@@ -121,7 +122,7 @@ def test_a_grid_takes_the_choice_for_each_column(study: Study, tuned: tuple[Path
         if job.run.distill.surgery is not None
     }
     assert alphas["domain0"] == 1.75
-    assert alphas["domain1"] == choices["domain1"]["dm+sgs"][2]["distill.surgery.alpha"]
+    assert alphas["domain1"] == choices.columns["domain1"].rows["dm+sgs"][2]["distill.surgery.alpha"]
     assert {job.run.distill.image_lr for job in grid.jobs if "random" in job.name} == {None}
     taken = dataclasses.replace(study, tuned=str(folder))
     assert run_grid(taken, folder, Workers(), lambda report: None).failures == {}
@@ -130,15 +131,131 @@ def test_a_grid_takes_the_choice_for_each_column(study: Study, tuned: tuple[Path
 def test_a_sweep_keeps_its_value_and_takes_the_rest() -> None:
     row = rows_of(Study(sweeps={"distill.surgery.alpha": (5,)}))[-1]
     settings = {"distill.surgery.alpha": 2.0, "distill.surgery.beta": 0.7}
-    found = chosen(row, {"street": {"dm+sgs": {10: settings}}}, "street", 10)
+    found = chosen(row, choices_of("dm+sgs", settings), "street", 10)
     assert (found.distill.surgery.alpha, found.distill.surgery.beta) == (5, 0.7)
+
+
+def test_what_an_entry_sets_itself_is_neither_tuned_nor_taken_from_a_choice(
+    study: Study, tmp_path: Path
+) -> None:
+    alone = MethodEntry("dm+sgs", "g_cls", distill={"surgery": {"union": False, "alpha": 3.0}})
+    one = dataclasses.replace(
+        study, methods=(alone,), targets=("domain0",), tune=TuneConfig(2, settings=SETTINGS)
+    )
+    found, _ = tune(one, tmp_path, Workers(), lambda report: None)
+    assert {name for trial in found["domain0"]["g_cls"][2] for name in trial.settings} == {"distill.image_lr"}
+    (row,) = (row for row in rows_of(one) if row.key == "g_cls")
+    taken = chosen(
+        row, choices_of("g_cls", {"distill.surgery.alpha": 9.0, "distill.image_lr": 4.0}), "street", 10
+    )
+    assert (taken.distill.surgery.alpha, taken.distill.image_lr) == (3.0, 4.0)
+
+
+def test_settings_that_do_not_act_on_a_coreset_are_not_tuned_for_it() -> None:
+    (herding,) = (row for row in rows_of(Study(methods=(MethodEntry("herding"),))) if row.key == "herding")
+    for name in ("image_lr", "iterations", "surgery.alpha", "optimizer", "pseudo_domains"):
+        assert not is_tunable(herding, f"distill.{name}")
+    for name in ("init", "factor", "herding_epochs", "network.width"):
+        assert is_tunable(herding, f"distill.{name}")
+    with pytest.raises(ValueError, match=r"no setting distill.gamma"):
+        is_tunable(herding, "distill.gamma")
+
+
+def test_a_number_of_pseudo_domains_is_tuned_where_a_row_has_one(study: Study, tmp_path: Path) -> None:
+    methods = (MethodEntry("dm", distill={"pseudo_domains": None}), MethodEntry("dm+sgs"))
+    settings = {
+        "distill.pseudo_domains": Range(2, 8, log=False, integer=True),
+        "distill.image_lr": Range(relative=True),
+    }
+    styles = dataclasses.replace(
+        study,
+        methods=methods,
+        targets=("domain0",),
+        distill={**study.distill, "pseudo_domains": 3},
+        tune=TuneConfig(3, settings=settings),
+    )
+    found, outcome = tune(styles, tmp_path, Workers(), lambda report: None)
+    assert outcome.failures == {}
+    tried = [trial.settings["distill.pseudo_domains"] for trial in found["domain0"]["dm+sgs"][2]]
+    assert tried[0] == 3
+    assert len(tried) == 3
+    assert all(2 <= count <= 8 for count in tried)
+    assert all(set(trial.settings) == {"distill.image_lr"} for trial in found["domain0"]["dm"][2])
+
+
+@pytest.mark.parametrize("protocol", ["leave-one-out", "in-distribution", "in-domain"])
+def test_trials_are_tested_on_training_images_alone(protocol: str, study: Study, tmp_path: Path) -> None:
+    """Other test images, with wrong labels too, change no trial."""
+    data = toy_domains(domains=4)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "changed").mkdir()
+    images, labels = data.images.clone(), data.labels.clone()
+    images[data.is_test] = 255 - images[data.is_test]
+    labels[data.is_test] = 0
+    write_npz(data, tmp_path / "plain")
+    write_npz(dataclasses.replace(data, images=images, labels=labels), tmp_path / "changed")
+    found = []
+    for name in ("plain", "changed"):
+        targets = None if protocol == "in-domain" else ("domain0",)
+        one = dataclasses.replace(
+            study,
+            data=str(tmp_path / name),
+            protocol=protocol,
+            targets=targets,
+            methods=(MethodEntry("dm"),),
+            evaluate={"epochs": 3},
+            tune=TuneConfig(2, settings={"distill.image_lr": Range(relative=True)}),
+        )
+        found.append(tune(one, tmp_path / f"tuning-{name}", Workers(), lambda report: None)[0])
+    assert found[0] == found[1]
+    for path in (tmp_path / "tuning-plain").glob("cells/*/evaluation-*"):
+        assert sum(json.loads(path.read_text())["images"].values()) == 27
+
+
+def test_a_choice_is_refused_where_it_was_made_for_something_else(
+    study: Study, tuned: tuple[Path, Trials], tmp_path: Path
+) -> None:
+    folder, _ = tuned
+    choices = read_choices(folder)
+
+    def refused(message: str, data: DomainDataset, **changes: object) -> None:
+        with pytest.raises(ValueError, match=message):
+            plan(dataclasses.replace(study, **changes), data, choices)  # type: ignore[arg-type]
+
+    data = load_data(study)
+    for protocol in ("single-source", "in-distribution"):
+        refused(f"for the protocol leave-one-out, but this study has {protocol}", data, protocol=protocol)
+    fewer = data.only_domains(["domain0", "domain1", "domain2"])
+    refused(
+        "for domain0 on the sources domain1, domain2, domain3, but this study has domain1, domain2;", fewer
+    )
+    refused("for images of 16 x 16 px, but this study has 8 x 8 px", toy_domains(domains=4, side=8))
+    images = data.images.clone()
+    images[data.domains == 3] += 1
+    refused("domain0 were tuned on other images of domain3", dataclasses.replace(data, images=images))
+    images = data.images.clone()
+    images[data.domains == 0] += 1  # the target took no part
+    one = dataclasses.replace(study, targets=("domain0",))
+    assert plan(one, dataclasses.replace(data, images=images), choices).jobs
+
+
+def test_a_choice_of_an_older_version_must_be_made_anew(tmp_path: Path) -> None:
+    columns = {"street": {"dm": {"10": {"settings": {}, "accuracy": 1.0, "trials": []}}}}
+    (tmp_path / CHOICES_NAME).write_text(json.dumps({"trials": 1, "seeds": [0], "columns": columns}))
+    with pytest.raises(ValueError, match=r"an older version wrote it.*make it anew with dgdd tune"):
+        read_choices(tmp_path)
+
+
+def choices_of(row: str, settings: dict[str, float]) -> Choices:
+    """For the column street and 10 images per class."""
+    return Choices("leave-one-out", (16, 16), {"street": TunedColumn({}, {row: {10: settings}})})
 
 
 @pytest.mark.parametrize(("column", "ipc"), [("moon", 10), ("street", 20)])
 def test_a_column_or_budget_without_a_choice_is_named(column: str, ipc: int) -> None:
     row = next(row for row in rows_of(Study()) if row.key == "dm")
     with pytest.raises(ValueError, match=f"nothing was tuned for dm, {ipc} images per class, {column}"):
-        chosen(row, {"street": {"dm": {10: {}}}}, column, ipc)
+        chosen(row, choices_of("dm", {}), column, ipc)
 
 
 def test_what_cannot_be_tuned_is_refused(study: Study, tmp_path: Path) -> None:
@@ -146,7 +263,7 @@ def test_what_cannot_be_tuned_is_refused(study: Study, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             tune(dataclasses.replace(study, **changes), tmp_path, Workers(), lambda report: None)  # type: ignore[arg-type]
 
-    refused("with the source domain0 alone", protocol="single-source")
+    refused("with the source domain0 alone.* number of pseudo-domains", protocol="single-source")
     refused("no method has any of the settings", tune=TuneConfig(settings={"distill.surgery.alpha": Range()}),
             methods=(MethodEntry("dm"),))  # fmt: skip
     refused("no setting distill.gamma", tune=TuneConfig(settings={"distill.gamma": Range()}))

@@ -130,14 +130,17 @@ def workers_to_use(processes: int, devices: str, ray: str | None, threads: int |
 
 def show_outcome(outcome: GridOutcome, folder: Path) -> None:
     """Say what was computed and what failed; ends the command where something did."""
+    from ..experiments.job import ERROR_NAME
+
     before = outcome.jobs - len(outcome.computed) - len(outcome.failures)
     console.print(f"{outcome.jobs} sets: {len(outcome.computed)} computed now, {before} there before")
     for name, reason in outcome.failures.items():
         console.print(f"[bold red]failed:[/] {escape(name)}: {escape(reason)}")
+        for trace in (folder / kind / name / ERROR_NAME for kind in ("cells", "experts")):
+            if trace.exists():  # a worker that died leaves none
+                console.print(f"the traceback is in {escape(str(trace))}")
     if outcome.failures:
-        console.print(
-            f"the tracebacks are in {folder / 'cells'}/NAME/error.txt; run again to try these again"
-        )
+        console.print("run again to try these again")
         raise typer.Exit(FAILURE)
 
 

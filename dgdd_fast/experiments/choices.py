@@ -4,46 +4,111 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from .study import Row, has_setting, with_setting
+from .study import Row, is_tunable, with_setting
 
 CHOICES_NAME = "tuning.json"
 
-# By column, row and images per class: the values of the settings chosen.
-Choices = dict[str, dict[str, dict[int, dict[str, Any]]]]
+
+class TunedColumn(NamedTuple):
+    """What was chosen for a column.
+
+    Attributes:
+        sources: the fingerprint of each source domain that the choice was made on.
+        rows: by row and images per class: the values of the settings chosen.
+    """
+
+    sources: dict[str, str]
+    rows: dict[str, dict[int, dict[str, Any]]]
+
+
+class Choices(NamedTuple):
+    """A tuning: the protocol it was made for, the height and width of the images, and its columns."""
+
+    protocol: str
+    resolution: tuple[int, int]
+    columns: dict[str, TunedColumn]
 
 
 def read_choices(folder: Path) -> Choices:
-    """The choices in the folder of a tuning. Raises ValueError where there are none."""
+    """The choices in the folder of a tuning. Raises ValueError where there are none, or none that say what
+    they were made on."""
     path = folder / CHOICES_NAME
     if not path.exists():
         raise ValueError(f"{folder} holds no tuning: no {CHOICES_NAME} there; make one with dgdd tune")
     try:
-        columns = json.loads(path.read_text())["columns"]
-        return {
-            column: {
-                row: {int(ipc): found["settings"] for ipc, found in budgets.items()}
-                for row, budgets in rows.items()
-            }
-            for column, rows in columns.items()
+        content = json.loads(path.read_text())
+        if "protocol" not in content:
+            raise ValueError(
+                "an older version wrote it, without the protocol and the data that the choice was made on"
+            )
+        columns = {
+            column: TunedColumn(
+                tuned["sources"],
+                {
+                    row: {int(ipc): found["settings"] for ipc, found in budgets.items()}
+                    for row, budgets in tuned["rows"].items()
+                },
+            )
+            for column, tuned in content["columns"].items()
         }
+        height, width = content["resolution"]
+        return Choices(content["protocol"], (height, width), columns)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); write it again with dgdd tune") from error
+        raise ValueError(f"{path} cannot be used ({error}); make it anew with dgdd tune") from error
 
 
-def chosen(row: Row, choices: Choices, column: str, ipc: int) -> Row:
+def check_choices(
+    choices: Choices, protocol: str, resolution: tuple[int, int], column: str, sources: dict[str, str]
+) -> None:
+    """Refuse choices made under another protocol, at another resolution or on other sources: the images that
+    a column is tested on may have taken part in them.
+
+    Args:
+        protocol, resolution: of the study that takes the choices.
+        column: one of its columns.
+        sources: the fingerprint of each of that column's source domains.
+
+    Raises ValueError naming what differs.
+    """
+
+    def differs(what: str, theirs: object, ours: object) -> ValueError:
+        return ValueError(
+            f"the settings were tuned for {what} {theirs}, but this study has {ours}; tune this study itself"
+        )
+
+    if choices.protocol != protocol:
+        raise differs("the protocol", choices.protocol, protocol)
+    if choices.resolution != resolution:
+        raise differs("images of", "{} x {} px".format(*choices.resolution), "{} x {} px".format(*resolution))
+    tuned = choices.columns.get(column)
+    if tuned is None or tuned.sources == sources:
+        return
+    if set(tuned.sources) != set(sources):
+        raise differs(f"{column} on the sources", ", ".join(tuned.sources), ", ".join(sources))
+    changed = [name for name in sources if tuned.sources[name] != sources[name]]
+    raise ValueError(
+        f"the settings for {column} were tuned on other images of {', '.join(changed)} than this study's; "
+        "tune this study itself"
+    )
+
+
+def chosen(row: Row, choices: Choices | None, column: str, ipc: int) -> Row:
     """The row with the settings chosen for its entry in this column at this budget.
 
-    What a sweep sets, it keeps. Raises ValueError where there are choices, but none for this column or
-    budget.
+    What the entry or a sweep sets, it keeps. Raises ValueError where there are choices, but none for this
+    column or budget.
     """
-    if not choices or row.distill is None or all(row.entry not in rows for rows in choices.values()):
+    if choices is None or row.distill is None:
         return row
-    settings = choices.get(column, {}).get(row.entry, {}).get(ipc)
+    if all(row.entry not in tuned.rows for tuned in choices.columns.values()):
+        return row
+    tuned = choices.columns.get(column)
+    settings = None if tuned is None else tuned.rows.get(row.entry, {}).get(ipc)
     if settings is None:
         raise ValueError(f"nothing was tuned for {row.entry}, {ipc} images per class, {column}; tune it too")
     for setting, value in settings.items():
-        if has_setting(row, setting) and (row.sweep is None or row.sweep[0] != setting):
+        if is_tunable(row, setting):
             row = with_setting(row, setting, value)
     return row

@@ -70,7 +70,7 @@ def run_grid(study: Study, folder: Path, workers: Workers, tell: Tell, name: str
     tuned = None if study.tuned is None else _absolute(study.tuned)
     study = dataclasses.replace(study, data=_absolute(study.data), tuned=tuned)
     dataset = load_data(study)
-    choices = read_choices(Path(study.tuned)) if study.tuned else {}
+    choices = read_choices(Path(study.tuned)) if study.tuned else None
     grid = plan(study, dataset, choices, workers.devices[0], workers.threads)
     root = folder.resolve()
     failures: dict[str, str] = {}

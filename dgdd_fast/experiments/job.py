@@ -111,7 +111,7 @@ def _distil_and_evaluate(job: Job, root: Path, tell: Tell) -> None:
     dataset = load_once(job.run.data, job.run.resolution, job.domains)
     sources = dataset.only_domains(job.sources)
     images = sources.train() if job.whole else _distilled(job, folder, sources.train(), tell)
-    tests = _tests(dataset, job.sources)
+    tests = _tests(dataset, job.sources, job.validation)
     for name in _missing(job, folder):
         config = job.evaluations[name]
         total = config.runs * config.epochs
@@ -137,9 +137,12 @@ def _tell_epochs(tell: Tell, name: str, total: int, done: int) -> None:
     tell(JobProgress(name, "training", done, total))
 
 
-def _tests(dataset: DomainDataset, sources: tuple[str, ...]) -> dict[str, DomainDataset]:
-    """What to test on by domain: the test part of a source, all of another domain; none without images."""
+def _tests(dataset: DomainDataset, sources: tuple[str, ...], validation: bool) -> dict[str, DomainDataset]:
+    """What to test on by domain: the test part of a source, all of another domain; none without images. For
+    `validation` the training part of another domain, as test images must not decide anything."""
     parts = {name: dataset.only_domains([name]) for name in dataset.domain_names}
+    if validation:
+        return {name: part.train() for name, part in parts.items() if name not in sources}
     tests = {name: part.test() if name in sources else part for name, part in parts.items()}
     return {name: part for name, part in tests.items() if len(part) > 0}
 

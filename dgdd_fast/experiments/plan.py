@@ -9,7 +9,14 @@ import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..config import DistillConfig, EvaluateConfig, PretrainConfig, to_dict
+from ..config import (
+    DistillConfig,
+    EvaluateConfig,
+    ExpertConfig,
+    NetworkConfig,
+    PretrainConfig,
+    to_dict,
+)
 from ..data import DomainDataset
 from ..data.benchmarks import domain_key
 from ..distill import resolve
@@ -17,7 +24,7 @@ from ..evaluate import resolve as resolve_evaluation
 from ..pretrain import resolve as resolve_pretraining
 from ..run_config import NO_TARGET, RunConfig, method_name
 from ..seeds import derive_seed
-from .choices import Choices, chosen
+from .choices import Choices, check_choices, chosen
 from .study import RANDOM, WHOLE, Row, Study, rows_of
 
 # What Random at the same budget is distilled with: real images, evenly from the domains.
@@ -68,6 +75,7 @@ class Job:
         sources: those of them to learn from.
         whole: train on all real images of the sources instead of distilling.
         pool: the folder of the experts to match in, if the method needs some.
+        validation: test on the training images of the domains that are no sources, and on nothing else.
         evaluations: by file name, whose hash is that of the settings and the data tested on.
     """
 
@@ -77,6 +85,7 @@ class Job:
     sources: tuple[str, ...]
     whole: bool
     pool: str | None
+    validation: bool
     evaluations: dict[str, EvaluateConfig]
 
     @property
@@ -165,12 +174,16 @@ def plan(
     Raises ValueError for settings that cannot work with these data.
     """
     rows, parts = rows_of(study), parts_of(study, dataset.domain_names)
+    _check_tested(study, dataset, parts)
     planner = _Planner(study, dataset, device, threads)
+    if choices is not None:
+        for part in parts:
+            check_choices(choices, study.protocol, dataset.resolution, part.column, planner.data_of(part))
     cells = []
     for seed in study.seeds:
         for ipc in study.ipc:
             for part in parts:
-                for row in (chosen(row, choices or {}, part.column, ipc) for row in rows):
+                for row in (chosen(row, choices, part.column, ipc) for row in rows):
                     for evaluation, config in row.evaluations.items():
                         reference = planner.place(part, seed, ipc, REAL_IMAGES, None, config)[1]
                         folder, file = planner.place(part, seed, ipc, _images(row), row.pretrain, config)
@@ -190,6 +203,27 @@ def plan(
                         )
     columns = [part.column for part in parts]
     return Plan(rows, columns, cells, list(planner.pools.values()), list(planner.jobs.values()))
+
+
+def _check_tested(study: Study, dataset: DomainDataset, parts: list[Part]) -> None:
+    """Raise ValueError for domains without the images that the protocol tests on."""
+    wanted = "training images" if study.protocol == "validation" else "test images"
+    rows = ~dataset.is_test if study.protocol == "validation" else dataset.is_test
+    there = set(dataset.domains[rows].tolist())
+    tested = {
+        name
+        for part in parts
+        for name in part.tests
+        if study.protocol == "validation" or name in part.sources
+    }
+    without = [
+        name for number, name in enumerate(dataset.domain_names) if name in tested and number not in there
+    ]
+    if without:
+        raise ValueError(
+            f"the protocol {study.protocol} tests on {wanted} of {', '.join(without)}, and there are none; "
+            "give them a test part, leave them out with domains, or take another protocol"
+        )
 
 
 class _Planner:
@@ -223,17 +257,19 @@ class _Planner:
         if distill is not None:
             distill = dataclasses.replace(distill, ipc=ipc, seed=own_seed)
             what = f"{method_name(distill)}-ipc{ipc}-seed{seed}"
-            # Experts cannot be asked before they are there; the pool's name says how they will be.
-            resolved = distill if pool is not None else resolve(distill, sources)
+            resolved = resolve_before_pretraining(distill, pretrain, sources)
+            if pool is not None:  # its name says how the experts will be
+                resolved = distill
             # How often a checkpoint is written decides nothing.
             content = {**to_dict(resolved), "checkpoint_every": None, "pool": pool}
-        name = f"{_where(part.sources)}-{what}-{_hash([self._data(part), content])}"
+        name = f"{_where(part.sources)}-{what}-{_hash([self.data_of(part), content])}"
         config = dataclasses.replace(config, seed=own_seed)
         tested = to_dict(resolve_evaluation(config, self.dataset.resolution, self.dataset.flip_safe))
-        file = f"evaluation-{_hash([self.prints, tested])}.json"
+        validation = self.study.protocol == "validation"
+        file = f"evaluation-{_hash([self.prints, tested, *(['validation'] if validation else [])])}.json"
         if name not in self.jobs:
-            run = self._run(part, distill)
-            self.jobs[name] = Job(name, run, self.study.domains, part.sources, distill is None, pool, {})
+            run, domains = self._run(part, distill), self.study.domains
+            self.jobs[name] = Job(name, run, domains, part.sources, distill is None, pool, validation, {})
         job = self.jobs[name]
         job.evaluations[file] = config
         return job.folder, f"{job.folder}/{file}"
@@ -242,13 +278,14 @@ class _Planner:
         """The folder of the experts for `part`."""
         config = dataclasses.replace(config, seed=derive_seed(seed, "experiments", *part.sources))
         content = {**to_dict(resolve_pretraining(config, sources)), "checkpoint_every": None}
-        name = f"{_where(part.sources)}-seed{seed}-{_hash([self._data(part), content])}"
+        name = f"{_where(part.sources)}-seed{seed}-{_hash([self.data_of(part), content])}"
         if name not in self.pools:
             run = self._run(part, None)
             self.pools[name] = PoolJob(name, run, self.study.domains, part.sources, config)
         return self.pools[name].folder
 
-    def _data(self, part: Part) -> dict[str, str]:
+    def data_of(self, part: Part) -> dict[str, str]:
+        """The fingerprint of each source of `part`."""
         return {name: self.prints[name] for name in part.sources}
 
     def _run(self, part: Part, distill: DistillConfig | None) -> RunConfig:
@@ -263,6 +300,24 @@ class _Planner:
             threads=self.threads,
             distill=distill or DistillConfig(),
         )
+
+
+def resolve_before_pretraining(
+    config: DistillConfig, pretrain: PretrainConfig | None, sources: DomainDataset
+) -> DistillConfig:
+    """`config` resolved as far as it can be while the experts that it needs, if any, are not trained yet.
+
+    Raises ValueError for settings that cannot work.
+    """
+    if pretrain is None:
+        return resolve(config, sources)
+    if config.network not in (NetworkConfig(), pretrain.network):
+        raise ValueError(
+            f"{config.objective} compares features in its experts, whose network is set under pretrain: "
+            f"leave distill.network alone, got {config.network}"
+        )
+    experts = dataclasses.replace(config.experts or ExpertConfig(), pool=None)
+    return resolve(dataclasses.replace(config, network=pretrain.network, experts=experts), sources)
 
 
 def _images(row: Row) -> DistillConfig | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ..config import (
+    CORESETS,
     EXPERT_OBJECTIVES,
     ConfigT,
     DistillConfig,
@@ -23,6 +25,11 @@ from ..run_config import dump_yaml, load_yaml, method_label, method_name, with_m
 
 RANDOM = "random"
 WHOLE = "whole"
+# What acts on the methods that choose real images; nothing else does.
+CORESET_SETTINGS = {
+    "random": ("init", "factor"),
+    "herding": ("init", "factor", "pseudo_domains", "network", "augment", "herding_epochs"),
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,8 @@ class TuneConfig:
     Attributes:
         trials: settings tried for each method, target and budget; the first is what the study says.
         seeds: as in the study; a trial is the mean over them.
-        settings: what to choose, written as distill.surgery.alpha, for each method that has it.
+        settings: what to choose, written as distill.surgery.alpha, for each method that has it, but where
+            its entry sets a value of its own.
     """
 
     trials: int = 16
@@ -98,6 +106,8 @@ class Study:
             single-source (SDG): a column is the only source, tested on each other domain, averaged.
             in-distribution (ID): a column is a domain held out, tested on the test parts of the sources.
             in-domain: one column; all domains are sources, tested on their test parts.
+        validation: as leave-one-out, but tested on the training images of the domain held out: what
+            `dgdd tune` chooses by, so that no test image takes part.
         targets: the columns wanted; None: every domain.
         methods: the rows. Random real images at the same budget are always added.
         ipc: images per class; a block of columns each.
@@ -118,7 +128,9 @@ class Study:
     data: str = "embedded-digits"
     domains: tuple[str, ...] | None = None
     resolution: int | None = None
-    protocol: Literal["leave-one-out", "single-source", "in-distribution", "in-domain"] = "leave-one-out"
+    protocol: Literal["leave-one-out", "single-source", "in-distribution", "in-domain", "validation"] = (
+        "leave-one-out"
+    )
     targets: tuple[str, ...] | None = None
     methods: tuple[MethodEntry, ...] = (MethodEntry("dm"), MethodEntry("dm+sgs"))
     ipc: tuple[int, ...] = (10,)
@@ -143,6 +155,7 @@ class Row:
         pretrain: the experts to match in, without seed; None where the method takes none.
         evaluations: by name, without seed. One, called "", unless the study names several.
         entry: the key of the entry.
+        own: the settings that the entry or the sweep sets itself, as distill.surgery.alpha.
         sweep: the setting and its value, where the row is one of a sweep.
     """
 
@@ -152,6 +165,7 @@ class Row:
     distill: DistillConfig | None
     pretrain: PretrainConfig | None
     evaluations: dict[str, EvaluateConfig]
+    own: tuple[str, ...] = ()
     sweep: tuple[str, Any] | None = None
 
 
@@ -220,7 +234,13 @@ def rows_of(study: Study) -> list[Row]:
 def _swept(row: Row, setting: str, value: Any) -> Row:
     suffix = f", {setting.rpartition('.')[2]} = {value}"
     row = with_setting(row, setting, value)
-    return dataclasses.replace(row, key=row.key + suffix, label=row.label + suffix, sweep=(setting, value))
+    return dataclasses.replace(
+        row,
+        key=row.key + suffix,
+        label=row.label + suffix,
+        own=(*row.own, setting),
+        sweep=(setting, value),
+    )
 
 
 def _row(study: Study, entry: MethodEntry) -> Row:
@@ -254,7 +274,17 @@ def _row(study: Study, entry: MethodEntry) -> Row:
         name: _evaluation(study, entry.evaluate, extra, network, where)
         for name, extra in (study.evaluations or {"": {}}).items()
     }
-    return Row(entry.key, entry.label, entry.key, start and distill, pretrain, evaluations)
+    own = tuple(_paths({"distill": entry.distill, "evaluate": entry.evaluate}))
+    return Row(entry.key, entry.label, entry.key, start and distill, pretrain, evaluations, own)
+
+
+def _paths(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """What nested dictionaries set, each written as distill.surgery.alpha."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _paths(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def _evaluation(
@@ -281,8 +311,10 @@ def has_setting(row: Row, setting: str) -> bool:
     section, *path = setting.split(".")
     if section == "distill":
         config: Any = row.distill
-        if row.distill is not None and row.distill.objective == RANDOM:
-            return path in (["init"], ["factor"])
+        if row.distill is not None and row.distill.objective in CORESETS:
+            acting = CORESET_SETTINGS[row.distill.objective]
+            if path and hasattr(row.distill, path[0]) and path[0] not in acting:
+                return False
     elif section == "evaluate":
         config = next(iter(row.evaluations.values()))
     else:
@@ -293,7 +325,13 @@ def has_setting(row: Row, setting: str) -> bool:
         if not dataclasses.is_dataclass(config) or not hasattr(config, name):
             raise ValueError(f"there is no setting {setting}")
         config = getattr(config, name)
-    return bool(path)
+    # Without a number of pseudo-domains a row takes the domains of the data.
+    return bool(path) and (path != ["pseudo_domains"] or config is not None)
+
+
+def is_tunable(row: Row, setting: str) -> bool:
+    """Whether a setting acts on a row whose entry or sweep leaves it open; ValueError where there is none."""
+    return has_setting(row, setting) and setting not in row.own
 
 
 def with_setting(row: Row, setting: str, value: Any) -> Row:

@@ -11,22 +11,20 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..config import DistillConfig, fill_in, objective_defaults
 from ..data import DomainDataset
-from ..distill import resolve
 from ..files import write_atomically
 from ..seeds import derive_seed
 from .choices import CHOICES_NAME
 from .grid import GridOutcome, Workers, load_data, read_index, run_grid
 from .job import Tell
-from .plan import parts_of
+from .plan import parts_of, resolve_before_pretraining
 from .study import (
     RANDOM,
     MethodEntry,
     Range,
     Row,
     Study,
-    has_setting,
+    is_tunable,
     merged,
     nested,
     rows_of,
@@ -52,9 +50,9 @@ def tune(study: Study, folder: Path, workers: Workers, tell: Tell) -> tuple[Tria
     """Choose settings for every method of a study, for each of its columns and budgets.
 
     For a column with the source domains S, every trial is distilled from S without one domain and tested on
-    that, for each domain of S in turn; the settings with the best mean are chosen. All methods get the same
-    number of trials. The data of the target domain take no part. Resumable like a grid: the same sets serve
-    several columns. Writes `tuning.json`.
+    the training images of that, for each domain of S in turn; the settings with the best mean are chosen. All
+    methods get the same number of trials. The target domain and test images take no part. Resumable like a
+    grid: the same sets serve several columns. Writes `tuning.json`.
 
     Raises ValueError for a study that cannot be tuned: fewer than two source domains, settings that no
     method has. Trials that failed are left out; a method of which all failed is not in the result.
@@ -66,19 +64,20 @@ def tune(study: Study, folder: Path, workers: Workers, tell: Tell) -> tuple[Tria
     if not rows:
         raise ValueError(f"no method has any of the settings {', '.join(study.tune.settings)}")
     found: Trials = {}
+    fingerprints: dict[str, dict[str, str]] = {}
     total = GridOutcome(0, [], {})
     for part in parts_of(study, dataset.domain_names):
         if len(part.sources) < 2:
             raise ValueError(
                 f"{part.column}: with the source {part.sources[0]} alone, none can be left out to choose "
-                "settings; tune a study with several source domains"
+                "settings or a number of pseudo-domains; tune a study with several source domains"
             )
         sources = dataset.select([]).only_domains(part.sources)
         trials = {row.key: _settings(row, study, sources) for row in rows}
         inner = dataclasses.replace(
             study,
             domains=part.sources,
-            protocol="leave-one-out",
+            protocol="validation",
             targets=None,
             methods=tuple(
                 _entry(study, row, number, settings)
@@ -99,7 +98,10 @@ def tune(study: Study, folder: Path, workers: Workers, tell: Tell) -> tuple[Tria
             {**total.failures, **outcome.failures},
         )
         found[part.column] = _trials(folder, name, trials, study.ipc)
-    _write(folder / CHOICES_NAME, study, found)
+        fingerprints[part.column] = {
+            name: dataset.only_domains([name]).fingerprint() for name in part.sources
+        }
+    _write(folder / CHOICES_NAME, study, dataset.resolution, fingerprints, found)
     return found, total
 
 
@@ -111,15 +113,14 @@ def best(trials: list[Trial]) -> Trial:
 def _is_tuned(row: Row, study: Study) -> bool:
     if row.distill is None or row.distill.objective == RANDOM or row.sweep is not None:
         return False
-    return any([has_setting(row, setting) for setting in study.tune.settings])  # each, to check its name
+    return any([is_tunable(row, setting) for setting in study.tune.settings])  # each, to check its name
 
 
 def _settings(row: Row, study: Study, sources: DomainDataset) -> list[dict[str, Any]]:
     """The settings of every trial of a row: its own, then points spread evenly over the ranges (Sobol)."""
-    ranges = {name: span for name, span in study.tune.settings.items() if has_setting(row, name)}
+    ranges = {name: span for name, span in study.tune.settings.items() if is_tunable(row, name)}
     assert row.distill is not None
-    # Experts cannot be resolved before they are trained; what is tuned is not about them.
-    distill = resolve(row.distill, sources) if row.pretrain is None else _filled_in(row.distill, sources)
+    distill = resolve_before_pretraining(row.distill, row.pretrain, sources)
     own = {"distill": distill, "evaluate": next(iter(row.evaluations.values()))}
     trials: list[dict[str, Any]] = [{name: _value(own, name) for name in ranges}]
     seed = derive_seed(0, "tune", *ranges) % 2**31
@@ -136,11 +137,6 @@ def _settings(row: Row, study: Study, sources: DomainDataset) -> list[dict[str, 
         if settings not in trials:
             trials.append(settings)
     return trials
-
-
-def _filled_in(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
-    defaults = objective_defaults(config.objective, sources.num_domains)
-    return fill_in(config, {name: value for name, value in defaults.items() if name != "augment"})
 
 
 def _value(own: dict[str, Any], setting: str) -> Any:
@@ -209,20 +205,35 @@ def _trials(
     return found
 
 
-def _write(path: Path, study: Study, found: Trials) -> None:
+def _write(
+    path: Path,
+    study: Study,
+    resolution: tuple[int, int],
+    fingerprints: dict[str, dict[str, str]],
+    found: Trials,
+) -> None:
     columns = {
         column: {
-            row: {
-                str(ipc): {
-                    "settings": best(trials).settings,
-                    "accuracy": best(trials).mean,
-                    "trials": [{**trial._asdict(), "accuracy": trial.mean} for trial in trials],
+            "sources": fingerprints[column],
+            "rows": {
+                row: {
+                    str(ipc): {
+                        "settings": best(trials).settings,
+                        "accuracy": best(trials).mean,
+                        "trials": [{**trial._asdict(), "accuracy": trial.mean} for trial in trials],
+                    }
+                    for ipc, trials in budgets.items()
                 }
-                for ipc, trials in budgets.items()
-            }
-            for row, budgets in rows.items()
+                for row, budgets in rows.items()
+            },
         }
         for column, rows in found.items()
     }
-    content = {"trials": study.tune.trials, "seeds": list(study.tune.seeds), "columns": columns}
+    content = {
+        "protocol": study.protocol,
+        "resolution": list(resolution),
+        "trials": study.tune.trials,
+        "seeds": list(study.tune.seeds),
+        "columns": columns,
+    }
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -23,6 +23,7 @@ PROTOCOLS = {
     "single-source": "distilled from the column's domain, tested on each of the others, averaged",
     "in-distribution": "distilled from all domains but the column's, tested on test images of the former",
     "in-domain": "distilled from all domains, tested on their test images",
+    "validation": "distilled from all domains but the column's, tested on training images of the column's",
 }
 
 
