@@ -130,9 +130,20 @@ def resolve(config: PretrainConfig, sources: DomainDataset) -> PretrainConfig:
     for name in ("experts", "epochs", "batch_size", "checkpoint_every"):
         if getattr(config, name) < 1:
             raise ValueError(f"pretrain.{name} must be at least 1, got {getattr(config, name)}")
-    for name in ("reversal_weight", "domain_weight", "refit_epochs", "irm_weight", "irm_warmup"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"pretrain.{name} must not be negative, got {getattr(config, name)}")
+    if not 0 < config.learning_rate < math.inf:
+        raise ValueError(f"pretrain.learning_rate must be positive and finite, got {config.learning_rate}")
+    if not 0 <= config.momentum < 1:
+        raise ValueError(f"pretrain.momentum must be at least 0 and less than 1, got {config.momentum}")
+    for name in (
+        "weight_decay",
+        "reversal_weight",
+        "domain_weight",
+        "refit_epochs",
+        "irm_weight",
+        "irm_warmup",
+    ):
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"pretrain.{name} must be finite and not negative, got {getattr(config, name)}")
     if not 0 <= config.cutmix_probability <= 1:
         raise ValueError(f"pretrain.cutmix_probability must lie in [0, 1], got {config.cutmix_probability}")
     if config.network.architecture not in ("resnet18", "resnet50"):

@@ -325,6 +325,25 @@ def test_pretrain_writes_experts_that_know_their_data(pictures, tmp_path):
     assert "--resume" in text
 
 
+def test_pretrain_takes_settings_from_a_file_and_options_override_it(pictures, tmp_path):
+    (tmp_path / "fast.yaml").write_text(
+        "{experts: 1, epochs: 1, batch_size: 40, momentum: 0.5, learning_rate: 1e-3, network: {width: 4}}"
+    )
+    arguments = ("pretrain", "--data", pictures, "--target", "domain2")
+    given = ("--config", tmp_path / "fast.yaml", "--learning-rate", "0.02", "--cutmix", "0")
+    dgdd(*arguments, *given, "--out", tmp_path / "first")
+    config = ExpertPool.load(tmp_path / "first").config
+    assert (config.experts, config.momentum, config.network.width) == (1, 0.5, 4)
+    assert (config.learning_rate, config.cutmix_probability) == (0.02, 0.0)
+    dgdd(*arguments, "--config", tmp_path / "first" / "pool.json", "--out", tmp_path / "again")
+    for name in ("expert_00.safetensors", "pool.json"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    (tmp_path / "fast.yaml").write_text("{epoch: 1}")
+    code, text = failure(*arguments, *given, "--out", tmp_path / "none")
+    assert code == 2
+    assert "fast.yaml: unknown setting 'epoch'" in text
+
+
 def test_experts_are_what_cadm_distils_with(pictures, tmp_path):
     dgdd("pretrain", "--data", pictures, "--target", "domain2", *EXPERTS, "--out", tmp_path / "experts")
     arguments = ("--data", pictures, "--target", "domain2", "--method", "cadm+sgs", "--ipc", 2)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import signal
 
 import pytest
@@ -428,8 +429,14 @@ def test_divergence_is_reported_and_finished_experts_are_kept(data, tmp_path, mo
     [
         ({"experts": 0}, "pretrain.experts must be at least 1, got 0"),
         ({"checkpoint_every": 0}, "pretrain.checkpoint_every must be at least 1"),
-        ({"irm_weight": -1.0}, "pretrain.irm_weight must not be negative"),
-        ({"reversal_weight": -1.0}, "pretrain.reversal_weight must not be negative"),
+        ({"learning_rate": 0.0}, "pretrain.learning_rate must be positive and finite, got 0"),
+        ({"learning_rate": math.inf}, "pretrain.learning_rate must be positive and finite, got inf"),
+        ({"momentum": 1.0}, "pretrain.momentum must be at least 0 and less than 1, got 1"),
+        ({"momentum": -0.1}, "pretrain.momentum must be at least 0"),
+        ({"weight_decay": -5e-4}, "pretrain.weight_decay must be finite and not negative, got -0.0005"),
+        ({"irm_weight": -1.0}, "pretrain.irm_weight must be finite and not negative"),
+        ({"reversal_weight": math.nan}, "pretrain.reversal_weight must be finite and not negative, got nan"),
+        ({"cutmix_probability": math.nan}, r"cutmix_probability must lie in \[0, 1\], got nan"),
         ({"cutmix_probability": 1.5}, r"cutmix_probability must lie in \[0, 1\]"),
         ({"network": NetworkConfig()}, "resnet18 or resnet50, got convnet"),
         ({"network": dataclasses.replace(NETWORK, norm="batch")}, "normalise each sample by itself"),

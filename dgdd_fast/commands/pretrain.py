@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..config import PretrainConfig, from_dict, to_dict
-from ..run_config import NO_TARGET, override
+from ..run_config import NO_TARGET, load_yaml, override
 from ..terminal import Meter, console
 from .options import SOURCE_HELP, Device, Threads, set_threads, show_warnings, source_images
 
@@ -28,29 +28,62 @@ def pretrain(
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the experts go. Default: experts/, named by the data."),
     ] = None,
-    experts: Annotated[int, typer.Option(min=1, help="How many.")] = PRETRAIN.experts,
-    epochs: Annotated[int, typer.Option(min=1, help="Of training, each.")] = PRETRAIN.epochs,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = PRETRAIN.batch_size,
-    reversal: Annotated[
-        float,
+    config: Annotated[
+        Path | None,
         typer.Option(
-            min=0, help="Weight of the reversed domain gradient; 0: plain experts, domains only observed."
+            metavar="YAML",
+            help="Settings from a file, or those of other experts: their pool.json; the options given "
+            "override it.",
         ),
-    ] = PRETRAIN.reversal_weight,
+    ] = None,
+    experts: Annotated[
+        int | None, typer.Option(min=1, help=f"How many. Default: {PRETRAIN.experts}.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help=f"Of training, each. Default: {PRETRAIN.epochs}.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help=f"Images a step. Default: {PRETRAIN.batch_size}.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help=f"Of SGD, at first. Default: {PRETRAIN.learning_rate:g}.")
+    ] = None,
+    cutmix: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help=f"Share of the batches to mix. Default: {PRETRAIN.cutmix_probability:g}."
+        ),
+    ] = None,
+    reversal: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Weight of the reversed domain gradient; 0: plain experts, domains only observed. "
+            f"Default: {PRETRAIN.reversal_weight:g}.",
+        ),
+    ] = None,
     generalize: Annotated[
-        str,
-        typer.Option(help="none, irm (invariant risk minimisation) or fact (amplitudes mixed in a batch)."),
-    ] = PRETRAIN.generalize,
-    architecture: Annotated[str, typer.Option(help="resnet18 or resnet50.")] = PRETRAIN.network.architecture,
+        str | None,
+        typer.Option(
+            help="none, irm (invariant risk minimisation) or fact (amplitudes mixed in a batch). "
+            f"Default: {PRETRAIN.generalize}."
+        ),
+    ] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(help=f"resnet18 or resnet50. Default: {PRETRAIN.network.architecture}."),
+    ] = None,
     width: Annotated[
         int | None, typer.Option(min=1, help="Channels of the first stage. Default: 64.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="float32, or bfloat16 for speed.")] = PRETRAIN.precision,
+    precision: Annotated[
+        str | None, typer.Option(help=f"float32, or bfloat16 for speed. Default: {PRETRAIN.precision}.")
+    ] = None,
     resolution: Annotated[
         int | None,
         typer.Option(min=1, help="Resize the images to this side in pixels. Default: as they are."),
     ] = None,
-    seed: Annotated[int, typer.Option()] = PRETRAIN.seed,
+    seed: Annotated[int | None, typer.Option(help=f"Default: {PRETRAIN.seed}.")] = None,
     device: Device = None,
     threads: Threads = None,
     resume: Annotated[
@@ -68,48 +101,67 @@ def pretrain(
     \b
     dgdd pretrain --data pacs/ --resolution 64 --target sketch --out experts/sketch
     dgdd pretrain --data embedded-digits --target street --experts 2 --epochs 5 --width 16
+    dgdd pretrain --data pacs/ --target photo --config experts/sketch/pool.json --seed 1
     """
     from ..data import load_dataset
     from ..pretrain import PretrainingInterrupted
     from ..pretrain import pretrain as train_experts
 
-    config = override(
-        PRETRAIN,
+    settings = PRETRAIN if config is None else _read_settings(config)
+    settings = override(
+        settings,
         experts=experts,
         epochs=epochs,
         batch_size=batch_size,
+        learning_rate=learning_rate,
+        cutmix_probability=cutmix,
         reversal_weight=reversal,
         generalize=generalize,
         precision=precision,
         seed=seed,
-        network=override(PRETRAIN.network, architecture=architecture, width=width),
+        network=override(settings.network, architecture=architecture, width=width),
     )
-    config = from_dict(PretrainConfig, to_dict(config))
+    settings = from_dict(PretrainConfig, to_dict(settings))
     set_threads(threads)
     dataset = load_dataset(data, resolution)
     show_warnings(dataset)
     sources, held_out = source_images(dataset, target)
-    out = out or Path("experts") / f"{Path(data).name}-{target}-seed{seed}"
+    out = out or Path("experts") / f"{Path(data).name}-{target}-seed{settings.seed}"
     height, width_in_pixels = dataset.resolution
     console.print(
-        f"{experts} experts on {len(sources)} images of {height} x {width_in_pixels} px, "
+        f"{settings.experts} experts on {len(sources)} images of {height} x {width_in_pixels} px, "
         f"{sources.num_classes} classes, domains {', '.join(sources.domain_names)}"
         + (f"; held out: {held_out}" if held_out else "")
     )
     try:
-        with Meter("training experts", experts * epochs) as meter:
+        with Meter("training experts", settings.experts * settings.epochs) as meter:
             train_experts(
                 sources,
-                config,
+                settings,
                 out,
                 resume=resume,
                 device=device or "cpu",
-                progress=lambda state: meter.update(state.expert * epochs + state.epoch, _detail(state)),
+                progress=lambda state: meter.update(
+                    state.expert * settings.epochs + state.epoch, _detail(state)
+                ),
             )
     except PretrainingInterrupted:
         console.print(f"to go on: the same command with --resume --out {out}")
         raise
-    console.print(f"written: {out}, {experts} experts")
+    console.print(f"written: {out}, {settings.experts} experts")
+
+
+def _read_settings(path: Path) -> PretrainConfig:
+    """The settings in a YAML file, or of the experts that a pool.json is of."""
+    from ..experiments.study import merged
+    from ..experts import POOL_NAME, ExpertPool
+
+    if path.name == POOL_NAME:
+        return ExpertPool.read(path.parent).config
+    try:
+        return from_dict(PretrainConfig, merged(to_dict(PRETRAIN), load_yaml(path)))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _detail(state: PretrainProgress) -> str:
