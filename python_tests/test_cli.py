@@ -330,11 +330,11 @@ def test_pretrain_takes_settings_from_a_file_and_options_override_it(pictures, t
         "{experts: 1, epochs: 1, batch_size: 40, momentum: 0.5, learning_rate: 1e-3, network: {width: 4}}"
     )
     arguments = ("pretrain", "--data", pictures, "--target", "domain2")
-    given = ("--config", tmp_path / "fast.yaml", "--learning-rate", "0.02", "--cutmix", "0")
+    given = ("--config", tmp_path / "fast.yaml", "--learning-rate", 0.02, "--cutmix", 0, "--refit-epochs", 1)
     dgdd(*arguments, *given, "--out", tmp_path / "first")
     config = ExpertPool.load(tmp_path / "first").config
     assert (config.experts, config.momentum, config.network.width) == (1, 0.5, 4)
-    assert (config.learning_rate, config.cutmix_probability) == (0.02, 0.0)
+    assert (config.learning_rate, config.cutmix_probability, config.refit_epochs) == (0.02, 0.0, 1)
     dgdd(*arguments, "--config", tmp_path / "first" / "pool.json", "--out", tmp_path / "again")
     for name in ("expert_00.safetensors", "pool.json"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()

@@ -62,6 +62,12 @@ def pretrain(
             f"Default: {PRETRAIN.reversal_weight:g}.",
         ),
     ] = None,
+    refit_epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help=f"More epochs of the discriminators alone. Default: {PRETRAIN.refit_epochs}."
+        ),
+    ] = None,
     generalize: Annotated[
         str | None,
         typer.Option(
@@ -116,6 +122,7 @@ def pretrain(
         learning_rate=learning_rate,
         cutmix_probability=cutmix,
         reversal_weight=reversal,
+        refit_epochs=refit_epochs,
         generalize=generalize,
         precision=precision,
         seed=seed,
@@ -133,8 +140,9 @@ def pretrain(
         f"{sources.num_classes} classes, domains {', '.join(sources.domain_names)}"
         + (f"; held out: {held_out}" if held_out else "")
     )
+    epochs_each = settings.epochs + settings.refit_epochs
     try:
-        with Meter("training experts", settings.experts * settings.epochs) as meter:
+        with Meter("training experts", settings.experts * epochs_each) as meter:
             train_experts(
                 sources,
                 settings,
@@ -142,7 +150,7 @@ def pretrain(
                 resume=resume,
                 device=device or "cpu",
                 progress=lambda state: meter.update(
-                    state.expert * settings.epochs + state.epoch, _detail(state)
+                    state.expert * state.epochs + state.epoch, _detail(state)
                 ),
             )
     except PretrainingInterrupted:
