@@ -448,7 +448,7 @@ def test_settings_that_cannot_work_are_refused(change, message: str | None, fold
 def test_settings_are_resolved_before_there_are_experts_but_nothing_is_distilled(folder: str) -> None:
     config = experts(settings(folder), pool=None)
     assert resolve(config, DATA).batch_real == resolve(settings(folder), DATA).batch_real
-    with pytest.raises(ValueError, match="masks.share must lie"):
+    with pytest.raises(ValueError, match=r"masks.share must lie"):
         resolve(masks(config, share=1.5), DATA)
     with pytest.raises(ValueError, match=r"train them with `dgdd pretrain`.*--experts FOLDER"):
         distill(DATA, config)
