@@ -12,7 +12,7 @@ from toy_data import toy_domains
 from typer.testing import CliRunner
 
 from dgdd_fast import cli
-from dgdd_fast.config import DistillConfig, NetworkConfig, SurgeryConfig
+from dgdd_fast.config import DistillConfig, MaskConfig, NetworkConfig, SurgeryConfig
 from dgdd_fast.distill import DistillationInterrupted
 from dgdd_fast.distilled_set import DistilledSet
 from dgdd_fast.pretrain import ExpertPool
@@ -115,6 +115,7 @@ def test_evaluate_across_architectures_and_in_the_inherited_way(run, tmp_path):
     out = tmp_path / "cross.json"
     architectures = ("--architecture", "convnet", "--architecture", "resnet18", "--architecture", "alexnet")
     arguments = ("--protocol", "ncfm", "--on", "target", "--runs", "1", "--epochs", "1", "--width", "4")
+    arguments += ("--depth", "2")  # of the ConvNet
     text = dgdd("evaluate", run, *architectures, *arguments, "--out", out).output
     results = json.loads(out.read_text())["results"]
     assert {name for name in results if name.startswith("dm+sgs")} == {
@@ -124,17 +125,38 @@ def test_evaluate_across_architectures_and_in_the_inherited_way(run, tmp_path):
     config = results["random, resnet18"]["config"]
     assert (config["network"]["architecture"], config["network"]["width"]) == ("resnet18", 4)
     assert (config["optimizer"], config["cutmix_probability"]) == ("adamw", 0.5)
-    for part in ("ResNet-18 (width 4, instance norm)", "AlexNet", "AdamW", "in sequence", "CutMix in 50%"):
+    for part in (
+        "ConvNet (width 4, depth 2, instance norm)",
+        "ResNet-18 (width 4, instance norm)",
+        "AlexNet",
+        "AdamW",
+        "in sequence",
+        "CutMix in 50%",
+    ):
         assert part in text
 
 
 def test_evaluate_only_what_is_asked(run, tmp_path):
     out = tmp_path / "target.json"
     arguments = ("--on", "target", "--no-random", "--runs", "1", "--epochs", "1", "--out", out)
-    dgdd("evaluate", run / "distilled.safetensors", *arguments)
+    dgdd("evaluate", run / "distilled.safetensors", *arguments, "--norm", "batch")
     results = json.loads(out.read_text())["results"]
+    assert results["dm+sgs"]["config"]["network"]["norm"] == "batch"
     assert set(results) == {"dm+sgs"}
     assert set(results["dm+sgs"]["accuracies"]) == {"domain2 (held out)"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--architecture", "resnet18", "--depth", 3), "--depth is of a convnet, and resnet18 has a depth"),
+        (("--norm", "layer"), "norm must be one of 'instance', 'batch', 'none', got 'layer'"),
+    ],
+)
+def test_evaluate_refuses_a_network_there_is_not(run, tmp_path, arguments, message):
+    code, text = failure("evaluate", run, *arguments, "--out", tmp_path / "none.json")
+    assert code == 2
+    assert message in text
 
 
 def test_a_single_domain_in_styles_is_tested_on_all_others(pictures, tmp_path):
@@ -193,6 +215,9 @@ def test_embedded_digits_from_distillation_to_accuracy(tmp_path):
         (["distill", "--data", "nowhere", "--target", "x"], "nowhere"),
         (["distill", "--target", "x", "--method", "ddm"], "unknown method 'ddm'"),
         (["distill", "--target", "x", "--method", "dm", "--alpha", "2"], "--alpha and --beta belong to SGS"),
+        (["distill", "--target", "x", "--losses", "adm"], "--losses belongs to cadm, but the method"),
+        (["distill", "--target", "x", "--method", "cadm", "--losses", "adm,con"], "adm,reg,cons, got 'con'"),
+        (["distill", "--target", "x", "--method", "cadm", "--losses", ""], "got ''; for none of them use"),
         (["distill", "--target", "x", "--init", "zeros"], "distill.init must be one of"),
         (["distill", "--resume"], "--out FOLDER"),
         (["distill", "--config", "nowhere.yaml"], "nowhere.yaml"),
@@ -352,6 +377,12 @@ def test_experts_are_what_cadm_distils_with(pictures, tmp_path):
     assert code == 2
     assert "dgdd pretrain" in text
     dgdd("distill", *arguments, "--experts", tmp_path / "experts", "--out", tmp_path / "run")
+    dgdd(
+        *("distill", "--config", tmp_path / "run" / "config.yaml", "--iterations", 0),
+        *("--losses", "reg,cons", "--out", tmp_path / "ablation"),
+    )
+    ablation = read_run_config(tmp_path / "ablation" / "config.yaml").distill.masks
+    assert ablation == MaskConfig(matching=False)
     distilled = DistilledSet.load(tmp_path / "run" / "distilled.safetensors")
     assert distilled.factor == 2
     assert (distilled.ipc, len(distilled)) == (2, 3 * 2 * 4)

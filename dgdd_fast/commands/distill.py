@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from ..config import EXPERT_OBJECTIVES, DistillConfig, ExpertConfig, SurgeryConfig, from_dict, to_dict
+from ..config import (
+    EXPERT_OBJECTIVES,
+    DistillConfig,
+    ExpertConfig,
+    MaskConfig,
+    SurgeryConfig,
+    from_dict,
+    to_dict,
+)
 from ..run_config import (
     DEFAULT_METHOD,
     MODIFIERS,
@@ -37,6 +45,8 @@ from .options import (
 
 DISTILL = DistillConfig()
 OBJECTIVES = typing.get_args(typing.get_type_hints(DistillConfig)["objective"])
+# CADM's terms as its ablation (Table 2) names them, and the settings of the masks that they are.
+LOSSES = {"adm": "matching", "reg": "regularisation", "cons": "consistency"}
 
 
 def distill(
@@ -67,6 +77,14 @@ def distill(
     experts: Annotated[
         str | None,
         typer.Option(metavar="FOLDER", help="For mmd and cadm: what `dgdd pretrain` wrote."),
+    ] = None,
+    losses: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="CADM: what to keep of adm (masked matching), reg (masked regularisation) and cons "
+            "(consistency); without adm or reg their term goes on unmasked. Default: adm,reg,cons.",
+        ),
     ] = None,
     ipc: Annotated[int | None, typer.Option(min=1, help=f"Images per class. Default: {DISTILL.ipc}.")] = None,
     factor: Annotated[
@@ -153,6 +171,8 @@ def distill(
         settings = override(settings, experts=override(settings.experts or ExpertConfig(), pool=experts))
     elif experts is not None:
         raise ValueError(f"--experts belongs to mmd and cadm, but the method is {method_name(settings)}")
+    if losses is not None:
+        settings = _with_losses(settings, losses)
     settings = override(
         settings,
         ipc=ipc,
@@ -178,6 +198,20 @@ def distill(
     )
     run = from_dict(RunConfig, to_dict(run))
     _distill(run, out or _default_folder(run), resume)
+
+
+def _with_losses(settings: DistillConfig, losses: str) -> DistillConfig:
+    """`settings` with masks in those of CADM's terms that are named, and in no other."""
+    if settings.objective != "cadm":
+        raise ValueError(f"--losses belongs to cadm, but the method is {method_name(settings)}")
+    named = {name.strip() for name in losses.split(",")}
+    if unknown := named - set(LOSSES):
+        raise ValueError(
+            f"--losses names terms of cadm, one or more of {','.join(LOSSES)}, got {min(unknown)!r}; "
+            "for none of them use --method mmd"
+        )
+    switches = {setting: name in named for name, setting in LOSSES.items()}
+    return override(settings, masks=override(settings.masks or MaskConfig(), **switches))
 
 
 def _default_folder(run: RunConfig) -> Path:

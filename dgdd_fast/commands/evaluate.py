@@ -60,6 +60,10 @@ def evaluate(
     ] = None,
     width: Width = None,
     depth: Depth = None,
+    norm: Annotated[
+        str | None,
+        typer.Option(help="Of the networks: instance, batch or none. Default: that of the distillation."),
+    ] = None,
     generalize: Annotated[
         str | None,
         typer.Option(help="Train with a method of domain generalisation: mixstyle, fact or advfreq."),
@@ -81,7 +85,7 @@ def evaluate(
     Beside it, the same with as many real images, drawn evenly from the source
     domains (Random), and for a set of mosaics also in mosaics of real images
     (Random+mosaics). The network is that of the distillation, unless --architecture,
-    --width or --depth say otherwise.
+    --width, --depth (of a ConvNet) or --norm say otherwise.
 
     \b
     dgdd evaluate runs/sketch
@@ -104,10 +108,13 @@ def evaluate(
     trained_on = from_dict(DistillConfig, distilled.config)
     config = override(PROTOCOLS[protocol], runs=runs, epochs=epochs, seed=seed, generalize=generalize)
     config = from_dict(EvaluateConfig, to_dict(config))
-    networks = [
-        override(_network(trained_on.network, name), width=width, depth=depth)
-        for name in architecture or [trained_on.network.architecture]
-    ]
+    architectures = architecture or [trained_on.network.architecture]
+    if depth is not None and "convnet" not in architectures:
+        raise ValueError(
+            f"--depth is of a convnet, and {', '.join(architectures)} has a depth of its own; leave --depth "
+            "out, or add --architecture convnet"
+        )
+    networks = [_network(trained_on.network, name, width, depth, norm) for name in architectures]
     method = method_name(trained_on)
     sets: dict[str, DistilledSet | DomainDataset] = {method: distilled}
     if not no_random and trained_on.objective != "random":
@@ -139,11 +146,15 @@ def evaluate(
     console.print(f"written: {out}")
 
 
-def _network(trained_on: NetworkConfig, architecture: str) -> NetworkConfig:
-    """The network of the distillation, or another architecture at its own width."""
-    if architecture == trained_on.architecture:
-        return trained_on
-    return from_dict(NetworkConfig, {"architecture": architecture, "norm": trained_on.norm})
+def _network(
+    trained_on: NetworkConfig, architecture: str, width: int | None, depth: int | None, norm: str | None
+) -> NetworkConfig:
+    """The network of the distillation, or another architecture at its own width, with what is given."""
+    network = trained_on
+    if architecture != trained_on.architecture:
+        network = from_dict(NetworkConfig, {"architecture": architecture, "norm": trained_on.norm})
+    network = override(network, width=width, depth=depth if architecture == "convnet" else None, norm=norm)
+    return from_dict(NetworkConfig, to_dict(network))
 
 
 def _data_of(path: Path, given: str | None) -> str:
