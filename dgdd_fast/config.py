@@ -216,10 +216,9 @@ def objective_defaults(objective: str, num_domains: int) -> dict[str, Any]:
 class PretrainConfig:
     """Experts: networks trained on the real images, with domain discriminators (CADM, Eq. 4 and 10).
 
-    CADM gives the architecture, the epochs (60; 120 for Office-Home and DomainNet) and L_cls + L_dom; the
-    reversal's weight is that of DomainDrop, whose masking it takes up; all else is inherited from NCFM. With
-    `reversal_weight` 0 the discriminators only look on, and the network is the plain expert of the MMD
-    baseline (Eq. 1).
+    CADM gives the architecture, the epochs (60; 120 for Office-Home and DomainNet), L_cls + L_dom and the
+    reversal's weight; all else is inherited from NCFM. With `reversal_weight` 0 the discriminators only look
+    on, and the network is the plain expert of the MMD baseline (Eq. 1).
 
     Behind a reversed gradient the discriminators may end up telling the domains no better than chance, though
     the features would let them. `refit_epochs` more train the discriminators alone, in the finished network;
