@@ -221,6 +221,17 @@ def test_every_number_has_random_at_its_budget_under_its_evaluation() -> None:
         assert job.evaluations[file] == own
 
 
+def test_the_whole_data_have_no_budget_and_no_random_to_compare_with() -> None:
+    methods = (MethodEntry("whole", evaluate={"epochs": 9}), MethodEntry("dm"))
+    grid = planned(methods=methods)
+    for cell in grid.cells:
+        if cell.row == "whole":
+            assert cell.reference == cell.file
+            assert cell.set_folder is None
+    epochs = {config.epochs for job in grid.jobs if not job.whole for config in job.evaluations.values()}
+    assert epochs == {2}
+
+
 def test_random_as_mosaics_is_a_row_of_its_own_beside_the_reference() -> None:
     mosaics = MethodEntry("random", "mosaics", distill={"factor": 2, "iterations": 9})
     grid = planned(methods=(MethodEntry("random"), mosaics), targets=("domain0",), seeds=(0,))

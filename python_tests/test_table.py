@@ -107,6 +107,61 @@ def test_missing_evaluations_are_counted_and_their_averages_left_out(tmp_path: P
     assert "–" in format_table(table, "text")
 
 
+def test_a_spread_is_over_seeds_alone_where_the_study_has_several(tmp_path: Path) -> None:
+    index = index_of(tmp_path)
+    for seed in (0, 1):
+        write(tmp_path / f"dm-photo-{seed}.json", {"photo": [10.0, 14.0]}, {"photo": 10})
+    complete = result_table(index)
+    assert complete.blocks[10][1].ours["photo"] == (12.0, 0.0, 2)
+    assert not any("fewer" in note for note in complete.notes)
+    assert any("± of the average is the mean" in note for note in complete.notes)
+    (tmp_path / "dm-photo-1.json").unlink()
+    partial = result_table(index)
+    mean, std, samples = partial.blocks[10][1].ours["photo"]
+    assert (mean, samples) == (12.0, 1)
+    assert math.isnan(std)
+    assert any("over fewer than 2 seeds so far" in note for note in partial.notes)
+
+
+def test_one_seed_says_what_its_spread_is_over(tmp_path: Path) -> None:
+    index = index_of(tmp_path, seeds=(0,), columns=["photo"])
+    assert "One seed." in result_table(index).notes
+    write(tmp_path / "dm-photo-0.json", {"photo": [10.0, 14.0]}, {"photo": 10})
+    notes = result_table(index).notes
+    assert "One seed: mean ± standard deviation over 2 runs, trainings on the same set." in notes
+    assert not any("± of the average" in note for note in notes)
+
+
+def test_the_note_on_training_is_that_of_the_distilled_rows_and_names_the_others(tmp_path: Path) -> None:
+    index = index_of(tmp_path, seeds=(0,), columns=["photo"])
+    whole = dataclasses.replace(
+        index.cells[0], row="whole", file="whole.json", reference="random-photo-0.json", set_folder=None
+    )
+    write(tmp_path / "whole.json", {"photo": [90.0]}, {"photo": 10}, protocol="ConvNet, 5 epochs; 1 run")
+    write(tmp_path / "random-photo-0.json", {"photo": [9.0]}, {"photo": 10}, protocol="ResNet; 1 run")
+    rows = [{"key": "whole", "label": "Whole data", "sweep": None}, *index.rows]
+    table = result_table(index._replace(cells=[whole, *index.cells], rows=rows))
+    assert "Trained on a set: ConvNet." in table.notes
+    assert "Whole data: ConvNet, 5 epochs." in table.notes
+    assert "RANDOM: ResNet." in table.notes
+    assert not any(note.startswith("DM") for note in table.notes)
+    assert OVER_RANDOM not in table.blocks[10][0].ours  # nothing is distilled, so there is no budget
+
+
+def test_an_architecture_of_all_rows_is_named_once(tmp_path: Path) -> None:
+    index = index_of(tmp_path, seeds=(0,), columns=["photo"])
+    cells = []
+    for evaluation, protocol in (("plain", "ConvNet; 1 run"), ("other", "VGG; 1 run")):
+        for cell in index.cells:
+            file = f"{evaluation}-{cell.file}"
+            write(tmp_path / file, {"photo": [1.0]}, {"photo": 10}, protocol=protocol)
+            reference = f"{evaluation}-{cell.reference}"
+            cells.append(dataclasses.replace(cell, evaluation=evaluation, file=file, reference=reference))
+    notes = result_table(index._replace(cells=cells, evaluations=["plain", "other"])).notes
+    assert "Trained on a set: ConvNet." in notes
+    assert "other: VGG." in notes
+
+
 def test_the_papers_figures_stand_beside_the_same_domains(tmp_path: Path) -> None:
     table = result_table(index_of(tmp_path, published=("sgs-table-1-pacs",)))
     row = table.blocks[10][2]

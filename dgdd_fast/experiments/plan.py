@@ -104,7 +104,8 @@ class Cell:
         tests: the domains whose test images it counts.
         pooled: whether the images of `tests` count alike; else the domains do.
         file: the evaluation it is read from, relative to the folder of the grid.
-        reference: that of Random at the same budget under the same evaluation.
+        reference: that of Random at the same budget under the same evaluation; its own where nothing is
+            distilled.
         set_folder: the distilled set's, or None where nothing is distilled.
     """
 
@@ -185,7 +186,9 @@ def plan(
             for part in parts:
                 for row in (chosen(row, choices, part.column, ipc) for row in rows):
                     for evaluation, config in row.evaluations.items():
-                        reference = planner.place(part, seed, ipc, REAL_IMAGES, None, config)[1]
+                        reference = None
+                        if row.distill is not None:
+                            reference = planner.place(part, seed, ipc, REAL_IMAGES, None, config)[1]
                         folder, file = planner.place(part, seed, ipc, _images(row), row.pretrain, config)
                         cells.append(
                             Cell(
@@ -197,7 +200,7 @@ def plan(
                                 part.tests,
                                 study.protocol != "single-source",
                                 file,
-                                reference,
+                                reference or file,
                                 None if row.distill is None else folder,
                             )
                         )

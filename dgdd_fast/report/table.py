@@ -28,7 +28,8 @@ PROTOCOLS = {
 
 
 class Number(NamedTuple):
-    """An accuracy in percent, a difference or a ratio, over `samples` seeds or runs; `std` NaN for one."""
+    """An accuracy in percent, a difference or a ratio, over `samples` seeds, or runs where the study has one
+    seed; `std` NaN for one."""
 
     mean: float
     std: float
@@ -76,7 +77,7 @@ def result_table(index: GridIndex) -> ResultTable:
     if any(report and report["config"]["generalize"] != "none" for report in reports.values()):
         columns.append(OVERHEAD)
     times = _seconds(index, reports)
-    blocks = {}
+    blocks: dict[int, list[TableRow]] = {}
     for ipc in study.ipc:
         rows = []
         for entry in index.rows:
@@ -95,7 +96,15 @@ def result_table(index: GridIndex) -> ResultTable:
         blocks[ipc] = rows
     missing = sum(report is None for report in reports.values())
     title = study.title or str(index.data["name"])
-    return ResultTable(title, columns, blocks, list(_notes(index, reports, missing)), missing)
+    samples = {
+        row.ours[target].samples
+        for rows in blocks.values()
+        for row in rows
+        for target in targets
+        if target in row.ours
+    }
+    notes = list(_notes(index, reports, samples, missing))
+    return ResultTable(title, columns, blocks, notes, missing)
 
 
 def _column(index: GridIndex, cell: Cell) -> str:
@@ -115,7 +124,7 @@ def _numbers(
         values = [_accuracies(cell, reports[cell.file]) for cell in there]
         if not values:
             continue
-        if len(values) > 1:
+        if len(index.study.seeds) > 1:
             ours[target] = _number([statistics.fmean(runs) for runs in values])
         else:
             ours[target] = _number(values[0])
@@ -123,7 +132,7 @@ def _numbers(
             statistics.fmean(_accuracies(cell, reports[cell.file]))
             - statistics.fmean(_accuracies(cell, reports[cell.reference]))
             for cell in there
-            if reports[cell.reference]
+            if cell.set_folder is not None and reports[cell.reference]
         ]
         if differences:
             gains[target] = statistics.fmean(differences)
@@ -177,7 +186,8 @@ def _seconds(index: GridIndex, reports: dict[str, Any]) -> dict[tuple[str, int],
     }
 
 
-def _notes(index: GridIndex, reports: dict[str, Any], missing: int) -> Iterator[str]:
+def _notes(index: GridIndex, reports: dict[str, Any], samples: set[int], missing: int) -> Iterator[str]:
+    """`samples`: over how many seeds, or runs of the only one, the numbers of the table are."""
     study, data = index.study, index.data
     domains = ", ".join(data["domains"])
     height, width = data["resolution"]
@@ -185,11 +195,15 @@ def _notes(index: GridIndex, reports: dict[str, Any], missing: int) -> Iterator[
     count = len(study.seeds)
     if count > 1:
         yield f"Mean ± standard deviation over {count} seeds, each a distillation and a training of its own."
+        if samples and min(samples) < count:
+            yield f"Some numbers are over fewer than {count} seeds so far; those over one have no ±."
+    elif max(samples, default=1) > 1:
+        yield f"One seed: mean ± standard deviation over {max(samples)} runs, trainings on the same set."
     else:
         yield "One seed."
-    report = next((report for report in reports.values() if report), None)
-    if report:
-        yield f"Trained on a set: {report['protocol'].rpartition(';')[0]}."
+    if len(index.columns) * len(index.evaluations) > 1 and max(samples, default=1) > 1:
+        yield f"The ± of the {AVERAGE} is the mean of those of the columns."
+    yield from _trainings(index, reports)
     yield f"{OVER_RANDOM}: the gain over as many real images under the same evaluation, over all columns."
     if any(report and report["config"]["generalize"] != "none" for report in reports.values()):
         yield f"{OVERHEAD}: median time of training and testing, as a multiple of the first plain row's."
@@ -198,6 +212,34 @@ def _notes(index: GridIndex, reports: dict[str, Any], missing: int) -> Iterator[
         yield f"In brackets: {table.table} of {table.paper}; {table.note}."
     if missing:
         yield f"{missing} evaluations are missing; run dgdd grid again for them."
+
+
+def _trainings(index: GridIndex, reports: dict[str, Any]) -> Iterator[str]:
+    """How networks were trained on the distilled sets, and the rows and columns that differ from that."""
+    cells = [cell for cell in index.cells if reports[cell.file]]
+    if not cells:
+        return
+    # A whole data set and Random have settings of their own in some studies.
+    usual = min(cells, key=lambda cell: (cell.set_folder is None, cell.file == cell.reference))
+    rows: dict[str, dict[str, list[str]]] = {}  # by training and evaluation: who has it
+    for cell in cells:
+        training = reports[cell.file]["protocol"].rpartition(";")[0]
+        found = rows.setdefault(training, {}).setdefault(cell.evaluation, [])
+        if cell.row not in found:
+            found.append(cell.row)
+    common = reports[usual.file]["protocol"].rpartition(";")[0]
+    yield f"Trained on a set: {common}."
+    labels = {entry["key"]: entry["label"] for entry in index.rows}
+    for training, evaluations in rows.items():
+        names = []
+        for evaluation, keys in evaluations.items():
+            everyone = {cell.row for cell in cells if cell.evaluation == evaluation}
+            if evaluation and set(keys) == everyone:
+                names.append(evaluation)
+            else:
+                names += [", ".join(filter(None, [labels[key], evaluation])) for key in keys]
+        if training != common:
+            yield f"{'; '.join(names)}: {training}."
 
 
 # --- writing ---
