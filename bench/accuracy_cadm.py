@@ -91,25 +91,29 @@ def train_experts(sources: DomainDataset, options: Any) -> ExpertPool:
     def tell(state: PretrainProgress) -> None:
         print(f"expert {state.expert}, epoch {state.epoch}: {state.measures}", flush=True)
 
-    return pretrain(sources, config, options.runs / "experts", resume=True, progress=tell)
+    return pretrain(
+        sources, config, options.runs / "experts", resume=True, device=options.device, progress=tell
+    )
 
 
 def pilot(sources: DomainDataset, options: Any) -> dict[str, float]:
     """MMD's loss on the sources, at draws that no run makes, after a run with each learning rate at the
-    smallest budget."""
+    smallest budget. Nothing where there is one learning rate only."""
+    if len(options.image_lrs) == 1:
+        return {}
     path = options.runs / "pilot.json"
     found: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
     for image_lr in options.image_lrs:
         if f"{image_lr:g}" in found:
             continue
         config = distill_config("mmd", min(options.ipc), PILOT_SEED, image_lr, options)
-        distilled = distill(sources, config)
+        folder = options.runs / f"pilot-lr{image_lr:g}"
+        distilled = distill(sources, config, run_folder=folder, resume=True, device=options.device)
         resolved = resolve(config, sources)
         statistics_of_pixels = sources.channel_statistics()
-        objective = build_objective(
-            sources, resolved, *statistics_of_pixels, distilled.domains, torch.device("cpu")
-        )
-        images = tiles(distilled.images, distilled.factor)
+        device = torch.device(options.device)
+        objective = build_objective(sources, resolved, *statistics_of_pixels, distilled.domains, device)
+        images = tiles(distilled.images, distilled.factor).to(device)
         losses = [objective.gradients(images, draw, by_domain=False).losses.sum() for draw in PILOT_DRAWS]
         found[f"{image_lr:g}"] = float(torch.stack(losses).mean())
         print(f"pilot: image learning rate {image_lr:g}: loss {found[f'{image_lr:g}']:.4f}", flush=True)
@@ -219,7 +223,7 @@ def main() -> None:
     parts = data.leave_out(options.target)
     pool = train_experts(parts.sources_train, options)
     losses = pilot(parts.sources_train, options)
-    image_lr = float(min(losses, key=lambda rate: losses[rate]))
+    image_lr = float(min(losses, key=lambda rate: losses[rate], default=options.image_lrs[0]))
     shown = resolve(distill_config("cadm", options.ipc[-1], 0, image_lr, options), parts.sources_train)
     assert shown.experts is not None
     shown = dataclasses.replace(shown, experts=dataclasses.replace(shown.experts, pool=None))

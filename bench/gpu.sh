@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What only a machine with a GPU can do, in one go and without a network: build, tests, sanitizer, benchmarks.
 #
-#   bench/gpu.sh                           every stage below but the quick benchmark and the accuracy study
+#   bench/gpu.sh                           every stage below but the quick benchmark and the accuracy studies
 #   bench/gpu.sh build bench-quick         these stages
 #
 #   build               installs the package for this GPU only, editable, into the Python that is used
@@ -14,6 +14,7 @@
 #   bench-quick         a smoke run of the spectral benchmarks, in a minute
 #   accuracy            Random, DM and DM+SGS at the papers' settings, each domain held out in turn; goes on where an
 #                       earlier call stopped. Needs DGDD_ACCURACY_DATA
+#   accuracy-cadm       the same for Random, MMD and CADM, at 64 px; the experts of each held-out domain are trained first
 #
 # A stage that fails or takes too long does not keep the others from running; the exit code is 1 then. Environment:
 #   OUT                    where the results go (default: bench/results/gpu-TIME): gpu.log, summary.json, one JSON file a
@@ -22,8 +23,8 @@
 #   DGDD_SECONDS           the time for all stages together (default: 540)
 #   DGDD_COMMIT            what is measured, where git cannot tell
 #   DGDD_ACCURACY_DATA     a folder of domains, and DGDD_ACCURACY_DOMAINS those to use (default: all)
-#   DGDD_ACCURACY_OPTIONS  more options of bench/accuracy.py
-#   DGDD_ACCURACY_STATE    the accuracy_state.tar of the call to go on from
+#   DGDD_ACCURACY_OPTIONS  more options of bench/accuracy.py or bench/accuracy_cadm.py
+#   DGDD_ACCURACY_STATE    the archive that the call to go on from left: accuracy_state.tar or accuracy-cadm_state.tar
 # shellcheck disable=SC2329  # the stages are called by their names
 set -euo pipefail
 script="$(realpath "${BASH_SOURCE[0]}")"
@@ -31,7 +32,8 @@ cd "$(dirname "$script")/.."
 
 readonly DEFAULT_STAGES=(build test sanitize bench-distillation bench-saturating bench-general bench-masking)
 declare -rA LIMIT_SECONDS=([build]=240 [test]=300 [sanitize]=200 [bench-distillation]=180 [bench-saturating]=150
-  [bench-general]=100 [bench-masking]=180 [bench-quick]=90 [accuracy]=3600)
+  [bench-general]=100 [bench-masking]=180 [bench-quick]=90 [accuracy]=3600
+  [accuracy-cadm]=3600)
 
 export PATH="$PATH:/usr/local/cuda/bin"
 export OUT="${OUT:-$PWD/bench/results/gpu-$(date +%Y%m%d-%H%M%S)}"
@@ -97,17 +99,18 @@ stage_bench-masking() {
 }
 stage_bench-quick() { spectral quick_spectral_cuda --quick; }
 
-stage_accuracy() {
+hold_out_each() { # name of the study, what runs it for a domain, what packs its runs
   need_gpu
   if [[ ! -d ${DGDD_ACCURACY_DATA:-} ]]; then
     echo "DGDD_ACCURACY_DATA must name a folder of domains, got '${DGDD_ACCURACY_DATA:-}'"
     return 1
   fi
-  local runs="build/accuracy" domains=() options=() target
+  local runs="build/$1" domains=() options=() target
   rm -rf "$runs"
   mkdir -p "$runs"
   [[ -n ${DGDD_ACCURACY_STATE:-} ]] && tar -xf "$DGDD_ACCURACY_STATE" -C "$runs"
-  trap 'keep_accuracy_state "'"$runs"'"' EXIT
+  # shellcheck disable=SC2064  # the words are known here, not at the exit
+  trap "$(printf '%q ' "$3" "$runs" "$OUT/$1_state.tar")" EXIT
   trap : TERM # at its limit the study is stopped too, and is to have written its checkpoint before it is packed
   read -ra domains <<<"${DGDD_ACCURACY_DOMAINS:-}"
   read -ra options <<<"${DGDD_ACCURACY_OPTIONS:-}"
@@ -116,14 +119,23 @@ stage_accuracy() {
 print(*load_dataset(sys.argv[1]).domain_names, sep="\n")' "$DGDD_ACCURACY_DATA")
   fi
   for target in "${domains[@]}"; do
-    "$PYTHON" bench/accuracy.py --device cuda --data "$DGDD_ACCURACY_DATA" --domains "${domains[@]}" --target "$target" \
-      --ipc 10 --iterations 20000 --seeds 5 --runs "$runs" \
-      --out "$OUT/accuracy_$(basename "$DGDD_ACCURACY_DATA")_${target}_full.json" "${options[@]}"
+    "$2" "$runs" "$target" --device cuda --data "$DGDD_ACCURACY_DATA" --domains "${domains[@]}" --target "$target" \
+      --out "$OUT/$1_$(basename "$DGDD_ACCURACY_DATA")_${target}_full.json" "${options[@]}"
   done
+}
+stage_accuracy() { hold_out_each accuracy study_sgs pack_results; }
+stage_accuracy-cadm() { hold_out_each accuracy-cadm study_cadm pack_all; }
+
+study_sgs() { # folder, held-out domain, options
+  "$PYTHON" bench/accuracy.py --runs "$1" --ipc 10 --iterations 20000 --seeds 5 "${@:3}"
+}
+# The experts know the held-out domain by their training data alone, so each has a folder of its own.
+study_cadm() { # folder, held-out domain, options
+  "$PYTHON" bench/accuracy_cadm.py --runs "$1/$2" --resolution 64 --image-lrs 1e-3 --seeds 5 "${@:3}"
 }
 
 # What the next call needs: the results of what is done, and everything of what is not.
-keep_accuracy_state() {
+pack_results() { # folder, archive
   local folder
   for folder in "$1"/*/; do
     if [[ -f $folder/result.json ]]; then
@@ -131,8 +143,10 @@ keep_accuracy_state() {
     elif [[ -d $folder ]]; then
       basename "$folder"
     fi
-  done | tar -cf "$OUT/accuracy_state.tar" -C "$1" -T -
+  done | tar -cf "$2" -C "$1" -T -
 }
+# The sets that are done are compared at the end, channel by channel.
+pack_all() { tar -cf "$2" -C "$1" .; }
 
 if [[ ${1:-} == --inside ]]; then
   "stage_$2"

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,9 +70,56 @@ def test_an_unknown_stage_is_named_with_those_there_are(python: Path) -> None:
     assert "sanitize" in finished.stderr
 
 
-def test_the_accuracy_study_needs_data(python: Path) -> None:
-    assert run(python, "accuracy").returncode == 1
+@pytest.mark.parametrize("stage", ["accuracy", "accuracy-cadm"])
+def test_the_accuracy_studies_need_data(python: Path, stage: str) -> None:
+    assert run(python, stage).returncode == 1
     assert "DGDD_ACCURACY_DATA must name a folder" in (python.parent / "out" / "gpu.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("stage", "study", "runs"),
+    [
+        ("accuracy", "accuracy.py", ["", ""]),
+        ("accuracy-cadm", "accuracy_cadm.py", ["/photo", "/sketch"]),
+    ],
+)
+def test_an_accuracy_study_holds_out_each_domain_and_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, study: str, runs: list[str]
+) -> None:
+    """A copy of the script, whose Python takes down how it is called and what the study's folder holds."""
+    script = tmp_path / "bench" / "gpu.sh"
+    script.parent.mkdir()
+    script.write_text(SCRIPT.read_text())
+    python = tmp_path / "python"
+    python.write_text(
+        f"""#!/bin/sh
+case "$*" in
+  *json.dumps*) echo '{{"device": "a chip"}}' ;;
+  *{study}*)
+    echo "$*" >>"$OUT/calls"
+    find build/{stage} -name 'pool.json' >>"$OUT/found"
+    mkdir -p build/{stage}/photo/experts && touch build/{stage}/photo/experts/pool.json ;;
+esac
+"""
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(sys.modules[__name__], "SCRIPT", script)
+    monkeypatch.setenv("DGDD_ACCURACY_DATA", str(tmp_path))
+    monkeypatch.setenv("DGDD_ACCURACY_DOMAINS", "photo sketch")
+    monkeypatch.setenv("DGDD_ACCURACY_OPTIONS", "--seeds 1")
+    assert run(python, stage).returncode == 0
+    calls = (tmp_path / "out" / "calls").read_text().splitlines()
+    for call, folder, target in zip(calls, runs, ("photo", "sketch"), strict=True):
+        assert call.startswith(f"bench/{study} --runs build/{stage}{folder} ")
+        assert f"--domains photo sketch --target {target} " in call
+        assert call.endswith(f"_{target}_full.json --seeds 1")
+    pool = f"build/{stage}/photo/experts/pool.json\n"
+    assert (tmp_path / "out" / "found").read_text() == pool  # by the second call alone
+    state = tmp_path / "state.tar"
+    (tmp_path / "out" / f"{stage}_state.tar").rename(state)
+    monkeypatch.setenv("DGDD_ACCURACY_STATE", str(state))
+    assert run(python, stage).returncode == 0
+    assert (tmp_path / "out" / "found").read_text() == 3 * pool
 
 
 @pytest.mark.parametrize("whole", [False, True])
