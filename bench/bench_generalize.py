@@ -1,4 +1,4 @@
-"""How much longer training on a distilled set takes with MixStyle, FACT or AdvFreq (SGS, Table 4).
+"""How much longer training on a distilled set takes with MixStyle, FACT or AdvFreq (SGS, Table 3).
 
     python bench/bench_generalize.py --json bench/results/generalize_cpu.json
 

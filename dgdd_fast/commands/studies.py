@@ -6,7 +6,7 @@ from ..terminal import console
 
 
 def studies() -> None:
-    """List the studies of the package: one for each table and figure of the two papers.
+    """List the studies of the package: those behind the tables and figures of the two papers.
 
     \b
     dgdd grid sgs-table-1-pacs --data pacs/

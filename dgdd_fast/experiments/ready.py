@@ -1,4 +1,4 @@
-"""The studies that come with the package: one for each table and figure of the two papers."""
+"""The studies that come with the package: the grids behind the tables and figures of the two papers."""
 
 from __future__ import annotations
 
