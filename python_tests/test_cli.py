@@ -391,6 +391,7 @@ def test_experts_are_what_cadm_distils_with(pictures, tmp_path):
     assert len(list((tmp_path / "png" / "images").glob("*/*/*.png"))) == 24
     text = dgdd("channels", tmp_path / "experts", tmp_path / "run", "--data", pictures).output
     assert "unstable channels" in text
+    assert all(name in text for name in ("discriminators", "linear probe", "uniformly"))
     text = dgdd("evaluate", tmp_path / "run", "--runs", "1", "--epochs", "1", "--width", "4").output
     results = json.loads((tmp_path / "run" / "evaluation.json").read_text())["results"]
     assert set(results) == {"cadm+sgs", "random", "random+mosaics"}

@@ -33,7 +33,9 @@ def channels(
 ) -> None:
     """Show which channels tell the domains apart: in experts, under CADM's masks, and in distilled sets.
 
-    Real images are the test parts of the experts' source domains. A channel is
+    Real images are the test parts of the experts' source domains. Their domain is told,
+    at each stage, by the expert's discriminator and by a fresh linear probe: from all
+    channels, under CADM's masks, and under masks of any channels (uniform). A channel is
     unstable where its activation score differs between the domains by more than
     the mean plus a standard deviation of what the stage's channels do on real images.
 
@@ -64,14 +66,18 @@ def channels(
 
 
 def _print_experts(sights: list[dict[str, Any]]) -> None:
-    rows = table("expert", "class", "domain, by stage", "masked", title="right on held-in images, in %")
-    for index, sight in enumerate(sights):
-        shares = (
-            " ".join(f"{x:.0f}" for x in sight[name])
-            for name in ("domain_accuracy", "masked_domain_accuracy")
-        )
-        rows.add_row(str(index + 1), f"{sight['accuracy']:.0f}", *shares)
-    console.print(rows)
+    for judge, title in (
+        ("domain", "domain told by the discriminators of the stages, held-in images, in %"),
+        ("probe", "domain told by a linear probe of the stages, in %"),
+    ):
+        rows = table("expert", "class", "all channels", "masked", "masked uniformly", title=title)
+        for index, sight in enumerate(sights):
+            shares = (
+                " ".join(f"{x:.0f}" for x in sight[f"{mask}{judge}_accuracy"])
+                for mask in ("", "masked_", "uniform_")
+            )
+            rows.add_row(str(index + 1), f"{sight['accuracy']:.0f}", *shares)
+        console.print(rows)
 
 
 def _print_stages(stages: list[dict[str, Any]]) -> None:

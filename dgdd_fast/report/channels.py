@@ -3,6 +3,7 @@ sets (CADM, Fig. 1b and 3b)."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import torch
@@ -15,21 +16,32 @@ from ..distilled_set import DistilledSet
 from ..experts import Expert, ExpertPool
 from ..masking import draw_uniforms, mask
 from ..networks import rows_per_chunk
+from .domain_probe import halves, probe_accuracies
 
 
 class ExpertSight(NamedTuple):
     """What one expert makes of real images it was not trained on; shares in percent, one a stage.
 
+    The domain is told from a stage's average-pooled channels: from all of them, from those that a mask of
+    each image leaves, and, as a control, from those that a mask leaves which asks no discriminator and has
+    the same share. A mask is drawn for an image's own domain: it may well leave less than chance would tell.
+
     Attributes:
         accuracy: images of the right class.
-        domain_accuracy: images whose domain the stage's discriminator tells, from all channels.
-        masked_domain_accuracy: the same from the channels that a mask of each image leaves.
+        domain_accuracy, masked_domain_accuracy, uniform_domain_accuracy: images whose domain the stage's
+            discriminator tells.
+        probe_accuracy, masked_probe_accuracy, uniform_probe_accuracy: images whose domain a fresh linear
+            classifier tells, fitted to all channels of half of the images and tested on the other half.
         masked_share: channels that the masks zeroed.
     """
 
     accuracy: float
     domain_accuracy: list[float]
     masked_domain_accuracy: list[float]
+    uniform_domain_accuracy: list[float]
+    probe_accuracy: list[float]
+    masked_probe_accuracy: list[float]
+    uniform_probe_accuracy: list[float]
     masked_share: list[float]
 
 
@@ -37,33 +49,65 @@ class ExpertSight(NamedTuple):
 def examine_experts(pool: ExpertPool, real: DomainDataset, masks: MaskConfig) -> list[ExpertSight]:
     """Every expert of the pool, trained, on the images `real`, best those that were held in.
 
-    Raises ExpertPoolError where the classes, domains or resolution are not those of the pool.
+    Raises ExpertPoolError where the classes, domains or resolution are not those of the pool, ValueError
+    where there are not two images of each domain.
     """
     pool.check_names(real)
+    halves(real.domains)  # refuses what no probe can be tested on before anything is computed
+    images = normalise(real.images, pool.mean, pool.std)
     expert = pool.new_expert()
     result = []
     for index in range(len(pool)):
         pool.fill_(expert, index, 1.0)
-        right = torch.zeros(())
-        told, told_masked, zeroed = (torch.zeros(len(expert.network.channels)) for _ in range(3))
-        size = rows_per_chunk(expert.network, torch.device("cpu"))
-        for first in range(0, len(real), size):
-            rows = slice(first, first + size)
-            maps = expert.network.forward_to(normalise(real.images[rows], pool.mean, pool.std), 0)
-            domains = real.domains[rows]
-            for stage, blocks in enumerate(expert.network.stages, start=1):
-                maps = blocks(maps)
-                uniforms = draw_uniforms(*maps.shape[:2], 0, "report", index, stage, first)
-                masked, kept = mask(maps, expert, stage, domains, uniforms, masks)
-                discriminator = expert.discriminators[stage - 1]
-                for counts, seen in ((told, maps), (told_masked, masked)):
-                    counts[stage - 1] += (discriminator(seen.mean((2, 3))).argmax(1) == domains).sum()
-                zeroed[stage - 1] += (kept == 0).float().mean(1).sum()
-            features = expert.network.forward_from(maps, len(told))
-            right += (expert.network.classifier(features).argmax(1) == real.labels[rows]).sum()
-        shares = [(100 * counts / len(real)).tolist() for counts in (told, told_masked, zeroed)]
-        result.append(ExpertSight(float(100 * right / len(real)), *shares))
+        sight = _look(expert, images, real.domains, masks, index)
+        by_stage = []
+        for views, kept, discriminator in zip(sight.views, sight.kept, expert.discriminators, strict=True):
+            told = [_percent(discriminator(view).argmax(1) == real.domains) for view in views]
+            probed = probe_accuracies(views[0], views, real.domains)
+            by_stage.append([*told, *probed, _percent(kept == 0)])
+        right = _percent(expert.network.classifier(sight.features).argmax(1) == real.labels)
+        result.append(ExpertSight(right, *map(list, zip(*by_stage, strict=True))))
     return result
+
+
+class _Sight(NamedTuple):
+    """`features` [N, F]; by stage the pooled channels [N, C] without, with and with uniform masks, and the
+    masks [N, C] of the second."""
+
+    features: Tensor
+    views: list[list[Tensor]]
+    kept: list[Tensor]
+
+
+def _look(expert: Expert, images: Tensor, domains: Tensor, masks: MaskConfig, index: int) -> _Sight:
+    network, control = expert.network, dataclasses.replace(masks, score="uniform")
+    uniforms = [
+        draw_uniforms(len(images), channels, 0, "report", index, stage)
+        for stage, channels in enumerate(network.channels, start=1)
+    ]
+    size = rows_per_chunk(network, torch.device("cpu"))
+    features, views, kept = [], [], []
+    for rows in torch.split(torch.arange(len(images)), size):
+        maps = network.forward_to(images[rows], 0)
+        for stage, blocks in enumerate(network.stages, start=1):
+            maps = blocks(maps)
+            drawn = (domains[rows], uniforms[stage - 1][rows])
+            masked, left = mask(maps, expert, stage, *drawn, masks)
+            anyhow, _ = mask(maps, expert, stage, *drawn, control)
+            views.append([seen.mean((2, 3)) for seen in (maps, masked, anyhow)])
+            kept.append(left)
+        features.append(network.forward_from(maps, len(network.channels)))
+    # The parts of a stage, one from each chunk, lie as far apart as there are stages.
+    stages = [slice(stage, None, len(network.channels)) for stage in range(len(network.channels))]
+    return _Sight(
+        torch.cat(features),
+        [[torch.cat(parts) for parts in zip(*views[stage], strict=True)] for stage in stages],
+        [torch.cat(kept[stage]) for stage in stages],
+    )
+
+
+def _percent(hits: Tensor) -> float:
+    return 100 * float(hits.double().mean())
 
 
 class Stability(NamedTuple):
@@ -119,7 +163,8 @@ def compare_channels(
     pool: ExpertPool, real: DomainDataset, sets: dict[str, DistilledSet], masks: MaskConfig
 ) -> dict[str, Any]:
     """JSON values: the experts on `real`, and for each stage how many channels are unstable there and on the
-    training images of each set.
+    training images of each set. "scores" are those of the channels by domain, in the first expert (Fig. 3b):
+    the channels of different experts have nothing to do with each other.
 
     The paper does not say from which deviation on a channel is unstable. Here it is the mean deviation of the
     expert's channels on the real images plus their standard deviation: the same threshold for all sets.
@@ -139,6 +184,10 @@ def compare_channels(
                 "threshold": threshold.tolist(),
                 "unstable": {name: each.unstable(threshold) for name, each in found.items()},
                 "deviation": {name: each.deviation.mean(1).tolist() for name, each in found.items()},
+                "scores": {
+                    name: dict(zip(pool.domain_names, each.scores[0].tolist(), strict=True))
+                    for name, each in found.items()
+                },
             }
         )
     sights = examine_experts(pool, real, masks)
