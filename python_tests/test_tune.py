@@ -162,6 +162,7 @@ def test_settings_that_do_not_act_on_a_coreset_are_not_tuned_for_it() -> None:
 
 
 def test_a_number_of_pseudo_domains_is_tuned_where_a_row_has_one(study: Study, tmp_path: Path) -> None:
+    assert not any(is_tunable(row, "distill.pseudo_domains") for row in rows_of(study))
     methods = (MethodEntry("dm", distill={"pseudo_domains": None}), MethodEntry("dm+sgs"))
     settings = {
         "distill.pseudo_domains": Range(2, 8, log=False, integer=True),
