@@ -183,8 +183,6 @@ def table(cells: dict[int, dict[str, list[dict[str, float]]]]) -> dict[str, Any]
                 values = [found[name] for found in results]
                 spread = statistics.stdev(values) if len(values) > 1 else None
                 entry[name] = {"mean": statistics.fmean(values), "std": spread, "seeds": values}
-            for name in ("distill_seconds", "train_seconds"):
-                entry[name] = [round(found[name], 1) for found in results]
             result.setdefault(str(ipc), {})[method] = entry
     return result
 
@@ -251,10 +249,12 @@ def main() -> None:
                     "accuracy": table(cells),
                 }
                 write_atomically(options.out, (json.dumps(report, indent=1) + "\n").encode())
-    report["channels"] = {
-        str(ipc): compare_channels(pool, parts.sources_test, distilled_sets(ipc, options), MaskConfig())
-        for ipc in options.ipc
-    }
+    report["channels"] = {}
+    for ipc in options.ipc:
+        found = compare_channels(pool, parts.sources_test, distilled_sets(ipc, options), MaskConfig())
+        for stage in found["stages"]:
+            del stage["scores"]  # thousands of numbers
+        report["channels"][str(ipc)] = found
     write_atomically(options.out, (json.dumps(report, indent=1) + "\n").encode())
 
 

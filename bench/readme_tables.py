@@ -1,13 +1,14 @@
-"""Write the tables of the README from the results in bench/results, so that no figure is there without a run.
+"""Write the tables of both READMEs from the results in bench/results: no figure without a run.
 
-python bench/readme_tables.py            # rewrites the README
-python bench/readme_tables.py --check    # fails where the README is not what the results say
+python bench/readme_tables.py            # rewrites README.md and bench/README.md
+python bench/readme_tables.py --check    # fails where they are not what the results say
 """
 
 from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,32 @@ def expert_table(studies: list[dict[str, Any]]) -> str:
         lines += ["", ", ".join(parts) + f"; {seeds}."]
     if "start" in shown:
         lines += ["", "start: the mosaics of shrunken real images that MMD and CADM start from."]
+    return "\n".join(lines)
+
+
+SIGHTS = {
+    "masked_share": "channels masked",
+    "domain_accuracy": "discriminator, all channels",
+    "masked_domain_accuracy": "discriminator, behind its masks",
+    "uniform_domain_accuracy": "discriminator, behind uniform masks",
+    "probe_accuracy": "probe, all channels",
+    "masked_probe_accuracy": "probe, behind the discriminator's masks",
+    "uniform_probe_accuracy": "probe, behind uniform masks",
+}
+
+
+def sight_table(studies: list[dict[str, Any]]) -> str:
+    """What the experts' discriminators and a linear probe know of the domains, stage by stage."""
+    lines = [
+        "| data | % | stage 1 | stage 2 | stage 3 | stage 4 |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for study in studies:
+        experts = next(iter(study["channels"].values()))["experts"]
+        for name, label in SIGHTS.items():
+            stages = zip(*(expert[name] for expert in experts), strict=True)
+            cells = " | ".join(f"{statistics.fmean(values):.0f}" for values in stages)
+            lines.append(f"| {study['title']} | {label} | {cells} |")
     return "\n".join(lines)
 
 
@@ -184,41 +211,50 @@ def cuda_table(parts: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def render(readme: str) -> str:
-    """The README with each block between `<!-- NAME -->` and `<!-- /NAME -->` filled in from the results."""
+def blocks() -> dict[str, dict[str, str]]:
+    """What stands between `<!-- NAME -->` and `<!-- /NAME -->`, by file and name."""
     studies = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("accuracy_*.json"))]
     of_experts = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("cadm_*.json"))]
-    benchmark = json.loads((RESULTS / "spectral_cpu.json").read_text())
+    spectral, masking = (
+        json.loads((RESULTS / name).read_text()) for name in ("spectral_cpu.json", "masking_cpu.json")
+    )
     on_cuda = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("spectral_cuda_*.json"))]
-    blocks = {
-        "accuracy": accuracy_table(studies),
-        "experts": expert_table(of_experts),
-        "speed": speed_table(benchmark),
-        "masking": masking_table(json.loads((RESULTS / "masking_cpu.json").read_text())),
-        "cuda": cuda_table(on_cuda),
+    return {
+        "README.md": {
+            "accuracy": accuracy_table(studies),
+            "experts": expert_table(of_experts),
+            "speed": speed_table(spectral),
+            "masking": masking_table(masking),
+            "cuda": cuda_table(on_cuda),
+        },
+        "bench/README.md": {"sights": sight_table(of_experts)},
     }
-    for name, text in blocks.items():
-        readme, count = re.subn(
-            rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)",
+
+
+def render(name: str, content: str) -> str:
+    """The file `name` with its blocks filled in from the results."""
+    for block, text in blocks()[name].items():
+        content, count = re.subn(
+            rf"(<!-- {block} -->\n).*?(<!-- /{block} -->)",
             lambda match, text=text: f"{match[1]}\n{text}\n\n{match[2]}",
-            readme,
+            content,
             flags=re.DOTALL,
         )
         if count != 1:
             raise SystemExit(
-                f"README.md must have one block <!-- {name} --> ... <!-- /{name} -->, found {count}"
+                f"{name} must have one block <!-- {block} --> ... <!-- /{block} -->, found {count}"
             )
-    return readme
+    return content
 
 
 def main() -> None:
-    path = ROOT / "README.md"
-    rendered = render(path.read_text())
-    if "--check" in sys.argv[1:]:
-        if rendered != path.read_text():
-            raise SystemExit("README.md differs from bench/results: run python bench/readme_tables.py")
-    else:
-        path.write_text(rendered)
+    for name in blocks():
+        path = ROOT / name
+        rendered = render(name, path.read_text())
+        if "--check" not in sys.argv[1:]:
+            path.write_text(rendered)
+        elif rendered != path.read_text():
+            raise SystemExit(f"{name} differs from bench/results: run python bench/readme_tables.py")
 
 
 if __name__ == "__main__":
