@@ -48,7 +48,7 @@ void run_cpu(const MaskingParams& params) {
     ask_for_huge_pages(params.masked,
                        params.samples * params.channels * params.positions * bytes_of(params.storage));
   torch::stable::parallel_for(0, params.samples, 1, [&](int64_t begin, int64_t end) {
-    std::vector<double> scratch(cpu_scratch_doubles(params));
+    std::vector<CacheLine> scratch(kScratchRows * cpu_scratch_row(params));
     kernel(params, begin, end, scratch.data());
   });
 }

@@ -37,14 +37,14 @@ struct Scratch {
   Real* sums;
   Real* block_sums;
 
-  Scratch(double* memory, int64_t channels)
+  Scratch(CacheLine* memory, int64_t row)
       : keys(reinterpret_cast<int64_t*>(memory)),
-        uniforms(memory + channels),
-        scores(memory + 2 * channels),
-        factors(reinterpret_cast<Real*>(memory + 3 * channels)),
-        weights(reinterpret_cast<Real*>(memory + 4 * channels)),
-        sums(reinterpret_cast<Real*>(memory + 5 * channels)),
-        block_sums(reinterpret_cast<Real*>(memory + 6 * channels)) {
+        uniforms(reinterpret_cast<double*>(memory + row)),
+        scores(reinterpret_cast<double*>(memory + 2 * row)),
+        factors(reinterpret_cast<Real*>(memory + 3 * row)),
+        weights(reinterpret_cast<Real*>(memory + 4 * row)),
+        sums(reinterpret_cast<Real*>(memory + 5 * row)),
+        block_sums(reinterpret_cast<Real*>(memory + 6 * row)) {
     static_assert(kScratchRows == 7);
   }
 };
@@ -332,6 +332,14 @@ void select(const MaskingParams& params, int64_t sample, Scratch<Real>& scratch)
 }
 
 template <class Real, class Stored>
+void multiply(Stored* __restrict to, const Stored* __restrict from, Real factor, int64_t size) {
+  int64_t i = 0;
+  for (; i + 16 <= size; i += 16)
+    for (int64_t j = i; j < i + 16; ++j) to[j] = store<Stored>(load(from[j]) * factor);
+  for (; i < size; ++i) to[i] = store<Stored>(load(from[i]) * factor);
+}
+
+template <class Real, class Stored>
 void apply(const MaskingParams& params, int64_t sample, Scratch<Real>& scratch) {
   const int64_t channels = params.channels;
   const int64_t positions = params.positions;
@@ -350,24 +358,28 @@ void apply(const MaskingParams& params, int64_t sample, Scratch<Real>& scratch) 
     }
     return;
   }
+  if (params.weight == nullptr || positions < kLongPlane) {
+    for (int64_t channel = 0; channel < channels; ++channel)
+      multiply(masked + channel * positions, features + channel * params.channel_stride, factors[channel],
+               positions);
+    return;
+  }
   // A masked channel with a finite score is finite itself, and 0 there needs no reading.
-  const bool skips = params.weight != nullptr && positions >= kLongPlane;
   for (int64_t channel = 0; channel < channels; ++channel) {
-    const Stored* __restrict from = features + channel * params.channel_stride;
-    Stored* __restrict to = masked + channel * positions;
-    const Real factor = factors[channel];
-    if (skips && factor == 0 && is_finite(scratch.scores[channel])) {
+    const Stored* from = features + channel * params.channel_stride;
+    Stored* to = masked + channel * positions;
+    if (factors[channel] == 0 && is_finite(scratch.scores[channel])) {
       for (int64_t i = 0; i < positions; ++i) to[i] = Stored{};
     } else {
-      for (int64_t i = 0; i < positions; ++i) to[i] = store<Stored>(load(from[i]) * factor);
+      multiply(to, from, factors[channel], positions);
     }
   }
 }
 
 template <class Real, class Stored>
-void run_samples(const MaskingParams& params, int64_t begin, int64_t end, double* memory) {
+void run_samples(const MaskingParams& params, int64_t begin, int64_t end, CacheLine* memory) {
   const int64_t channels = params.channels;
-  Scratch<Real> scratch(memory, channels);
+  Scratch<Real> scratch(memory, cpu_scratch_row(params));
   for (int64_t sample = begin; sample < end; ++sample) {
     const int64_t row = sample * channels;
     if (params.weight != nullptr)
