@@ -90,6 +90,27 @@ const Real* widened(const Stored* from, int64_t size, Real* buffer) {
   }
 }
 
+template <class Stored>
+const Stored* features_of(const MaskingParams& params, int64_t sample) {
+  return static_cast<const Stored*>(params.features) + sample * params.sample_stride;
+}
+
+// In a call that makes masked features.
+template <class Stored>
+Stored* masked_of(const MaskingParams& params, int64_t sample) {
+  return static_cast<Stored*>(params.masked) + sample * params.channels * params.positions;
+}
+
+// Asks for the memory of a row of masked features ahead, while the features are read and summed. Once the
+// mask is known, the processor would have nothing to do but wait for it.
+template <class Stored>
+void fetch_masked_row(const MaskingParams& params, int64_t sample, int64_t row, int64_t size) {
+  constexpr int64_t kLine = sizeof(CacheLine) / sizeof(Stored);
+  if (params.masked == nullptr) return;
+  const Stored* masked = masked_of<Stored>(params, sample) + row * size;
+  for (int64_t i = 0; i < size; i += kLine) __builtin_prefetch(masked + i, 1);
+}
+
 template <class Real>
 Real sum_of(const Real* numbers, int64_t size) {
   constexpr int64_t width = kLanes<Real>;
@@ -154,7 +175,8 @@ void range_of(const Real* values, int64_t size, Real& lowest, Real& highest) {
 }
 
 template <class Real, class Stored>
-void sum_planes(const MaskingParams& params, const Stored* features, Scratch<Real>& scratch) {
+void sum_planes(const MaskingParams& params, int64_t sample, Scratch<Real>& scratch) {
+  const Stored* features = features_of<Stored>(params, sample);
   Real buffer[kBlock];
   for (int64_t channel = 0; channel < params.channels; ++channel) {
     const Stored* plane = features + channel * params.channel_stride;
@@ -164,11 +186,13 @@ void sum_planes(const MaskingParams& params, const Stored* features, Scratch<Rea
       sum += sum_of(widened(plane + begin, size, buffer), size);
     }
     scratch.sums[channel] = sum;
+    if (params.positions < kLongPlane) fetch_masked_row<Stored>(params, sample, channel, params.positions);
   }
 }
 
 template <class Real, class Stored>
-void sum_shares_of_planes(const MaskingParams& params, const Stored* features, Scratch<Real>& scratch) {
+void sum_shares_of_planes(const MaskingParams& params, int64_t sample, Scratch<Real>& scratch) {
+  const Stored* features = features_of<Stored>(params, sample);
   Real buffer[kBlock];
   Real lowest[kBlock];
   Real highest[kBlock];
@@ -201,7 +225,8 @@ void sum_shares_of_planes(const MaskingParams& params, const Stored* features, S
 // over a block of positions, then over the blocks. Memory is read strictly in its order: several positions at
 // once would take half the additions, but the processor would not fetch ahead of them.
 template <class Real, class Stored>
-void sum_points(const MaskingParams& params, const Stored* features, Scratch<Real>& scratch) {
+void sum_points(const MaskingParams& params, int64_t sample, Scratch<Real>& scratch) {
+  const Stored* features = features_of<Stored>(params, sample);
   const int64_t channels = params.channels;
   Real* __restrict sums = scratch.sums;
   Real* __restrict block_sums = scratch.block_sums;
@@ -212,13 +237,15 @@ void sum_points(const MaskingParams& params, const Stored* features, Scratch<Rea
     for (int64_t position = begin; position < end; ++position) {
       const Stored* __restrict point = features + position * params.position_stride;
       for (int64_t channel = 0; channel < channels; ++channel) block_sums[channel] += load(point[channel]);
+      fetch_masked_row<Stored>(params, sample, position, channels);
     }
     for (int64_t channel = 0; channel < channels; ++channel) sums[channel] += block_sums[channel];
   }
 }
 
 template <class Real, class Stored>
-void sum_shares_of_points(const MaskingParams& params, const Stored* features, Scratch<Real>& scratch) {
+void sum_shares_of_points(const MaskingParams& params, int64_t sample, Scratch<Real>& scratch) {
+  const Stored* features = features_of<Stored>(params, sample);
   const int64_t channels = params.channels;
   const Real* __restrict weights = scratch.weights;
   Real* __restrict sums = scratch.sums;
@@ -244,14 +271,13 @@ void sum_shares_of_points(const MaskingParams& params, const Stored* features, S
 
 template <class Real, class Stored>
 void score(const MaskingParams& params, int64_t sample, Scratch<Real>& scratch) {
-  const Stored* features = static_cast<const Stored*>(params.features) + sample * params.sample_stride;
   read_row(scratch.weights, params.weight, params.weight_storage,
            params.domain_index[sample] * params.channels, params.channels);
   const auto sum =
       params.per_pixel
           ? (params.channels_last ? sum_shares_of_points<Real, Stored> : sum_shares_of_planes<Real, Stored>)
           : (params.channels_last ? sum_points<Real, Stored> : sum_planes<Real, Stored>);
-  sum(params, features, scratch);
+  sum(params, sample, scratch);
   const Real positions = static_cast<Real>(params.positions);
   for (int64_t channel = 0; channel < params.channels; ++channel) {
     const Real mean = scratch.sums[channel] / positions;
@@ -332,19 +358,11 @@ void select(const MaskingParams& params, int64_t sample, Scratch<Real>& scratch)
 }
 
 template <class Real, class Stored>
-void multiply(Stored* __restrict to, const Stored* __restrict from, Real factor, int64_t size) {
-  int64_t i = 0;
-  for (; i + 16 <= size; i += 16)
-    for (int64_t j = i; j < i + 16; ++j) to[j] = store<Stored>(load(from[j]) * factor);
-  for (; i < size; ++i) to[i] = store<Stored>(load(from[i]) * factor);
-}
-
-template <class Real, class Stored>
 void apply(const MaskingParams& params, int64_t sample, Scratch<Real>& scratch) {
   const int64_t channels = params.channels;
   const int64_t positions = params.positions;
-  const Stored* features = static_cast<const Stored*>(params.features) + sample * params.sample_stride;
-  Stored* masked = static_cast<Stored*>(params.masked) + sample * channels * positions;
+  const Stored* features = features_of<Stored>(params, sample);
+  Stored* masked = masked_of<Stored>(params, sample);
   Real* __restrict factors = scratch.factors;
   for (int64_t channel = 0; channel < channels; ++channel)
     factors[channel] *= static_cast<Real>(params.scale);
@@ -358,20 +376,24 @@ void apply(const MaskingParams& params, int64_t sample, Scratch<Real>& scratch) 
     }
     return;
   }
+  const auto multiply = [&](int64_t channel) {
+    const Stored* __restrict from = features + channel * params.channel_stride;
+    Stored* __restrict to = masked + channel * positions;
+    const Real factor = factors[channel];
+    for (int64_t i = 0; i < positions; ++i) to[i] = store<Stored>(load(from[i]) * factor);
+  };
+  // Short planes have a loop of their own: in one loop compilers test the factor first, and which channels
+  // are masked no processor predicts.
   if (params.weight == nullptr || positions < kLongPlane) {
-    for (int64_t channel = 0; channel < channels; ++channel)
-      multiply(masked + channel * positions, features + channel * params.channel_stride, factors[channel],
-               positions);
+    for (int64_t channel = 0; channel < channels; ++channel) multiply(channel);
     return;
   }
   // A masked channel with a finite score is finite itself, and 0 there needs no reading.
   for (int64_t channel = 0; channel < channels; ++channel) {
-    const Stored* from = features + channel * params.channel_stride;
-    Stored* to = masked + channel * positions;
     if (factors[channel] == 0 && is_finite(scratch.scores[channel])) {
-      for (int64_t i = 0; i < positions; ++i) to[i] = Stored{};
+      for (int64_t i = 0; i < positions; ++i) masked[channel * positions + i] = Stored{};
     } else {
-      multiply(to, from, factors[channel], positions);
+      multiply(channel);
     }
   }
 }
