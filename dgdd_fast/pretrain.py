@@ -76,7 +76,8 @@ def pretrain(
     With `refit_epochs` the discriminators alone go on learning for so many epochs after that, at the first
     learning rate and its momentum, in a network that stays as it is.
 
-    With `generalize` "irm" the penalty of `invariance_penalty` is added; when its weight changes, the
+    With `generalize` "irm" the penalty of `invariance_penalty` is added, and the whole divided by the
+    penalty's weight where that is above 1, so that the gradient keeps its size; when the weight changes, the
     momentum starts from zero again. With "fact" each image of a batch first takes over a share of another's
     amplitudes.
 
@@ -289,7 +290,8 @@ class _Training:
             if config.generalize == "irm" and not self.refitting:  # the part is the whole batch
                 weight = config.irm_weight if self.steps >= config.irm_warmup else 1.0
                 penalty = invariance_penalty(class_logits, class_targets, data.domains[batch])
-                loss = loss + weight * penalty
+                # A weight of 100 in front of the penalty makes SGD diverge; behind the rest it does not.
+                loss = (loss + weight * penalty) / max(weight, 1.0)
             loss.backward()  # type: ignore[no-untyped-call]
             self.sums[0] += class_loss.detach()
             self.sums[1] += domain_loss.detach()

@@ -137,7 +137,7 @@ def test_a_step_follows_the_loss_and_sgd_as_written_down(data, tmp_path, monkeyp
         loss = losses[0] + 0.7 * losses[1]
         if generalize == "irm":
             penalty = invariance_penalty(logits, data.labels[rows], data.domains[rows])
-            loss = loss + (3.0 if step else 1.0) * penalty
+            loss = loss / (3.0 if step else 1.0) + penalty
             speed = [torch.zeros_like(parameter) for parameter in parameters]  # the weight changed
         gradients = torch.autograd.grad(loss, parameters)
         class_loss, domain_loss = class_loss + losses[0].item() / 2, domain_loss + losses[1].item() / 2
