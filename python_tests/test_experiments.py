@@ -238,7 +238,7 @@ def test_random_as_mosaics_is_a_row_of_its_own_beside_the_reference() -> None:
     plain, tiled = grid.cells
     assert plain.file == plain.reference == tiled.reference != tiled.file
     factors = {job.folder: job.run.distill.factor for job in grid.jobs}
-    assert (factors[plain.set_folder], factors[tiled.set_folder]) == (None, 2)
+    assert (factors[plain.set_folder], factors[tiled.set_folder]) == (1, 2)
 
 
 def test_methods_share_seeds_and_other_sources_and_seeds_have_others() -> None:
@@ -286,6 +286,16 @@ def test_domains_without_the_images_that_are_tested_on_are_refused(protocol: str
     ):
         plan(study, part)
     assert plan(dataclasses.replace(STUDY, targets=None), part).jobs
+
+
+def test_a_default_that_is_written_out_means_the_same_images(data_folder: Path, tmp_path: Path) -> None:
+    study = dataclasses.replace(STUDY, data=str(data_folder), seeds=(0,), targets=("domain0",))
+    assert run(study, tmp_path).failures == {}
+    sets = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/*/distilled.safetensors")}
+    written_out = dataclasses.replace(study, distill={**TINY, "clamp": False}, evaluate={"epochs": 3})
+    assert run(written_out, tmp_path).failures == {}
+    assert {path: path.stat().st_mtime_ns for path in sets} == sets
+    assert len(list(tmp_path.glob("cells/*/evaluation-*.json"))) == 2 * len(sets)
 
 
 def test_a_longer_study_keeps_the_jobs_of_the_shorter_one() -> None:

@@ -16,7 +16,7 @@ import torch
 
 from ..config import CORESETS, ExpertConfig, to_dict
 from ..data import DomainDataset, load_dataset
-from ..distill import Progress, distill
+from ..distill import Progress, distill, resolve
 from ..distilled_set import DistilledSet
 from ..evaluate import evaluate
 from ..files import write_atomically
@@ -107,9 +107,9 @@ def _distil_and_evaluate(job: Job, root: Path, tell: Tell) -> None:
         experts = dataclasses.replace(job.run.distill.experts or ExpertConfig(), pool=str(root / job.pool))
         distill_config = dataclasses.replace(job.run.distill, experts=experts)
         job = dataclasses.replace(job, run=dataclasses.replace(job.run, distill=distill_config))
-    _keep_config(job, folder)
     dataset = load_once(job.run.data, job.run.resolution, job.domains)
     sources = dataset.only_domains(job.sources)
+    _keep_config(job, folder, sources)
     images = sources.train() if job.whole else _distilled(job, folder, sources.train(), tell)
     tests = _tests(dataset, job.sources, job.validation)
     for name in _missing(job, folder):
@@ -147,11 +147,14 @@ def _tests(dataset: DomainDataset, sources: tuple[str, ...], validation: bool) -
     return {name: part for name, part in tests.items() if len(part) > 0}
 
 
-def _keep_config(job: Job, folder: Path) -> None:
+def _keep_config(job: Job, folder: Path, sources: DomainDataset) -> None:
     """Write config.yaml, or make sure that the one that is there describes the same images."""
     path = folder / CONFIG_NAME
     if path.exists():
-        there, wanted = to_dict(read_run_config(path).distill), to_dict(job.run.distill)
+        kept = read_run_config(path).distill
+        if job.pool is None and not job.whole:  # the plan resolved these settings, too
+            kept = resolve(kept, sources)
+        there, wanted = to_dict(kept), to_dict(job.run.distill)
         if there["experts"] and wanted["experts"]:
             there["experts"]["pool"] = wanted["experts"]["pool"]  # the grid may have moved
         for name, value in wanted.items():

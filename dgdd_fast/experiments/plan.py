@@ -256,7 +256,7 @@ class _Planner:
         own_seed = derive_seed(seed, "experiments", *part.sources)
         sources = self.sample.only_domains(part.sources)
         pool = None if pretrain is None else self._pool(part, seed, pretrain, sources)
-        what, content = WHOLE, None
+        what, content, resolved = WHOLE, None, None
         if distill is not None:
             distill = dataclasses.replace(distill, ipc=ipc, seed=own_seed)
             what = f"{method_name(distill)}-ipc{ipc}-seed{seed}"
@@ -271,7 +271,7 @@ class _Planner:
         validation = self.study.protocol == "validation"
         file = f"evaluation-{_hash([self.prints, tested, *(['validation'] if validation else [])])}.json"
         if name not in self.jobs:
-            run, domains = self._run(part, distill), self.study.domains
+            run, domains = self._run(part, resolved), self.study.domains
             self.jobs[name] = Job(name, run, domains, part.sources, distill is None, pool, validation, {})
         job = self.jobs[name]
         job.evaluations[file] = config
