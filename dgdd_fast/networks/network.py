@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import cached_property
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from .instance_norm import instance_norm
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A feature extractor and a linear classifier for images of one size.
 
     Attributes:
@@ -31,9 +32,9 @@ class Network(nn.Module):
         self.feature_dim = feature_dim
         self.classifier = nn.Linear(feature_dim, num_classes)
 
+    @abstractmethod
     def features(self, images: Tensor) -> Tensor:
         """[N, channels, H, W] -> [N, feature_dim]."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, channels, H, W] -> logits [N, num_classes]."""
