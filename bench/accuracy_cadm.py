@@ -18,7 +18,6 @@ import argparse
 import dataclasses
 import json
 import statistics
-import time
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -131,7 +130,6 @@ def run_cell(
         result: dict[str, float] = json.loads(result_path.read_text())
         return result
     set_path = folder / "distilled.safetensors"
-    began = time.perf_counter()
     if not set_path.exists():
 
         def tell(progress: Progress) -> None:
@@ -149,7 +147,6 @@ def run_cell(
         )
         distilled.save(set_path)
         distilled.contact_sheet(folder / "contact_sheet.png")
-    distilled_at = time.perf_counter()
     evaluation = evaluate(
         DistilledSet.load(set_path),
         {"target": parts.target, "sources": parts.sources_test},
@@ -157,8 +154,6 @@ def run_cell(
         device=options.device,
     )
     result = {name: evaluation.mean(name) for name in ("target", "sources")}
-    result["distill_seconds"] = distilled_at - began
-    result["train_seconds"] = time.perf_counter() - distilled_at
     write_atomically(result_path, json.dumps(result).encode())
     print(f"{folder.name}: {result}", flush=True)
     return result
