@@ -447,14 +447,8 @@ struct Settings {
 
   template <class Stored>
   static Settings of(const SpectralParams& params) {
-    uintptr_t addresses = 0;
-    for (const void* data :
-         {params.domain_grads, params.base_grad, static_cast<const void*>(params.class_signal),
-          static_cast<const void*>(params.update), static_cast<const void*>(params.images),
-          static_cast<const void*>(params.momentum_buffer)})
-      addresses |= reinterpret_cast<uintptr_t>(data);
     const double eps = 2 * params.eps;
-    return {addresses % (2 * sizeof(Stored)) == 0,
+    return {params.pixels_aligned(2 * sizeof(Stored)),
             static_cast<float>(params.alpha),
             static_cast<float>(params.beta),
             static_cast<float>(params.alpha - params.beta),

@@ -239,13 +239,7 @@ void with_finish_kernel(const SpectralParams& params, const Launch& launch) {
   constexpr int kSize = 16 / sizeof(Real);
   const int64_t pixels = params.height * params.width;
   const Blocks blocks(pixels, kSize);
-  uintptr_t addresses = 0;
-  for (const void* data :
-       {params.domain_grads, params.base_grad, static_cast<const void*>(params.class_signal),
-        static_cast<const void*>(params.update), static_cast<const void*>(params.images),
-        static_cast<const void*>(params.momentum_buffer)})
-    addresses |= reinterpret_cast<uintptr_t>(data);
-  if (pixels % kSize == 0 && addresses % (kSize * sizeof(Stored)) == 0)
+  if (pixels % kSize == 0 && params.pixels_aligned(kSize * sizeof(Stored)))
     launch(finish_kernel<Real, Stored, 1, kSize>, blocks);
   else
     launch(finish_kernel<Real, Stored, kSize, 1>, blocks);

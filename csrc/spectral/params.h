@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 
 #include "host_device.h"
 #include "storage.h"
@@ -48,6 +49,15 @@ struct SpectralParams {
   DGDD_HOST_DEVICE int64_t half_width() const { return width / 2 + 1; }
   DGDD_HOST_DEVICE bool is_valid(int64_t domain, int64_t sample) const {
     return domain_valid == nullptr || domain_valid[domain * samples + sample];
+  }
+  // Whether all pixels, read or written, begin at a multiple of `bytes`, as wide accesses need it.
+  bool pixels_aligned(uintptr_t bytes) const {
+    uintptr_t addresses = 0;
+    for (const void* pixels :
+         {domain_grads, base_grad, static_cast<const void*>(class_signal), static_cast<const void*>(update),
+          static_cast<const void*>(images), static_cast<const void*>(momentum_buffer)})
+      addresses |= reinterpret_cast<uintptr_t>(pixels);
+    return addresses % bytes == 0;
   }
 };
 

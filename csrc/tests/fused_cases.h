@@ -1,0 +1,213 @@
+// What every fused kernel must do: the truth in float64 for every operator and corner case, and against the
+// machine no race, nothing out of bounds, no bank conflict, and no barrier that could be left out.
+//
+// A `Kernel` has kHeight, kWidth, kMostGroups (among which it may share out the domains) and
+//   template <class Stored>
+//   static emulator::Report run(const SpectralParams& params, int groups, const emulator::Options& options);
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "tests/check.h"
+#include "tests/emulator.h"
+#include "tests/spectral_reference.h"
+
+namespace dgdd::tests {
+
+template <class Stored>
+double tolerance() {
+  return sizeof(Stored) == 4 ? 3e-7 : precision<Stored>();
+}
+
+template <class Kernel, class Stored>
+emulator::Report run(const SpectralParams& params, int groups = 1, const emulator::Options& options = {}) {
+  return Kernel::template run<Stored>(params, groups, options);
+}
+
+// A call of the kernel's size with drawn data.
+template <class Kernel, class Stored>
+Call<Stored> drawn(Call<Stored> call, unsigned seed) {
+  call.height = Kernel::kHeight;
+  call.width = Kernel::kWidth;
+  call.draw(seed);
+  return call;
+}
+
+// Those of the numbers of groups that the kernel can take for so many domains.
+template <class Kernel>
+std::set<int> possible(const std::set<int>& groups, int domains) {
+  std::set<int> result;
+  for (const int count : groups)
+    if (count <= domains && count <= Kernel::kMostGroups) result.insert(count);
+  return result;
+}
+
+// Draws a call, runs it and checks everything that can be checked about it.
+template <class Kernel, class Stored>
+void check_call(const Call<Stored>& settings, int groups, unsigned seed) {
+  Call<Stored> call = drawn<Kernel>(settings, seed);
+  const Truth expected = truth(call);
+  const emulator::Report report = run<Kernel, Stored>(call.params(), groups);
+  const double first = relative_error(first_result(call), expected.first);
+  const double second = relative_error(second_result(call), expected.second);
+  std::ostringstream told;
+  told << call.height << " x " << call.width << ", operator " << static_cast<int>(call.op) << ", "
+       << call.domains << " domains, " << groups << " groups, " << sizeof(Stored) << " bytes, base "
+       << call.base << ", weighted " << call.weighted_deviation << ": errors " << first << " and " << second
+       << "; " << report.text();
+  CHECK(report.sound() && report.bank_conflicts == 0, told.str());
+  CHECK(first < tolerance<Stored>() && second < tolerance<Stored>(), told.str());
+}
+
+template <class Kernel>
+void test_every_number_of_domains() {
+  unsigned seed = 0;
+  for (const int domains : {1, 2, 3, 4, 5, 8, 16})
+    for (const int groups : possible<Kernel>({1, domains > 5 ? 1 : 2, Kernel::kMostGroups}, domains)) {
+      Call<float> call;
+      call.domains = domains;
+      call.op = seed % 3 == 0 ? Operator::consensus : seed % 3 == 1 ? Operator::surgery : Operator::step;
+      call.weighted_deviation = seed % 2 == 0;
+      check_call<Kernel>(call, groups, ++seed);
+    }
+}
+
+template <class Kernel, class Stored>
+void test_every_kind_of_output() {
+  unsigned seed = 100;
+  for (const Operator op : {Operator::consensus, Operator::surgery, Operator::step})
+    for (const bool base : {false, true})
+      for (const bool weighted_deviation : {false, true}) {
+        if (op == Operator::consensus && (base || weighted_deviation)) continue;
+        Call<Stored> call;
+        call.op = op;
+        call.base = base;
+        call.weighted_deviation = weighted_deviation;
+        call.domains = 2;
+        ++seed;
+        check_call<Kernel>(call, std::min(1 + static_cast<int>(seed % 2), Kernel::kMostGroups), seed);
+      }
+}
+
+// Weights that leave the class signal or the deviation out, or let one of them be all that matters.
+template <class Kernel>
+void test_weights() {
+  unsigned seed = 200;
+  for (const auto& [alpha, beta] : {std::pair{0.0, 0.0}, {0.0, 1.0}, {1.0, 1.0}, {1.0, 0.0}, {-2.0, 30.0}})
+    for (const bool weighted_deviation : {false, true}) {
+      Call<float> call;
+      call.alpha = alpha;
+      call.beta = beta;
+      call.weighted_deviation = weighted_deviation;
+      check_call<Kernel>(call, 1, ++seed);
+    }
+}
+
+// Samples with all domains, with some, with the assigned one left out and with none; NaN in what is left out.
+template <class Kernel>
+void test_domains_that_are_left_out() {
+  for (const int groups : possible<Kernel>({1, 3}, 3))
+    for (const bool weighted_deviation : {false, true}) {
+      Call<float> settings;
+      settings.op = Operator::step;
+      settings.samples = 4;
+      settings.weighted_deviation = weighted_deviation;
+      settings.domain_index = {0, 2, 1, 1};
+      settings.domain_valid = {1, 1, 1, 0, 1, 0, 0, 0, 1, 1, 1, 0};
+      Call<float> call = drawn<Kernel>(settings, 7);
+      const Truth expected = truth(call);
+      for (int domain = 0; domain < 3; ++domain)
+        for (int sample = 0; sample < 4; ++sample)
+          for (int64_t i = 0; i < call.pixels() && !call.is_valid(domain, sample); ++i)
+            call.gradient(domain, sample, i) = std::numeric_limits<float>::quiet_NaN();
+      const emulator::Report report = run<Kernel, float>(call.params(), groups);
+      CHECK(report.sound() && report.bank_conflicts == 0, report.text());
+      CHECK(relative_error(call.images, expected.first) < 3e-7, groups, weighted_deviation);
+      CHECK(relative_error(call.momentum_buffer, expected.second) < 3e-7, groups, weighted_deviation);
+    }
+}
+
+template <class Stored>
+bool same_bits(const Stored* a, const Stored* b, int64_t count) {
+  return std::memcmp(a, b, static_cast<size_t>(count) * sizeof(Stored)) == 0;
+}
+
+// A plane with a NaN or an infinity is NaN, and no other plane differs in a bit.
+template <class Kernel>
+void test_bad_planes_stay_alone(Operator op) {
+  Call<float> settings;
+  settings.op = op;
+  settings.channels = 3;
+  Call<float> call = drawn<Kernel>(settings, 11);
+  Call<float> bad = call;
+  bad.gradient(1, 1, 5) = std::numeric_limits<float>::infinity();
+  bad.gradient(2, 2, 100) = std::numeric_limits<float>::quiet_NaN();
+  CHECK((run<Kernel, float>(call.params()).sound()));
+  CHECK((run<Kernel, float>(bad.params()).sound()));
+  const auto check = [](const std::vector<float>& spoiled, const std::vector<float>& clean) {
+    const auto plane = static_cast<int64_t>(spoiled.size() / 3);
+    CHECK(same_bits(spoiled.data(), clean.data(), plane));
+    CHECK(std::all_of(spoiled.begin() + plane, spoiled.end(), [](float value) { return std::isnan(value); }));
+  };
+  check(first_result(bad), first_result(call));
+  check(second_result(bad), second_result(call));
+}
+
+template <class Kernel>
+void test_a_domain_index_out_of_range() {
+  for (const int64_t index : {int64_t{-1}, int64_t{3}, std::numeric_limits<int64_t>::max()}) {
+    Call<float> settings;
+    settings.op = Operator::step;
+    settings.samples = 2;
+    settings.domain_index = {1, index};
+    Call<float> call = drawn<Kernel>(settings, 12);
+    const Truth expected = truth(call);
+    CHECK((run<Kernel, float>(call.params()).sound()));
+    CHECK(relative_error(call.images, expected.first, 0, 2) < 3e-7);
+    for (size_t i = static_cast<size_t>(call.pixels()); i < call.images.size(); ++i)
+      CHECK(std::isnan(call.images[i]) && std::isnan(call.momentum_buffer[i]), i);
+  }
+}
+
+// Where squares of the spectra leave float32's range; zero everywhere, and without eps.
+template <class Kernel>
+void test_scales() {
+  for (const int groups : possible<Kernel>({1, 3}, 3)) {
+    Call<float> call;
+    call.op = Operator::consensus;
+    call.eps = 0;
+    for (const double scale : {0.0, 1e-30, 1e-18, 1e-10, 1e10, 1e18, 1e30}) {
+      call.scale = scale;
+      check_call<Kernel>(call, groups, 13);
+    }
+    call.eps = 3e-13;  // stays what it is in another unit
+    call.scale = 1e-14;
+    check_call<Kernel>(call, groups, 14);
+  }
+}
+
+template <class Kernel>
+void test_every_barrier_is_needed(int groups = 1, double scale = 1) {
+  Call<float> settings;
+  settings.op = Operator::step;
+  settings.domains = 2;
+  settings.scale = scale;
+  Call<float> call = drawn<Kernel>(settings, 15);
+  const auto races_without = [&](const emulator::Options& removed) {
+    return run<Kernel, float>(call.params(), groups, removed).races;
+  };
+  const emulator::Report report = run<Kernel, float>(call.params(), groups);
+  CHECK(report.sound() && report.block_barriers + report.warp_barriers > 0, report.text());
+  std::string idle;
+  for (int64_t n = 0; n < report.block_barriers; ++n)
+    if (races_without({.removed_block_barrier = n}) == 0) idle += " block " + std::to_string(n);
+  for (int64_t n = 0; n < report.warp_barriers; ++n)
+    if (races_without({.removed_warp_barrier = n}) == 0) idle += " warp " + std::to_string(n);
+  CHECK(idle.empty(), Kernel::kHeight, Kernel::kWidth, groups, idle, report.text());
+}
+
+}  // namespace dgdd::tests
