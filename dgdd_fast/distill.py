@@ -274,6 +274,11 @@ def resolve(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
         raise ValueError(f"fact mixes images before they are matched, which {config.objective} does not do")
     if config.surgery is not None and config.objective in CORESETS:
         raise ValueError(f"surgery acts on gradients, and the objective {config.objective!r} has none")
+    if config.surgery is not None and config.pseudo_domains is None and sources.num_domains == 1:
+        raise ValueError(
+            f"surgery compares the gradients of domains, and there is only {sources.domain_names[0]}: look "
+            "for styles in it with pseudo_domains (--pseudo-domains 3), or leave +sgs out"
+        )
     if config.objective == "herding":
         if config.init == "noise":
             raise ValueError("herding chooses real images: init must be 'uniform' or 'random', got 'noise'")

@@ -74,14 +74,15 @@ class MixedAmplitudes:
         self,
         space: FeatureSpace,
         pixels: Tensor,
+        domains: Tensor,
         synthetic: int,
         mean: Tensor,
         std: Tensor,
         config: DistillConfig,
     ) -> None:
-        """`pixels`, uint8, are all real images, `synthetic` the number of synthetic ones; `mean` and `std`
-        are on the device of `pixels`."""
-        self.space, self.pixels, self.count = space, pixels, synthetic
+        """`pixels`, uint8, are all real images, of the `domains`, int64 on the CPU; `synthetic` is the number
+        of synthetic ones; `mean` and `std` are on the device of `pixels`."""
+        self.space, self.pixels, self.domains, self.count = space, pixels, domains, synthetic
         self.mean, self.std, self.seed = mean, std, config.seed
 
     @property
@@ -91,9 +92,9 @@ class MixedAmplitudes:
     def prepare(self, iteration: int, real_domains: Tensor) -> None:
         self.space.prepare(iteration, real_domains)
         random = generator(self.seed, "fact", iteration)
-        pool, device = len(self.pixels), self.pixels.device
-        self.of_real = draw_partners(len(real_domains), pool, random, device)
-        self.of_synthetic = draw_partners(self.count, pool, random, device)
+        device = self.pixels.device
+        self.of_real = draw_partners(len(real_domains), self.domains, random, device)
+        self.of_synthetic = draw_partners(self.count, self.domains, random, device)
 
     def synthetic(self, images: Tensor, rows: slice) -> Tensor:
         return self.space.synthetic(self._mixed(images, rows, self.of_synthetic), rows)

@@ -93,7 +93,7 @@ class Matching:
             kind = RandomAttention if config.objective == "datadam" else RandomNetwork
             space = kind(sources, config, device)
         if config.fact:
-            parts = (self.pixels, len(self.labels), self.mean, self.std)
+            parts = (self.pixels, self.domains, len(self.labels), self.mean, self.std)
             space = MixedAmplitudes(space, *parts, config)
         self.space = space
         self.comparison = comparison_of(config)

@@ -508,6 +508,13 @@ def test_settings_that_cannot_work_are_refused(change: dict, message: str) -> No
         distill(toy_domains(), dataclasses.replace(SMALL, **change))
 
 
+def test_surgery_wants_domains_to_compare() -> None:
+    one = toy_domains().only_domains(["domain1"])
+    with pytest.raises(ValueError, match="there is only domain1: look for styles in it with pseudo_domains"):
+        distill(one, WITH_SURGERY)
+    assert distill(one, dataclasses.replace(WITH_SURGERY, pseudo_domains=2, iterations=1)).images.numel() > 0
+
+
 def test_the_target_must_not_be_a_source() -> None:
     with pytest.raises(ValueError, match="among the sources"):
         distill(toy_domains(), SMALL, target="domain1")

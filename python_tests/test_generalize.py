@@ -14,7 +14,7 @@ from toy_data import toy_domains
 from dgdd_fast.config import AugmentConfig, NetworkConfig
 from dgdd_fast.evaluate import evaluate, resolve, train_network
 from dgdd_fast.generalize.advfreq import FLOOR, AdvFreq, LowFrequencyStyle
-from dgdd_fast.generalize.fact import Fact, mix_amplitudes
+from dgdd_fast.generalize.fact import Fact, draw_partners, mix_amplitudes
 from dgdd_fast.generalize.irm import invariance_penalty
 from dgdd_fast.generalize.mixstyle import install_mixstyle, mix_style, symmetric_beta
 from dgdd_fast.networks import build_network, initialise
@@ -116,6 +116,15 @@ def test_mixing_is_differentiable_even_where_a_frequency_is_missing():
     assert torch.isfinite(gradient).all()
     first = images.detach()[:1].requires_grad_()
     assert torch.autograd.gradcheck(lambda x: mix_amplitudes(x, partners[:1], share[:1]), first)
+
+
+def test_partners_come_from_every_domain_alike_and_from_each_image_of_it():
+    domains = torch.tensor([0] * 4 + [1] * 12)[torch.randperm(16, generator=generator(0, "order"))]
+    partner, share = draw_partners(16_000, domains, generator(0, "partners"), torch.device("cpu"))
+    expected = 8_000 / domains.bincount().double()[domains]
+    assert scipy.stats.chisquare(partner.bincount(minlength=16), expected).pvalue > 1e-3
+    assert scipy.stats.kstest(share, "uniform").pvalue > 1e-3
+    assert partner.unique().numel() == 16
 
 
 def test_the_loss_of_fact_term_by_term():

@@ -14,7 +14,7 @@ from dgdd_fast.config import DomainMaskConfig, ExpertConfig, NetworkConfig, Surg
 from dgdd_fast.data import normalise
 from dgdd_fast.distill import CHECKPOINT_NAME, build_objective, distill, resolve
 from dgdd_fast.domain_masks import DomainMasks
-from dgdd_fast.generalize.fact import mix_amplitudes
+from dgdd_fast.generalize.fact import draw_partners, mix_amplitudes
 from dgdd_fast.networks import ConvNet, initialise
 from dgdd_fast.run_config import method_name, with_method
 from dgdd_fast.sampling import assign_domains, initial_tiles, real_batch
@@ -127,8 +127,8 @@ def test_mixed_amplitudes_against_the_formula_for_the_union_and_each_domain():
     random = generator(literal.config.seed, "fact", 3)
     mixes = []
     for count in (len(literal.rows), 12):
-        partner = torch.randint(len(literal.data), (count,), generator=random)
-        mixes.append((literal.data.images[partner] / 255, torch.rand(count, generator=random)))
+        partner, share = draw_partners(count, literal.data.domains, random, torch.device("cpu"))
+        mixes.append((literal.data.images[partner] / 255, share))
     mean, std = literal.mean[:, None, None], literal.std[:, None, None]
 
     def mixer(partners, share):

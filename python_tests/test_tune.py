@@ -267,6 +267,8 @@ def test_what_cannot_be_tuned_is_refused(study: Study, tmp_path: Path) -> None:
     refused("with the source domain0 alone.* number of pseudo-domains", protocol="single-source")
     refused("no method has any of the settings", tune=TuneConfig(settings={"distill.surgery.alpha": Range()}),
             methods=(MethodEntry("dm"),))  # fmt: skip
+    three = ("domain0", "domain1", "domain2")
+    refused("domain0: without one of its two sources dm.sgs has no domains", domains=three)
     refused("no setting distill.gamma", tune=TuneConfig(settings={"distill.gamma": Range()}))
     refused("trials must be at least 1", tune=TuneConfig(trials=0))
     refused("must begin above 0", tune=TuneConfig(settings={"distill.momentum": Range(0, 0.9)}))

@@ -54,8 +54,9 @@ def tune(study: Study, folder: Path, workers: Workers, tell: Tell) -> tuple[Tria
     methods get the same number of trials. The target domain and test images take no part. Resumable like a
     grid: the same sets serve several columns. Writes `tuning.json`.
 
-    Raises ValueError for a study that cannot be tuned: fewer than two source domains, settings that no
-    method has. Trials that failed are left out; a method of which all failed is not in the result.
+    Raises ValueError for a study that cannot be tuned: fewer than two source domains, or three for surgery;
+    settings that no method has. Trials that failed are left out; a method of which all failed is not in the
+    result.
     """
     if study.tune.trials < 1:
         raise ValueError(f"tune.trials must be at least 1, got {study.tune.trials}")
@@ -72,6 +73,8 @@ def tune(study: Study, folder: Path, workers: Workers, tell: Tell) -> tuple[Tria
                 f"{part.column}: with the source {part.sources[0]} alone, none can be left out to choose "
                 "settings or a number of pseudo-domains; tune a study with several source domains"
             )
+        if len(part.sources) == 2:
+            _check_surgery(part.column, rows)
         sources = dataset.select([]).only_domains(part.sources)
         trials = {row.key: _settings(row, study, sources) for row in rows}
         inner = dataclasses.replace(
@@ -108,6 +111,15 @@ def tune(study: Study, folder: Path, workers: Workers, tell: Tell) -> tuple[Tria
 def best(trials: list[Trial]) -> Trial:
     """The trial with the highest mean; the earlier of two alike."""
     return max(trials, key=lambda trial: trial.mean)
+
+
+def _check_surgery(column: str, rows: list[Row]) -> None:
+    for row in rows:
+        if row.distill is not None and row.distill.surgery is not None and row.distill.pseudo_domains is None:
+            raise ValueError(
+                f"{column}: without one of its two sources {row.key} has no domains to compare; tune it with "
+                "more sources, or give it a number of pseudo_domains"
+            )
 
 
 def _is_tuned(row: Row, study: Study) -> bool:

@@ -37,16 +37,19 @@ def mix_normalised(images: Tensor, partners: Tensor, share: Tensor, mean: Tensor
 
 
 def draw_partners(
-    count: int, pool: int | None, random: torch.Generator, device: torch.device
+    count: int, domains: Tensor | None, random: torch.Generator, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """For `count` images a partner each, int64 [count], and the share of its amplitude, [count].
 
-    The partners are rows of a pool of so many images, or, for None, a permutation of the images themselves.
+    With `domains`, int64 [M] on the CPU, the partners are rows of a pool of M images of these domains: first
+    a domain is drawn, each with the same probability, then one of its images. For None they are a permutation
+    of the images themselves.
     """
-    if pool is None:
+    if domains is None:
         partner = torch.randperm(count, generator=random)
     else:
-        partner = torch.randint(pool, (count,), generator=random)
+        weights = domains.bincount().double().reciprocal()[domains]
+        partner = torch.multinomial(weights, count, replacement=True, generator=random)
     share = LARGEST_SHARE * torch.rand(count, generator=random)
     return partner.to(device), share.to(device)
 
