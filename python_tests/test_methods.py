@@ -13,14 +13,19 @@ from dgdd_fast.distilled_set import DistilledSet
 from dgdd_fast.experiments.grid import GridIndex, Workers, read_index, run_grid
 from dgdd_fast.experiments.study import Study, study_from_dict
 
-MATCHING = ["dm", "hdd", "datadam", "m3d", "dc", "dm+dam", "dm+fact", "mmd", "mmd+dam", "mmd+fact", "cadm"]
+MATCHING = [
+    *("dm", "hdd", "datadam", "datadam-bn", "m3d", "dc", "dm+dam", "dm+fact"),
+    *("mmd", "mmd+dam", "mmd+fact", "cadm"),
+]
 CORESETS = ["random", "herding"]
 
 
 def study() -> Study:
     pseudo_domains = {"method": "dm+sgs", "name": "dm+sgs, styles", "distill": {"pseudo_domains": 2}}
     irm = {"method": "mmd", "name": "mmd, IRM", "pretrain": {"generalize": "irm"}}
-    methods = [*CORESETS, "whole", *MATCHING, *(f"{name}+sgs" for name in MATCHING), pseudo_domains, irm]
+    bandwidths = {"method": "m3d+sgs", "name": "m3d+sgs, own", "distill": {"kernel_bandwidth": "domain"}}
+    own = [pseudo_domains, bandwidths, irm]
+    methods = [*CORESETS, "whole", *MATCHING, *(f"{name}+sgs" for name in MATCHING), *own]
     evaluations = {name: {"generalize": name} for name in ("none", "mixstyle", "fact", "advfreq")}
     return study_from_dict(
         {

@@ -19,11 +19,15 @@ from ..experiments.study import WHOLE
 OVER_RANDOM = "over Random"
 OVERHEAD = "overhead"
 PROTOCOLS = {
-    "leave-one-out": "distilled from all domains but the column's, tested on every image of the column's",
-    "single-source": "distilled from the column's domain, tested on each of the others, averaged",
-    "in-distribution": "distilled from all domains but the column's, tested on test images of the former",
-    "in-domain": "distilled from all domains, tested on their test images",
-    "validation": "distilled from all domains but the column's, tested on training images of the column's",
+    "leave-one-out": "distilled from training images of all domains but the column's, tested on every image "
+    "of the column's",
+    "single-source": "distilled from training images of the column's domain, tested on every image of each "
+    "other, averaged",
+    "in-distribution": "distilled from training images of all domains but the column's, tested on their "
+    "test images",
+    "in-domain": "distilled from training images of all domains, tested on their test images",
+    "validation": "distilled from training images of all domains but the column's, tested on training images "
+    "of the column's",
 }
 
 
