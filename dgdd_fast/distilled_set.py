@@ -39,6 +39,10 @@ class DistilledSetError(ValueError):
     """A distilled set, or the file that should hold one, is not valid. The message says what to do."""
 
 
+class NewerFormatError(DistilledSetError):
+    """The file is of a later version of dgdd-fast, which can read it."""
+
+
 class TrainingImages(NamedTuple):
     """What to train on: images float32 [M, 3, H, W], normalised; labels and domains int64 [M]."""
 
@@ -200,8 +204,8 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
     def load(cls, path: str | Path) -> DistilledSet:
         """Read a file that `save` wrote, onto the CPU, and check all of it.
 
-        Raises DistilledSetError for a damaged or foreign file or one of a newer format, OSError for one that
-        cannot be opened.
+        Raises DistilledSetError for a damaged or foreign file, NewerFormatError for one of a newer format,
+        OSError for one that cannot be opened.
         """
         data = Path(path).read_bytes()
         try:
@@ -213,7 +217,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
                     content[name] = tuple(content[name])
             return cls(**{name: content[name] for name in (*_TENSORS, *_DESCRIPTION)})
         except DistilledSetError as error:
-            raise DistilledSetError(f"{path}: {error}") from error.__cause__
+            raise type(error)(f"{path}: {error}") from error.__cause__
 
     def export_folder(self, path: str | Path) -> None:
         """Write ``domain/class/NNN.png`` below `path`, NNN being the row: a folder to load as data again.
@@ -236,7 +240,11 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
             Image.fromarray(image).save(folder / f"{row:0{digits}d}.png")
 
     def contact_sheet(self, path: str | Path) -> None:
-        """Write one PNG of all images as they are stored: classes in rows, grouped by assigned domain.
+        """Write the PNG of `contact_sheet_png`, atomically."""
+        write_atomically(Path(path), self.contact_sheet_png())
+
+    def contact_sheet_png(self) -> bytes:
+        """One PNG of all images as they are stored: classes in rows, grouped by assigned domain.
 
         Mosaics whose tiles are of several domains form a group of their own.
         """
@@ -255,7 +263,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
         )
         png = io.BytesIO()
         sheet.save(png, format="PNG")
-        write_atomically(Path(path), png.getvalue())
+        return png.getvalue()
 
 
 def _require(holds: object, message: str) -> None:
@@ -290,7 +298,7 @@ def _unpack(data: bytes) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError) as error:
         raise DistilledSetError(f"damaged: its description cannot be read; {_AGAIN}") from error
     if isinstance(version, int) and version > FORMAT_VERSION:
-        raise DistilledSetError(
+        raise NewerFormatError(
             f"format version {version}, but this dgdd-fast reads version {FORMAT_VERSION}; upgrade dgdd-fast"
         )
     if set(tensors) != set(_TENSORS) or checksum != _checksum(tensors, description):

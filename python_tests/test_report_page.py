@@ -104,7 +104,7 @@ def test_without_data_or_experts_the_page_says_what_is_missing(grid: GridIndex, 
         ("Stability of channel scores", "no method of this grid matches in experts"),
     ):
         assert not sections[title].pictures
-        assert reason in sections[title].reason
+        assert reason in sections[title].missing
         assert reason in page
 
 

@@ -170,8 +170,10 @@ class GridDisplay:
             self._bars.stop()
 
     def show(self, report: JobProgress) -> None:
+        from ..experiments.job import EVENTS
+
         name = report.job
-        if report.stage in ("done", "failed", "restarted"):
+        if report.stage in EVENTS:
             if self._bars is not None and name in self._tasks:
                 self._bars.remove_task(self._tasks.pop(name))
             self._last_line.pop(name, None)

@@ -46,6 +46,6 @@ def report(
         dataset = None
     out = out or folder / "report.html"
     for section in write_report(out, index, dataset):
-        if not section.pictures:
-            console.print(escape(f"{section.title}: {section.reason}"))
+        if section.missing:
+            console.print(escape(f"{section.title}: {section.missing}"))
     console.print(f"written: {out}")

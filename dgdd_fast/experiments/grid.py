@@ -14,7 +14,7 @@ from ..config import to_dict
 from ..data import DomainDataset
 from ..files import write_atomically
 from .choices import read_choices
-from .job import JobProgress, Tell, is_complete, load_once
+from .job import JobProgress, Tell, is_complete, load_once, read_evaluation
 from .plan import Cell, Job, Plan, PoolJob, plan
 from .study import Study, study_from_dict, write_study
 from .workers import run_here, run_in_processes, run_on_ray
@@ -60,9 +60,10 @@ def load_data(study: Study) -> DomainDataset:
 def run_grid(study: Study, folder: Path, workers: Workers, tell: Tell, name: str = INDEX_NAME) -> GridOutcome:
     """Carry out a study in `folder`: NAME.yaml (the study), NAME.json (its index), cells/ and experts/.
 
-    Rerunning computes what is missing, whether it was interrupted, failed or is new in the study: a cell's
-    folder is named by a hash of its settings and data. So a changed study shares what did not change, finds
-    its cells again when it is changed back, and no number can come from other settings than it says.
+    Rerunning computes what is missing or damaged, whether it was interrupted, failed or is new in the study:
+    a cell's folder is named by a hash of its settings and data. So a changed study shares what did not
+    change, finds its cells again when it is changed back, and no number can come from other settings than it
+    says.
 
     Raises ValueError for settings that cannot work, data that cannot be read, or a folder in use by another
     grid. Jobs that fail do not stop the others; see `GridOutcome.failures`.
@@ -121,9 +122,9 @@ class GridIndex(NamedTuple):
     cells: list[Cell]
 
     def evaluation(self, file: str) -> dict[str, Any] | None:
-        """The content of an evaluation that a cell names; None while it is missing."""
-        path = self.folder / file
-        return json.loads(path.read_text()) if path.exists() else None
+        """The content of an evaluation that a cell names, as `read_evaluation` gives it; None while it is
+        missing."""
+        return read_evaluation(self.folder / file)
 
 
 def read_index(folder: Path, name: str = INDEX_NAME) -> GridIndex:

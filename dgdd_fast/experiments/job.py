@@ -10,14 +10,14 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from ..config import CORESETS, ExpertConfig, to_dict
 from ..data import DomainDataset, load_dataset
 from ..distill import Progress, distill, resolve
-from ..distilled_set import DistilledSet
+from ..distilled_set import DistilledSet, DistilledSetError, NewerFormatError
 from ..evaluate import evaluate
 from ..files import write_atomically
 from ..pretrain import PretrainProgress, pretrain
@@ -31,7 +31,9 @@ TIMING_NAME = "timing.json"
 ERROR_NAME = "error.txt"
 COMPLETE_NAME = "complete"
 
-Stage = Literal["pretraining", "distilling", "training", "done", "failed", "restarted"]
+Stage = Literal["pretraining", "distilling", "training", "damaged", "restarted", "done", "failed"]
+# The stages that are told once and must reach the user; the others say how far a job is, again and again.
+EVENTS: tuple[Stage, ...] = ("damaged", "restarted", "done", "failed")
 
 
 class JobProgress(NamedTuple):
@@ -51,12 +53,46 @@ class ChangedCellError(ValueError):
     """A folder whose configuration is not the one that its name stands for."""
 
 
+class DamagedEvaluationError(ValueError):
+    """An evaluation that cannot be read, or lacks what `run_job` writes. Says which, and what to do."""
+
+
+def read_evaluation(path: Path) -> dict[str, Any] | None:
+    """An evaluation of a grid; None while it is missing.
+
+    Its keys are those of `Evaluation.to_dict`, with the number of images of each test (images), how long it
+    took (seconds), and where (device, threads).
+
+    Raises DamagedEvaluationError for content that is not all there.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        report: dict[str, Any] = json.loads(content)
+        runs = [part["runs"] for part in report["accuracies"].values()]
+        whole = (
+            {len(values) for values in runs} == {report["config"]["runs"]}
+            and all(0 <= accuracy <= 100 for values in runs for accuracy in values)
+            and all(report["images"][test] > 0 for test in report["accuracies"])
+            and isinstance(report["config"]["generalize"], str)
+            and isinstance(report["protocol"], str)
+            and report["seconds"] >= 0
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise DamagedEvaluationError(f"{path} is damaged; run dgdd grid again, which computes it anew")
+    return report
+
+
 def is_complete(job: Job | PoolJob, root: Path) -> bool:
     """Whether everything that `job` makes is there, in the folder `root` of the grid."""
     folder = root / job.folder
     if isinstance(job, PoolJob):
         return (folder / COMPLETE_NAME).exists()
-    return not _missing(job, folder)
+    return (job.whole or (folder / SET_NAME).exists()) and not _missing(job, folder)
 
 
 def run_job(job: Job | PoolJob, root: Path, tell: Tell) -> None:
@@ -97,8 +133,15 @@ def _train_experts(job: PoolJob, folder: Path, tell: Tell) -> None:
 
 
 def _missing(job: Job, folder: Path) -> list[str]:
-    """The evaluations of `job` that are not in its folder yet."""
-    return [name for name in job.evaluations if not (folder / name).exists()]
+    """The evaluations of `job` that its folder does not hold, or holds damaged."""
+    missing = []
+    for name in job.evaluations:
+        try:
+            if read_evaluation(folder / name) is None:
+                missing.append(name)
+        except DamagedEvaluationError:
+            missing.append(name)
+    return missing
 
 
 def _distil_and_evaluate(job: Job, root: Path, tell: Tell) -> None:
@@ -113,6 +156,8 @@ def _distil_and_evaluate(job: Job, root: Path, tell: Tell) -> None:
     images = sources.train() if job.whole else _distilled(job, folder, sources.train(), tell)
     tests = _tests(dataset, job.sources, job.validation)
     for name in _missing(job, folder):
+        if (folder / name).exists():
+            tell(JobProgress(job.name, "damaged", 0, 0, f"{name}, computed again"))
         config = job.evaluations[name]
         total = config.runs * config.epochs
         began = time.perf_counter()
@@ -169,7 +214,12 @@ def _keep_config(job: Job, folder: Path, sources: DomainDataset) -> None:
 def _distilled(job: Job, folder: Path, sources: DomainDataset, tell: Tell) -> DistilledSet:
     path = folder / SET_NAME
     if path.exists():
-        return DistilledSet.load(path)
+        try:
+            return DistilledSet.load(path)
+        except NewerFormatError:
+            raise
+        except DistilledSetError:  # its settings are there, and most often the last checkpoint
+            tell(JobProgress(job.name, "damaged", 0, 0, f"{SET_NAME}, distilled again"))
     config = job.run.distill
     seconds: list[float] = []
 

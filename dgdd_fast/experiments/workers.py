@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from .job import JobProgress, Tell, run_job
+from .job import EVENTS, JobProgress, Tell, run_job
 from .plan import Job, PoolJob
 
 AnyJob = Job | PoolJob
@@ -130,7 +130,7 @@ def _serve(pipe: Connection, root: Path, device: str, threads: int) -> None:
     def tell(report: JobProgress) -> None:
         nonlocal told
         now = time.monotonic()
-        if report.stage in ("done", "failed") or now - told >= SECONDS_BETWEEN_REPORTS:
+        if report.stage in EVENTS or now - told >= SECONDS_BETWEEN_REPORTS:
             told = now
             try:
                 pipe.send(report)
@@ -156,7 +156,7 @@ def run_on_ray(
     Args:
         address: of the cluster; None starts Ray on this machine, or takes the session that is there.
 
-    Raises ValueError where Ray is not installed.
+    Raises ValueError where Ray is not installed, or the cluster has no GPU and `device` asks for one.
     """
     try:
         import ray
@@ -166,19 +166,25 @@ def run_on_ray(
     if started:
         ray.init(address=address, log_to_driver=False)
     threads = threads or 1
+    on_gpu = device.startswith("cuda")
     task = ray.remote(
         num_cpus=threads,
-        num_gpus=1 if device.startswith("cuda") else 0,
+        num_gpus=1 if on_gpu else 0,
         max_retries=ATTEMPTS - 1,
-        max_calls=1 if device.startswith("cuda") else 0,  # a GPU's memory is free again after each task
+        max_calls=1 if on_gpu else 0,  # a GPU's memory is free again after each task
     )(_run_ray_task)
-    pending = {task.remote(_on_device(job, device), str(root), threads): job for job in jobs}
+    pending = {}
     try:
+        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        if on_gpu and there.get("GPU", 0) < 1:  # its tasks would wait for ever
+            raise ValueError("the Ray cluster has no GPU: start a machine of it with one, or give cpu")
+        pending = {task.remote(_on_device(job, device), str(root), threads): job for job in jobs}
         while pending:
             (finished,), _ = ray.wait(list(pending), num_returns=1)
             job = pending.pop(finished)
             try:
-                tell(ray.get(finished))
+                for report in ray.get(finished):
+                    tell(report)
             except ray.exceptions.RayError as error:
                 tell(JobProgress(job.name, "failed", 0, 0, str(error)))
     finally:
@@ -190,16 +196,17 @@ def run_on_ray(
             ray.shutdown()
 
 
-def _run_ray_task(job: AnyJob, root: str, threads: int) -> JobProgress:
-    """The job's last report."""
+def _run_ray_task(job: AnyJob, root: str, threads: int) -> list[JobProgress]:
+    """What happened to the job."""
     torch.set_num_threads(threads)
     reports: list[JobProgress] = []
 
     def tell(report: JobProgress) -> None:
-        reports[:] = [report]
+        if report.stage in EVENTS:
+            reports.append(report)
 
     run_job(job, Path(root), tell)
-    return reports[-1]
+    return reports
 
 
 def _on_device(job: AnyJob, device: str) -> AnyJob:

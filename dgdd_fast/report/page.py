@@ -12,9 +12,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..data import DomainDataset
-from ..distilled_set import DistilledSet
+from ..distilled_set import DistilledSet, DistilledSetError
 from ..experiments.grid import GridIndex
-from ..experiments.job import SET_NAME, SHEET_NAME
+from ..experiments.job import SET_NAME
 from ..experiments.plan import Part, parts_of
 from ..experts import ExpertPool
 from ..files import write_atomically
@@ -52,11 +52,11 @@ class Example(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A heading, and pictures with what they show; without pictures, why there are none."""
+    """A heading, pictures with what they show, and why some or all are missing."""
 
     title: str
     pictures: list[tuple[str, bytes]]
-    reason: str = ""
+    missing: str = ""
 
 
 def write_report(path: Path, index: GridIndex, dataset: DomainDataset | None) -> list[Section]:
@@ -72,8 +72,8 @@ def write_report(path: Path, index: GridIndex, dataset: DomainDataset | None) ->
     body = [f"<h1>{escape(table.title)}</h1>", format_table(table, "html")]
     for section in sections:
         body.append(f"<h2>{escape(section.title)}</h2>")
-        if not section.pictures:
-            body.append(f"<p>{escape(section.reason)}</p>")
+        if section.missing:
+            body.append(f"<p>{escape(section.missing)}</p>")
         body.append('<div class="pictures">')
         for caption, png in section.pictures:
             source = base64.b64encode(png).decode()
@@ -101,15 +101,12 @@ def _sections(index: GridIndex, dataset: DomainDataset | None) -> Iterator[Secti
         caption = "Accuracy against the median time of an evaluation, as it was on the machine that ran it."
         yield Section("Accuracy against training time", [(caption, png_of(time))])
     part = parts_of(index.study, tuple(index.data["domains"]))[0]
-    examples = list(_examples(index, part))
-    if not examples:
-        yield Section("Distilled images", [], "No set is there yet.")
-        return
+    examples, damaged = _examples(index, part)
     where = f"{part.column}, {index.study.ipc[0]} per class, seed {index.study.seeds[0]}"
-    sheets = [
-        (f"{example.label}: {where}", (example.folder / SHEET_NAME).read_bytes()) for example in examples
-    ]
-    yield Section("Distilled images", sheets)
+    sheets = [(f"{example.label}: {where}", example.images.contact_sheet_png()) for example in examples]
+    yield Section("Distilled images", sheets, damaged or ("" if examples else "No set is there yet."))
+    if not examples:
+        return
     yield _drawn("Gradient decomposition", lambda: _decompositions(examples, part, dataset, where))
     yield _drawn("Stability of channel scores", lambda: _channels(index, examples, where))
     yield _drawn("Styles of real and synthetic images", lambda: _features(examples, part, dataset, where))
@@ -119,11 +116,13 @@ def _drawn(title: str, draw: Callable[[], list[tuple[str, bytes]]]) -> Section:
     """A section, or the reason why there is none."""
     try:
         return Section(title, draw())
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return Section(title, [], f"Not drawn: {error}.")
 
 
-def _examples(index: GridIndex, part: Part) -> Iterator[Example]:
+def _examples(index: GridIndex, part: Part) -> tuple[list[Example], str]:
+    """What there is to show, and which sets are damaged and what to do about them."""
+    examples, damaged = [], []
     labels = {entry["key"]: entry["label"] for entry in index.rows if not entry["sweep"]}
     study, seen = index.study, set()
     for cell in index.cells:
@@ -133,7 +132,15 @@ def _examples(index: GridIndex, part: Part) -> Iterator[Example]:
         seen.add(cell.set_folder)
         folder = index.folder / cell.set_folder
         if (folder / SET_NAME).exists():
-            yield Example(labels[cell.row], folder, DistilledSet.load(folder / SET_NAME))
+            try:
+                images = DistilledSet.load(folder / SET_NAME)
+            except DistilledSetError as error:
+                damaged.append(
+                    f"Left out: {labels[cell.row]}, {error}; or delete the file and run dgdd grid again."
+                )
+            else:
+                examples.append(Example(labels[cell.row], folder, images))
+    return examples, " ".join(damaged)
 
 
 def _needed(dataset: DomainDataset | None) -> DomainDataset:
