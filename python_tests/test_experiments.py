@@ -117,7 +117,16 @@ def test_a_study_comes_back_as_it_was_written(tmp_path: Path) -> None:
         ({"protocol": "oracle"}, "protocol must be one of"),
         ({"sweeps": {"distill.surgery.gamma": [1]}}, "no setting distill.surgery.gamma"),
         ({"sweeps": {"alpha": [1]}}, "must begin with distill. or evaluate."),
-        ({"methods": ["dm"], "sweeps": {"distill.surgery.alpha": [1]}}, "no method has the setting"),
+        (
+            {"methods": ["dm"], "sweeps": {"distill.surgery.alpha": [1]}},
+            "sweeps: no method of the study has the setting distill.surgery.alpha",
+        ),
+        ({"sweeps": {"distill": [1]}}, "distill is a section; write a setting of it, such as"),
+        (
+            {"sweeps": {"distill.pseudo_domains": [2, 4]}},
+            "no row has a number of pseudo-domains that could vary; set distill.pseudo_domains first",
+        ),
+        ({"published": ["sgs-table-99"]}, "no published table 'sgs-table-99'; there are .*sgs-table-2"),
     ],
 )
 def test_a_wrong_study_is_told_what_is_wrong(values: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -165,6 +174,21 @@ def test_a_sweep_adds_a_row_for_each_value_to_the_methods_that_have_the_setting(
     assert found["dm+sgs, alpha = 2"].distill == DistillConfig(surgery=SurgeryConfig(2.0))
     assert found["dm, epochs = 7"].evaluations[""].epochs == 7
     assert found["dm, epochs = 7"].sweep == ("evaluate.epochs", 7)
+
+
+def test_pseudo_domains_are_swept_where_a_row_has_a_number_of_them() -> None:
+    methods = ["dm", {"method": "dm", "name": "styles", "distill": {"pseudo_domains": 3}}]
+    sweeps = {"distill.pseudo_domains": [2, 4]}
+    own = rows_of(study_from_dict({"methods": methods, "sweeps": sweeps}))
+    assert [row.key for row in own if row.sweep] == [
+        "styles, pseudo_domains = 2",
+        "styles, pseudo_domains = 4",
+    ]
+    shared = study_from_dict({"methods": ["dm"], "distill": {"pseudo_domains": 4}, "sweeps": sweeps})
+    assert [row.distill.pseudo_domains for row in rows_of(shared) if row.sweep and row.entry == "dm"] == [
+        2,
+        4,
+    ]
 
 
 # --- the plan ---
@@ -459,10 +483,13 @@ def test_dead_workers_are_replaced_and_the_results_are_those_of_one_process(
                 victim.kill()
         told.append(report)
 
-    outcome = run_grid(study, tmp_path, Workers(count, threads=1), kill_once)
+    devices = ("cpu", "cpu:0")[:count]  # the same by two names
+    outcome = run_grid(study, tmp_path, Workers(count, None, devices, 1), kill_once)
     assert outcome.failures == {}
     assert any(report.stage == "restarted" for report in told)
     assert multiprocessing.active_children() == []
+    evaluations = [json.loads(path.read_text()) for path in tmp_path.glob("cells/*/evaluation-*.json")]
+    assert {report["device"] for report in evaluations} == set(devices)
     here = accuracies(finished)
     there = accuracies(tmp_path)
     assert there

@@ -94,10 +94,15 @@ def published_names() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
+def check_published(name: str) -> None:
+    """Raise ValueError for a name that is none of a published table."""
+    if name not in published_names():
+        raise ValueError(f"published: no published table {name!r}; there are {', '.join(published_names())}")
+
+
 def published_table(name: str) -> PublishedTable:
     """The published table `name`. Raises ValueError for a name that is none."""
-    if name not in published_names():
-        raise ValueError(f"no published table {name!r}; there are {', '.join(published_names())}")
+    check_published(name)
     content = yaml.safe_load((files(__package__) / "published" / f"{name}.yaml").read_text("utf-8"))
     blocks = {
         block["ipc"]: {row: tuple(map(_figure, values)) for row, values in block["rows"].items()}

@@ -22,6 +22,7 @@ from ..config import (
 )
 from ..files import write_atomically
 from ..run_config import dump_yaml, load_yaml, method_label, method_name, with_method
+from .published import check_published
 
 RANDOM = "random"
 WHOLE = "whole"
@@ -188,6 +189,8 @@ def study_from_dict(values: dict[str, Any]) -> Study:
         values = {**values, "methods": named}
     study = from_dict(Study, values)
     rows_of(study)
+    for name in study.published:
+        check_published(name)
     return study
 
 
@@ -222,7 +225,7 @@ def rows_of(study: Study) -> list[Row]:
             for value in values
         ]
         if not swept:
-            raise ValueError(f"sweeps: no method has the setting {setting}; write distill.surgery.alpha")
+            raise ValueError(f"sweeps: {without_effect(setting)}")
         rows += swept
     keys = [row.key for row in rows]
     repeated = sorted({key for key in keys if keys.count(key) > 1})
@@ -327,6 +330,18 @@ def has_setting(row: Row, setting: str) -> bool:
         config = getattr(config, name)
     # Without a number of pseudo-domains a row takes the domains of the data.
     return bool(path) and (path != ["pseudo_domains"] or config is not None)
+
+
+def without_effect(setting: str) -> str:
+    """What to say of a setting that acts on no row of a study, and what to do."""
+    if setting == "distill.pseudo_domains":
+        return (
+            "no row has a number of pseudo-domains that could vary; set distill.pseudo_domains first, for "
+            "all rows (distill: {pseudo_domains: 4}) or in the row of a method"
+        )
+    if "." not in setting:
+        return f"{setting} is a section; write a setting of it, such as distill.surgery.alpha"
+    return f"no method of the study has the setting {setting}; name a method that has it, or leave it out"
 
 
 def is_tunable(row: Row, setting: str) -> bool:
