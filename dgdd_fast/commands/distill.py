@@ -41,6 +41,7 @@ from .options import (
     set_threads,
     show_warnings,
     source_images,
+    usable_device,
 )
 
 DISTILL = DistillConfig()
@@ -240,6 +241,7 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
         raise ValueError(
             f"{out} holds a run already: go on with it (--resume --out {out}) or choose another --out"
         )
+    device = usable_device(run.device)
     set_threads(run.threads)
     dataset = load_dataset(run.data, run.resolution, run.domains)
     show_warnings(dataset)
@@ -258,7 +260,7 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
                 settings,
                 run_folder=out,
                 resume=resume,
-                device=run.device,
+                device=device,
                 target=held_out,
                 progress=lambda state: meter.update(
                     state.iteration, f"loss {state.loss:.4g}  {state.seconds_per_iteration:.3g} s/iteration"

@@ -12,7 +12,18 @@ import typer
 from ..config import PROTOCOLS, DistillConfig, EvaluateConfig, NetworkConfig, from_dict, to_dict
 from ..run_config import method_name, override, read_run_config, with_method
 from ..terminal import Meter, accuracy_table, console
-from .options import CONFIG_NAME, SET_HELP, SOURCE_HELP, Depth, Device, Threads, Width, set_file, set_threads
+from .options import (
+    CONFIG_NAME,
+    SET_HELP,
+    SOURCE_HELP,
+    Depth,
+    Device,
+    Threads,
+    Width,
+    set_file,
+    set_threads,
+    usable_device,
+)
 
 if TYPE_CHECKING:
     from ..data import DomainDataset
@@ -101,6 +112,7 @@ def evaluate(
         raise ValueError(f"--protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     if on not in ("target", "sources", "both"):
         raise ValueError(f"--on must be target, sources or both, got {on!r}")
+    device = usable_device(device)
     set_threads(threads)
     path = set_file(distilled_set)
     distilled = DistilledSet.load(path)
@@ -135,9 +147,7 @@ def evaluate(
         results = {}
         for name, images in sets.items():
             with Meter(f"training on {name}{of_network}", runs * config.epochs) as meter:
-                results[name] = run_evaluation(
-                    images, tests, settings, device=device or "cpu", progress=meter.update
-                )
+                results[name] = run_evaluation(images, tests, settings, device=device, progress=meter.update)
             report["results"][f"{name}{of_network}"] = results[name].to_dict()
         console.print(accuracy_table(results))
         console.print(f"{distilled.ipc} images per class; {results[method].protocol}")

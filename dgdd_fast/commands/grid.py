@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from ..terminal import SECONDS_BETWEEN_LINES, console
 from .app import FAILURE
-from .options import set_threads
+from .options import set_threads, usable_device
 
 if TYPE_CHECKING:
     from ..experiments.grid import GridOutcome, Workers
@@ -111,19 +111,28 @@ def study_to_run(name: str, data: str | None, scale: str) -> Study:
 
 
 def workers_to_use(processes: int, devices: str, ray: str | None, threads: int | None) -> Workers:
-    """Where the jobs run, as the options say. Raises ValueError for options that contradict each other."""
+    """Where the jobs run, as the options say.
+
+    Raises ValueError for options that contradict each other, and for a device that is not there.
+    """
     from ..experiments.grid import Workers
 
     names = tuple(name.strip() for name in devices.split(","))
-    if ray is not None and processes:
-        raise ValueError("--ray and --workers are two ways to run a grid; choose one")
+    if ray is not None:
+        if processes:
+            raise ValueError("--ray and --workers are two ways to run a grid; choose one")
+        if devices not in ("cpu", "cuda"):
+            raise ValueError(
+                f"Ray hands out the devices by itself: give --devices one kind, cuda or cpu, got {devices!r}"
+            )
+        if ray == "local":  # a cluster may have GPUs that this machine has not
+            usable_device(devices)
+        return Workers(0, ray, names, threads)
     if len(names) > max(1, processes):
-        raise ValueError(
-            f"{len(names)} devices need as many workers: --workers {len(names)}"
-            if ray is None
-            else "Ray hands out the devices by itself: give one kind, cuda or cpu"
-        )
-    if not (processes or ray):
+        raise ValueError(f"{len(names)} devices need as many workers: --workers {len(names)}")
+    for name in names:
+        usable_device(name)
+    if not processes:
         set_threads(threads)
     return Workers(processes, ray, names, threads)
 

@@ -47,6 +47,23 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+def usable_device(name: str | None) -> str:
+    """The device to compute on; the CPU where none is named.
+
+    Raises ValueError for one that torch cannot compute on here, naming those that are there.
+    """
+    import torch
+
+    name = "cpu" if name is None else name
+    there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if name in there or (name == "cuda" and len(there) > 1):
+        return name
+    advice = f"give one of {', '.join(there)}"
+    if len(there) == 1:
+        advice = "torch finds no GPU (dgdd doctor may say why); name cpu instead"
+    raise ValueError(f"there is no device {name!r} to compute on here: {advice}")
+
+
 def show_warnings(dataset: DomainDataset) -> None:
     for warning in dataset.warnings:
         console.print(f"[yellow]note:[/] {escape(warning)}")

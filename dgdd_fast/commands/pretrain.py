@@ -10,7 +10,15 @@ import typer
 from ..config import PretrainConfig, from_dict, to_dict
 from ..run_config import NO_TARGET, load_yaml, override
 from ..terminal import Meter, console
-from .options import SOURCE_HELP, Device, Threads, set_threads, show_warnings, source_images
+from .options import (
+    SOURCE_HELP,
+    Device,
+    Threads,
+    set_threads,
+    show_warnings,
+    source_images,
+    usable_device,
+)
 
 if TYPE_CHECKING:
     from ..pretrain import PretrainProgress
@@ -129,6 +137,7 @@ def pretrain(
         network=override(settings.network, architecture=architecture, width=width),
     )
     settings = from_dict(PretrainConfig, to_dict(settings))
+    device = usable_device(device)
     set_threads(threads)
     dataset = load_dataset(data, resolution)
     show_warnings(dataset)
@@ -148,7 +157,7 @@ def pretrain(
                 settings,
                 out,
                 resume=resume,
-                device=device or "cpu",
+                device=device,
                 progress=lambda state: meter.update(
                     state.expert * state.epochs + state.epoch, _detail(state)
                 ),

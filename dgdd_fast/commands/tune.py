@@ -51,7 +51,8 @@ def tune(
     """
     from ..experiments.tune import best
     from ..experiments.tune import tune as run_tuning
-    from ..report.curves import draw_tuning
+    from ..files import write_atomically
+    from ..report.curves import png_of, tuning_figure
 
     chosen = study_to_run(study, data, scale)
     crew = workers_to_use(workers, devices, ray, threads)
@@ -69,7 +70,9 @@ def tune(
                         f"sources left out, {trials[0].mean:.1f} % with the study's own settings"
                     )
                 )
-    draw_tuning(out / "tuning.png", found)
-    console.print(f"written: {out / 'tuning.json'}, {out / 'tuning.png'}")
+    console.print(f"written: {out / 'tuning.json'}")
+    if any(found.values()):  # else every trial failed
+        write_atomically(out / "tuning.png", png_of(tuning_figure(found)))
+        console.print(f"written: {out / 'tuning.png'}")
     show_outcome(outcome, out)
     console.print(f"next: dgdd grid {study} --tuned {out}")

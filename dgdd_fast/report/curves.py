@@ -6,7 +6,6 @@ import io
 import math
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,7 +15,6 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from ..experiments.grid import GridIndex
 from ..experiments.published import AVERAGE
 from ..experiments.tune import Trial, Trials, best
-from ..files import write_atomically
 from .table import Number, ResultTable, TableRow
 
 
@@ -28,10 +26,12 @@ def png_of(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def draw_tuning(path: str | Path, trials: Trials) -> None:
-    """Write a PNG with a row for each method and budget and a panel for each setting that was tried: the
-    value of every trial, and its accuracy on the sources left out. A colour is a column of the study; the
-    choice is ringed.
+def tuning_figure(trials: Trials) -> Figure:
+    """A row for each method and budget and a panel for each setting that was tried: the value of every trial,
+    and its accuracy on the sources left out. A colour is a column of the study; the choice is ringed.
+
+    Args:
+        trials: at least one.
     """
     lines = [(row, ipc) for rows in trials.values() for row, budgets in rows.items() for ipc in budgets]
     lines = list(dict.fromkeys(lines))
@@ -64,7 +64,7 @@ def draw_tuning(path: str | Path, trials: Trials) -> None:
     handles, labels = next(axes.get_legend_handles_labels() for axes in grid.flat if axes.get_visible())
     title = "held out for the test; no trial has seen it"
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), title=title)
-    write_atomically(Path(path), png_of(figure))
+    return figure
 
 
 def _draw_trials(axes: Axes, setting: str, column: str, colour: str, trials: list[Trial]) -> None:
