@@ -63,12 +63,12 @@ def test_rows_columns_and_budgets_are_those_of_the_table(name: str) -> None:
         assert rows - set(block) <= NOT_PRINTED
         assert set(block) <= rows
     columns = [column for column in table.columns if column not in (AVERAGE, "overhead")]
-    parts = [part.column for part in parts_of(study, BENCHMARK_OF[study.data].domains)]
+    parts = [part.column for part in parts_of(study, tuple(reversed(BENCHMARK_OF[study.data].domains)))]
     ours = list(study.evaluations) or parts
+    assert ours == columns
     for ipc, block in table.blocks.items():
         for row in block:
             assert all(table.figure(ipc, row, column) for column in ours)
-    assert len(ours) == len(columns)
     assert table.covers(ours) or "overhead" in table.columns
 
 
@@ -138,6 +138,13 @@ def test_the_small_scale_of_a_study_can_be_run_on_the_embedded_digits(
     full = parts_of(STUDIES[name], BENCHMARK_OF[STUDIES[name].data].domains)
     assert len(grid.columns) == min(len(full), 4)
     assert "not for comparison" in study.title
+
+
+def test_the_small_scale_takes_the_embedded_digits_by_their_own_names() -> None:
+    for name in ("sgs-table-1-core50-hard", "cadm-table-2"):
+        assert small(STUDIES[name], "embedded-digits") == small(STUDIES[name], None)
+        own = small(STUDIES[name], "own")
+        assert (own.domains, own.targets) == (STUDIES[name].domains, STUDIES[name].targets)
 
 
 def test_a_target_goes_by_any_name_of_its_domain() -> None:

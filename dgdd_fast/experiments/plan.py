@@ -132,14 +132,19 @@ class Plan(NamedTuple):
 
 
 def parts_of(study: Study, domains: tuple[str, ...]) -> list[Part]:
-    """The columns of the study on data with these domains. Raises ValueError for a target not among them."""
+    """The columns of the study on data with these domains, in the order of its targets, if it names them.
+
+    Raises ValueError for a target not among the domains.
+    """
     called = {domain_key(name): name for name in domains}
-    targets = []
+    targets: dict[str, None] = {}  # in their order, each once
     for name in study.targets or domains:
         found = name if name in domains else called.get(domain_key(name))
         if found is None:
-            raise ValueError(f"targets: no domain {name!r} in the data; it has {', '.join(domains)}")
-        targets.append(found)
+            raise ValueError(
+                f"targets: no domain {name!r} in the data; it has {', '.join(domains)}: name targets of these"
+            )
+        targets[found] = None
     if study.protocol == "in-domain":
         if study.targets is not None:
             raise ValueError("targets: the in-domain protocol holds no domain out; leave them away")
@@ -147,10 +152,8 @@ def parts_of(study: Study, domains: tuple[str, ...]) -> list[Part]:
     if len(domains) < 2:
         raise ValueError(f"the protocol {study.protocol} needs two domains or more, not {domains[0]!r} alone")
     parts = []
-    for name in domains:
+    for name in targets:
         others = tuple(domain for domain in domains if domain != name)
-        if name not in targets:
-            continue
         if study.protocol == "single-source":
             parts.append(Part(name, (name,), others, None))
         elif study.protocol == "in-distribution":

@@ -41,13 +41,14 @@ def small(study: Study, data: str | None) -> Study:
     Args:
         data: those to take; None takes the embedded digits, with as many targets as the study names.
     """
-    targets = study.targets if data else study.targets and DOMAINS[: len(study.targets)]
     used = data or EMBEDDED_DIGITS
+    named = used != EMBEDDED_DIGITS  # whether the study's names are those of the data
+    targets = study.targets if named else study.targets and DOMAINS[: len(study.targets)]
     return dataclasses.replace(
         study,
         title=f"{study.title or study.data}, small scale on {used}: not for comparison",
         data=used,
-        domains=study.domains if data else None,
+        domains=study.domains if named else None,
         resolution=SMALL_RESOLUTION,
         targets=targets,
         ipc=tuple(SMALL_IPC * (place + 1) for place in range(len(study.ipc))),

@@ -109,7 +109,7 @@ class Study:
             in-domain: one column; all domains are sources, tested on their test parts.
         validation: as leave-one-out, but tested on the training images of the domain held out: what
             `dgdd tune` chooses by, so that no test image takes part.
-        targets: the columns wanted; None: every domain.
+        targets: the columns wanted, in their order; None: every domain, in the order of the data.
         methods: the rows. Random real images at the same budget are always added.
         ipc: images per class; a block of columns each.
         seeds: each is a distillation and a training of its own.
