@@ -44,6 +44,7 @@ class RunConfig:
         data: "embedded-digits", or a folder of images or of .npz files.
         target: the domain to hold out, or "none" to distil all domains.
         domains: the domains of the data to use; None takes all.
+        classes: the classes of the data to use; None takes all.
         resolution: side in pixels that the images are resized to; None keeps theirs.
         device: "cpu", "cuda", "cuda:1".
         threads: CPU threads; None leaves the choice to torch.
@@ -53,6 +54,7 @@ class RunConfig:
     data: str = "embedded-digits"
     target: str | None = None
     domains: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None
     resolution: int | None = None
     device: str = "cpu"
     threads: int | None = None

@@ -1,9 +1,42 @@
 """Small data folders in the layouts of the benchmarks, for the tests of the loaders."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from dgdd_fast.data.benchmarks import OFFICE_HOME, PACS
+
+# Every folder of the benchmarks as they are distributed, in pieces of the path. DomainNet has 345 classes; a
+# few more than the 100 of DomainNet-Sub do here.
+DISTRIBUTED: dict[str, list[list[str]]] = {
+    "Digits-DG": [
+        ["mnist", "mnist_m", "svhn", "syn"],
+        ["train", "val"],
+        [str(digit) for digit in range(10)],
+    ],
+    "PACS": [["kfold"], ["art_painting", "cartoon", "photo", "sketch"], list(PACS.classes)],
+    "CORe50-Hard": [
+        ["core50_128x128"],
+        [f"s{session}" for session in range(1, 12)],
+        [f"o{thing}" for thing in range(1, 51)],
+    ],
+    "VLCS": [
+        ["CALTECH", "LABELME", "PASCAL", "SUN"],
+        ["train", "crossval", "test", "full"],
+        [str(label) for label in range(5)],
+    ],
+    "Office-Home": [
+        ["OfficeHomeDataset_10072016"],
+        ["Art", "Clipart", "Product", "Real World"],
+        list(OFFICE_HOME.classes),
+    ],
+    "DomainNet-Sub": [
+        ["clipart", "infograph", "painting", "quickdraw", "real", "sketch"],
+        [f"class_{label}" for label in range(103)],
+    ],
+}
 
 
 def colour_of(path: str) -> tuple[int, int, int]:
@@ -25,6 +58,19 @@ def write_tree(root: Path, folders: list[str], images: int = 5, ending: str = "p
     for folder in folders:
         for number in range(images):
             write_image(root, f"{folder}/{number}.{ending}")
+    return root
+
+
+def write_distributed(root: Path, benchmark: str) -> Path:
+    """The tree of a benchmark as it is distributed, with two images in each folder, all alike."""
+    image = write_image(root, "image.png", size=(2, 2))
+    content = image.read_bytes()
+    image.unlink()
+    for pieces in itertools.product(*DISTRIBUTED[benchmark]):
+        folder = root.joinpath(*pieces)
+        folder.mkdir(parents=True)
+        for number in range(2):
+            (folder / f"{number}.png").write_bytes(content)
     return root
 
 

@@ -99,6 +99,23 @@ def test_only_domains_drops_and_renumbers() -> None:
         data.only_domains([])
 
 
+def test_only_classes_drops_and_renumbers() -> None:
+    data = make(labels=torch.arange(24) % 3, class_names=("cat", "dog", "owl"))
+    part = data.only_classes(["owl", "cat"])
+    assert part.class_names == ("cat", "owl")
+    assert part.domain_names == data.domain_names
+    for number, old in enumerate((0, 2)):
+        kept, rows = part.labels == number, data.labels == old
+        assert torch.equal(part.images[kept], data.images[rows])
+        assert torch.equal(part.domains[kept], data.domains[rows])
+        assert torch.equal(part.is_test[kept], data.is_test[rows])
+    assert len(part) == 16
+    with pytest.raises(DataError, match=r"no class 'cow'; it has cat, dog, owl"):
+        data.only_classes(["cow"])
+    with pytest.raises(DataError, match="at least one class"):
+        data.only_classes([])
+
+
 def test_train_and_test_parts_share_nothing_and_miss_nothing() -> None:
     data = make()
     train, test = set(data.train().item_names), set(data.test().item_names)

@@ -478,6 +478,13 @@ def test_load_dataset_tells_what_is_there(tmp_path: Path) -> None:
     digits = load_dataset("embedded-digits", resolution=16, domains=["plain", "street"])
     assert digits.domain_names == ("plain", "street")
     assert digits.resolution == (16, 16)
+    for source, names in (
+        (tmp_path / "images", ["dog"]),
+        (tmp_path / "arrays", ["dog"]),
+        (npz, ["dog"]),
+        ("embedded-digits", ["3", "8"]),
+    ):
+        assert load_dataset(source, resolution=16, classes=names).class_names == tuple(names)
     with pytest.raises(DataError, match=r"does not exist; name a data folder, or 'embedded-digits'"):
         load_dataset(tmp_path / "nowhere")
     archive = tmp_path / "pacs.zip"

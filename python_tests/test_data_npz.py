@@ -45,6 +45,19 @@ def test_domains_and_resolution_are_chosen(tmp_path: Path) -> None:
         load_npz(tmp_path, resolution=0)
 
 
+def test_classes_are_chosen_before_what_is_missing_is_told(tmp_path: Path) -> None:
+    write_npz(tmp_path, "photo", CLASSES)
+    write_npz(tmp_path, "sketch", ["cat", "owl"])
+    whole, data = load_npz(tmp_path), load_npz(tmp_path, classes=["owl", "cat"])
+    assert data.class_names == ("cat", "owl")
+    assert data.warnings == ()
+    for number, name in enumerate(data.class_names):
+        expected = whole.images[whole.labels == whole.class_names.index(name)]
+        assert torch.equal(data.images[data.labels == number], expected)
+    with pytest.raises(DataError, match=r"no class 'cow'; it has cat, dog, owl"):
+        load_npz(tmp_path, classes=["cow"])
+
+
 def test_grey_images_are_repeated_and_names_are_optional(tmp_path: Path) -> None:
     grey = np.arange(12 * 64, dtype=np.uint8).reshape(12, 8, 8)
     write_npz(tmp_path, "photo", CLASSES, x_train=grey, x_test=grey[:6], names_train=None, names_test=None)

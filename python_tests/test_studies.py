@@ -8,12 +8,14 @@ import re
 from pathlib import Path
 
 import pytest
+from data_trees import DISTRIBUTED, write_distributed
 from toy_data import toy_domains
 from typer.testing import CliRunner
 
 from dgdd_fast import cli
-from dgdd_fast.data import DomainDataset, embedded_digits
-from dgdd_fast.data.benchmarks import BENCHMARKS
+from dgdd_fast.data import DataError, DomainDataset, embedded_digits
+from dgdd_fast.data.benchmarks import BENCHMARKS, domain_key, name_key
+from dgdd_fast.experiments.grid import load_data
 from dgdd_fast.experiments.plan import parts_of, plan
 from dgdd_fast.experiments.published import AVERAGE, published_names, published_table
 from dgdd_fast.experiments.ready import SMALL_RESOLUTION, ready_names, ready_study, small
@@ -57,6 +59,7 @@ def test_a_study_is_at_the_papers_settings(name: str, tmp_path: Path) -> None:
 def test_rows_columns_and_budgets_are_those_of_the_table(name: str) -> None:
     study, table = STUDIES[name], published_table(name)
     assert study.published == (name,)
+    assert table.benchmark == BENCHMARK_OF[study.data]
     assert set(study.ipc) == set(table.blocks)
     rows = {row.key for row in rows_of(study)}
     for block in table.blocks.values():
@@ -70,6 +73,52 @@ def test_rows_columns_and_budgets_are_those_of_the_table(name: str) -> None:
         for row in block:
             assert all(table.figure(ipc, row, column) for column in ours)
     assert table.covers(ours) or "overhead" in table.columns
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARK_OF)
+def test_on_the_data_as_distributed_the_domains_and_classes_are_those_of_the_paper(
+    benchmark: str, tmp_path: Path
+) -> None:
+    data = str(write_distributed(tmp_path, benchmark))
+    classes = tuple(reversed(DISTRIBUTED[benchmark][-1][:100])) if benchmark == "DomainNet-Sub" else None
+    domains = {name_key(name) for name in BENCHMARK_OF[benchmark].domains}
+    for name, study in STUDIES.items():
+        if study.data != benchmark:
+            continue
+        study = dataclasses.replace(study, data=data, classes=classes, seeds=(0,), ipc=study.ipc[:1])
+        dataset = load_data(study)
+        assert dataset.num_classes == BENCHMARK_OF[benchmark].num_classes
+        grid = plan(study, dataset)
+        jobs = {job.folder: job for job in grid.jobs}
+        for cell in grid.cells:
+            sources = {domain_key(source) for source in jobs[cell.file.rpartition("/")[0]].sources}
+            tests = {domain_key(test) for test in cell.tests}
+            column = {domain_key(cell.column)}
+            if study.protocol == "single-source":
+                assert (sources, tests) == (column, domains - column)
+            elif study.protocol == "in-domain":
+                assert sources == tests == domains
+            else:
+                assert sources == domains - column
+                assert tests == (column if study.protocol == "leave-one-out" else sources)
+        for table in map(published_table, study.published):
+            printed = [column for column in table.columns if column not in (AVERAGE, "overhead")]
+            ours = list(study.evaluations) or grid.columns
+            assert [domain_key(column) for column in ours] == [domain_key(column) for column in printed], name
+
+
+def test_figures_of_a_paper_are_refused_beside_other_classes(tmp_path: Path) -> None:
+    data = str(write_distributed(tmp_path, "DomainNet-Sub"))
+    study = dataclasses.replace(STUDIES["cadm-table-4-domainnet-sub"], data=data, resolution=8)
+    message = r"the 100 classes of DomainNet-Sub, but .* gives 103: name those to use \(--classes NAME,\.\.\."
+    with pytest.raises(DataError, match=message):
+        load_data(study)
+    assert load_data(dataclasses.replace(study, published=())).num_classes == 103
+    run = ["grid", "cadm-table-4-domainnet-sub", "--data", data, "--out", str(tmp_path / "out")]
+    refused = CliRunner().invoke(cli.app, [*run, "--classes", "class_1, class_2"])
+    assert refused.exit_code == 2
+    assert "gives 2" in refused.output
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["sgs-table-4", "sgs-table-9-digits-dg", "sgs-table-9-pacs"])

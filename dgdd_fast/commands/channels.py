@@ -51,7 +51,7 @@ def channels(
     set_threads(threads)
     pool = ExpertPool.load(experts)
     height, width = pool.resolution
-    dataset = load_dataset(data, height if height == width else None)
+    dataset = load_dataset(data, height if height == width else None, classes=pool.class_names)
     real = dataset.only_domains(pool.domain_names).test()
     sets = {
         path.name if path.is_dir() else path.stem: DistilledSet.load(set_file(path))

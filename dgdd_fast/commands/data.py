@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from ..terminal import console, table
-from .options import SOURCE_HELP, show_warnings
+from .options import SOURCE_HELP, Classes, names_in, show_warnings
 
 
 def data(
@@ -16,6 +16,7 @@ def data(
     resolution: Annotated[
         int | None, typer.Option(min=1, help="Resize the images to this side in pixels.")
     ] = None,
+    classes: Classes = None,
 ) -> None:
     """Count what is in a data set: images per class and domain, and everything odd about them.
 
@@ -25,7 +26,7 @@ def data(
     """
     from ..data import load_dataset, summary
 
-    dataset = load_dataset(source, resolution)
+    dataset = load_dataset(source, resolution, classes=names_in(classes))
     found = summary(dataset)
     rows = table("class", *found.domain_names, title=f"{found.name}: images for training + for testing")
     for name, train, test in zip(found.class_names, found.train_counts, found.test_counts, strict=True):

@@ -34,10 +34,12 @@ from .options import (
     SET_NAME,
     SHEET_NAME,
     SOURCE_HELP,
+    Classes,
     Depth,
     Device,
     Threads,
     Width,
+    names_in,
     set_threads,
     show_warnings,
     source_images,
@@ -62,6 +64,7 @@ def distill(
         list[str] | None,
         typer.Option(metavar="DOMAIN", help="Use this domain of the data only; may be repeated."),
     ] = None,
+    classes: Classes = None,
     pseudo_domains: Annotated[
         int | None,
         typer.Option(
@@ -192,6 +195,7 @@ def distill(
         data=data,
         target=target,
         domains=tuple(domain or ()) or None,
+        classes=names_in(classes),
         resolution=resolution,
         device=device,
         threads=threads,
@@ -243,7 +247,7 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
         )
     device = usable_device(run.device)
     set_threads(run.threads)
-    dataset = load_dataset(run.data, run.resolution, run.domains)
+    dataset = load_dataset(run.data, run.resolution, run.domains, run.classes)
     show_warnings(dataset)
     sources, held_out = source_images(dataset, run.target)
     settings, (height, width) = run.distill, dataset.resolution

@@ -96,7 +96,8 @@ def evaluate(
     Beside it, the same with as many real images, drawn evenly from the source
     domains (Random), and for a set of mosaics also in mosaics of real images
     (Random+mosaics). The network is that of the distillation, unless --architecture,
-    --width, --depth (of a ConvNet) or --norm say otherwise.
+    --width, --depth (of a ConvNet) or --norm say otherwise. Of the data, the classes
+    of the set are used.
 
     \b
     dgdd evaluate runs/sketch
@@ -186,7 +187,7 @@ def _test_sets(
     from ..data import load_dataset
 
     height, width = distilled.resolution
-    dataset = load_dataset(source, height if height == width else None)
+    dataset = load_dataset(source, height if height == width else None, classes=distilled.class_names)
     # The set's own domains may be pseudo-domains.
     seen = distilled.provenance.get("sources", distilled.domain_names)
     sources = dataset.only_domains(seen)

@@ -11,9 +11,10 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from ..run_config import override
 from ..terminal import SECONDS_BETWEEN_LINES, console
 from .app import FAILURE
-from .options import set_threads, usable_device
+from .options import Classes, names_in, set_threads, usable_device
 
 if TYPE_CHECKING:
     from ..experiments.grid import GridOutcome, Workers
@@ -59,6 +60,7 @@ def grid(
         typer.Option(metavar="FOLDER", help="Where the results go. Default: grids/, named after the study."),
     ] = None,
     data: Data = None,
+    classes: Classes = None,
     scale: Scale = "full",
     tuned: Annotated[
         Path | None,
@@ -80,10 +82,11 @@ def grid(
     dgdd grid study.yaml --out grids/pacs
     dgdd grid study.yaml --workers 2 --devices cuda:0,cuda:1
     dgdd grid sgs-table-1-pacs --data pacs/
+    dgdd grid cadm-table-1-domainnet-sub --data domainnet/ --classes zebra,sun,...
     """
     from ..experiments.grid import run_grid
 
-    chosen = study_to_run(study, data, scale)
+    chosen = study_to_run(study, data, classes, scale)
     if tuned is not None:
         chosen = dataclasses.replace(chosen, tuned=str(tuned))
     crew = workers_to_use(workers, devices, ray, threads)
@@ -94,8 +97,8 @@ def grid(
     console.print(f"next: dgdd table {out}")
 
 
-def study_to_run(name: str, data: str | None, scale: str) -> Study:
-    """The study in a file or of the package, on other data if they are given, at a scale."""
+def study_to_run(name: str, data: str | None, classes: str | None, scale: str) -> Study:
+    """The study in a file or of the package, on other data and classes if they are given, at a scale."""
     from ..experiments.ready import ready_study, small
     from ..experiments.study import read_study
 
@@ -104,10 +107,10 @@ def study_to_run(name: str, data: str | None, scale: str) -> Study:
     path = Path(name)
     study = read_study(path) if path.exists() else ready_study(name)
     if scale == "small":
-        return small(study, data)
-    if data is None and not path.exists():
+        study = small(study, data)
+    elif data is None and not path.exists():
         raise ValueError(f"{name} is a study on {study.data}: name the folder that holds it, --data FOLDER")
-    return study if data is None else dataclasses.replace(study, data=data)
+    return override(study, data=data, classes=names_in(classes))
 
 
 def workers_to_use(processes: int, devices: str, ray: str | None, threads: int | None) -> Workers:

@@ -20,6 +20,9 @@ SHEET_NAME = "contact_sheet.png"
 
 SOURCE_HELP = "embedded-digits, or a folder: domain/class/*.png, or one DOMAIN.npz a domain."
 SET_HELP = "A distilled set, or the folder of the run that made it."
+Classes = Annotated[
+    str | None, typer.Option(metavar="NAME,...", help="Use these classes of the data only. Default: all.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: cpu.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: as torch chooses.")]
 Width = Annotated[int | None, typer.Option(min=1, help="Channels of the ConvNet.")]
@@ -34,6 +37,11 @@ def source_images(dataset: DomainDataset, target: str | None) -> tuple[DomainDat
     if target == NO_TARGET:
         return dataset.train(), None
     return dataset.leave_out(target).sources_train, target
+
+
+def names_in(given: str | None) -> tuple[str, ...] | None:
+    """The names in an option that lists them with commas; None where it is not given."""
+    return None if given is None else tuple(name.strip() for name in given.split(","))
 
 
 def set_file(path: Path) -> Path:

@@ -12,8 +12,10 @@ from ..run_config import NO_TARGET, load_yaml, override
 from ..terminal import Meter, console
 from .options import (
     SOURCE_HELP,
+    Classes,
     Device,
     Threads,
+    names_in,
     set_threads,
     show_warnings,
     source_images,
@@ -32,6 +34,7 @@ def pretrain(
         str | None,
         typer.Option(metavar="DOMAIN", help=f"The domain to hold out, or {NO_TARGET} to hold out none."),
     ] = None,
+    classes: Classes = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the experts go. Default: experts/, named by the data."),
@@ -139,7 +142,7 @@ def pretrain(
     settings = from_dict(PretrainConfig, to_dict(settings))
     device = usable_device(device)
     set_threads(threads)
-    dataset = load_dataset(data, resolution)
+    dataset = load_dataset(data, resolution, classes=names_in(classes))
     show_warnings(dataset)
     sources, held_out = source_images(dataset, target)
     out = out or Path("experts") / f"{Path(data).name}-{target}-seed{settings.seed}"

@@ -22,6 +22,7 @@ from .grid import (
     study_to_run,
     workers_to_use,
 )
+from .options import Classes
 
 
 def tune(
@@ -33,6 +34,7 @@ def tune(
         ),
     ] = None,
     data: Data = None,
+    classes: Classes = None,
     scale: Scale = "full",
     workers: Processes = 0,
     devices: Devices = "cpu",
@@ -54,7 +56,7 @@ def tune(
     from ..files import write_atomically
     from ..report.curves import png_of, tuning_figure
 
-    chosen = study_to_run(study, data, scale)
+    chosen = study_to_run(study, data, classes, scale)
     crew = workers_to_use(workers, devices, ray, threads)
     out = out or Path("tunings") / Path(study).stem
     with GridDisplay() as display:

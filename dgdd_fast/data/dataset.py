@@ -146,22 +146,32 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
         """The rows of the domains `names`; the others are dropped and the domains are renumbered in this
         dataset's order.
         """
-        kept = [domain for domain, name in enumerate(self.domain_names) if name in names]
-        unknown = [name for name in names if name not in self.domain_names]
-        if unknown:
-            raise DataError(
-                f"{self.name} has no domain {unknown[0]!r}; its domains are {', '.join(self.domain_names)}"
-            )
-        if not kept:
-            raise DataError(f"name at least one domain of {self.name}: {', '.join(self.domain_names)}")
-        number = torch.full((self.num_domains,), -1, device=self.domains.device)
-        number[kept] = torch.arange(len(kept), device=number.device)
+        kept, number = self._kept("domain", names, self.domain_names)
         part = self.select(number[self.domains] >= 0)
-        return dataclasses.replace(
-            part,
-            domains=number[part.domains],
-            domain_names=tuple(self.domain_names[domain] for domain in kept),
-        )
+        return dataclasses.replace(part, domains=number[part.domains], domain_names=kept)
+
+    def only_classes(self, names: Sequence[str]) -> DomainDataset:
+        """The rows of the classes `names`; the others are dropped and the classes are renumbered in this
+        dataset's order.
+        """
+        kept, number = self._kept("class", names, self.class_names)
+        part = self.select(number[self.labels] >= 0)
+        return dataclasses.replace(part, labels=number[part.labels], class_names=kept)
+
+    def _kept(self, kind: str, names: Sequence[str], own: tuple[str, ...]) -> tuple[tuple[str, ...], Tensor]:
+        """Those of `own` that are in `names`, and for each of `own` its new number, -1 for the others.
+
+        Raises DataError for a name that is none of `own`, and for no name.
+        """
+        unknown = [name for name in names if name not in own]
+        if unknown:
+            raise DataError(f"{self.name} has no {kind} {unknown[0]!r}; it has {', '.join(own)}")
+        kept = [place for place, name in enumerate(own) if name in names]
+        if not kept:
+            raise DataError(f"name at least one {kind} of {self.name}: {', '.join(own)}")
+        number = torch.full((len(own),), -1, device=self.images.device)
+        number[kept] = torch.arange(len(kept), device=number.device)
+        return tuple(own[place] for place in kept), number
 
     def train(self) -> DomainDataset:
         """The rows outside the test parts."""

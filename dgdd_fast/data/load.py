@@ -19,7 +19,10 @@ EMBEDDED_DIGITS = "embedded-digits"
 
 
 def load_dataset(
-    source: str | Path, resolution: int | None = None, domains: Sequence[str] | None = None
+    source: str | Path,
+    resolution: int | None = None,
+    domains: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> DomainDataset:
     """Loads what `source` names.
 
@@ -28,12 +31,14 @@ def load_dataset(
             `load_npz`), or a folder of image files (see `load_folder`).
         resolution: side in pixels to resize to; None takes what the source has (32 for the embedded digits).
         domains: the domains to keep; None keeps all.
+        classes: the classes to keep, which are numbered in the data's order; None keeps all.
 
     Raises DataError where there is nothing to load, saying what was looked for.
     """
     if str(source) == EMBEDDED_DIGITS:
         digits = embedded_digits() if resolution is None else embedded_digits(resolution)
-        return digits if domains is None else digits.only_domains(domains)
+        digits = digits if domains is None else digits.only_domains(domains)
+        return digits if classes is None else digits.only_classes(classes)
     path = Path(source).expanduser()
     if not path.exists():
         raise DataError(
@@ -41,10 +46,10 @@ def load_dataset(
         )
     if path.is_dir():
         if any(path.glob("*.npz")):
-            return load_npz(path, resolution, domains)
-        return load_folder(path, resolution, domains)
+            return load_npz(path, resolution, domains, classes)
+        return load_folder(path, resolution, domains, classes)
     if path.suffix == ".npz":
-        return load_npz(path, resolution, domains)
+        return load_npz(path, resolution, domains, classes)
     raise DataError(
         f"{path} is a file; unpack it if it is an archive, and name the folder that holds the domains"
     )

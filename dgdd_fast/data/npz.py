@@ -34,13 +34,17 @@ class _DomainFile(NamedTuple):
 
 
 def load_npz(
-    folder: str | Path, resolution: int | None = None, domains: Sequence[str] | None = None
+    folder: str | Path,
+    resolution: int | None = None,
+    domains: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> DomainDataset:
     """The domains ``<folder>/<domain>.npz`` as one dataset; `folder` may be one file as well.
 
     Args:
         resolution: side in pixels to resize to; None keeps the files' own, which must then agree.
         domains: the domains to load, by file name without the ending; None loads all.
+        classes: the classes to load; None loads all.
 
     Labels that count from 1 are brought to 0..K-1, with a warning, where that is the only reading: all of
     1..K occur, or the items' names (domain/class/file) say so. Files that list the same classes in another
@@ -79,6 +83,8 @@ def load_npz(
         domain_names=tuple(file.path.stem for file in files),
         item_names=tuple(name for file in files for name in file.names),
     )
+    if classes is not None:
+        dataset = dataset.only_classes(classes)
     return checked_dataset(dataset, warnings, str(folder))
 
 

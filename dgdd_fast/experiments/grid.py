@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import to_dict
-from ..data import DomainDataset
+from ..data import DataError, DomainDataset
 from ..files import write_atomically
 from .choices import read_choices
 from .job import JobProgress, Tell, is_complete, load_once, read_evaluation
 from .plan import Cell, Job, Plan, PoolJob, plan
+from .published import published_table
 from .study import Study, study_from_dict, write_study
 from .workers import run_here, run_in_processes, run_on_ray
 
@@ -53,8 +54,20 @@ class GridOutcome(NamedTuple):
 
 
 def load_data(study: Study) -> DomainDataset:
-    """The data of a study, kept for the jobs that run in this process."""
-    return load_once(_absolute(study.data), study.resolution, study.domains)
+    """The data of a study, kept for the jobs that run in this process.
+
+    Raises DataError where the study shows figures of a paper that are of more or fewer classes.
+    """
+    dataset = load_once(_absolute(study.data), study.resolution, study.domains, study.classes)
+    for name in study.published:
+        benchmark = published_table(name).benchmark
+        if dataset.num_classes != benchmark.num_classes:
+            raise DataError(
+                f"the figures of {name} are of the {benchmark.num_classes} classes of {benchmark.name}, but "
+                f"{study.data} gives {dataset.num_classes}: name those to use (--classes NAME,... or "
+                "classes in the study), or write a study without published to leave the figures away"
+            )
+    return dataset
 
 
 def run_grid(study: Study, folder: Path, workers: Workers, tell: Tell, name: str = INDEX_NAME) -> GridOutcome:

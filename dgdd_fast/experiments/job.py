@@ -121,7 +121,7 @@ def run_job(job: Job | PoolJob, root: Path, tell: Tell) -> None:
 
 def _train_experts(job: PoolJob, folder: Path, tell: Tell) -> None:
     config = job.config
-    dataset = load_once(job.run.data, job.run.resolution, job.domains)
+    dataset = load_once(job.run.data, job.run.resolution, job.domains, job.run.classes)
 
     def progress(state: PretrainProgress) -> None:
         epochs = config.epochs * state.expert + state.epoch
@@ -150,7 +150,7 @@ def _distil_and_evaluate(job: Job, root: Path, tell: Tell) -> None:
         experts = dataclasses.replace(job.run.distill.experts or ExpertConfig(), pool=str(root / job.pool))
         distill_config = dataclasses.replace(job.run.distill, experts=experts)
         job = dataclasses.replace(job, run=dataclasses.replace(job.run, distill=distill_config))
-    dataset = load_once(job.run.data, job.run.resolution, job.domains)
+    dataset = load_once(job.run.data, job.run.resolution, job.domains, job.run.classes)
     sources = dataset.only_domains(job.sources)
     _keep_config(job, folder, sources)
     images = sources.train() if job.whole else _distilled(job, folder, sources.train(), tell)
@@ -246,6 +246,11 @@ def _distilled(job: Job, folder: Path, sources: DomainDataset, tell: Tell) -> Di
 
 
 @functools.lru_cache(maxsize=1)
-def load_once(source: str, resolution: int | None, domains: tuple[str, ...] | None) -> DomainDataset:
+def load_once(
+    source: str,
+    resolution: int | None,
+    domains: tuple[str, ...] | None,
+    classes: tuple[str, ...] | None,
+) -> DomainDataset:
     """`load_dataset`, which the jobs of a process do once only."""
-    return load_dataset(source, resolution, domains)
+    return load_dataset(source, resolution, domains, classes)

@@ -301,6 +301,7 @@ class _Planner:
             data=study.data,
             target=part.target or NO_TARGET,
             domains=study.domains if all_domains else part.sources,
+            classes=study.classes,
             resolution=study.resolution,
             device=self.device,
             threads=self.threads,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ..data.benchmarks import domain_key
+from ..data.benchmarks import BENCHMARKS, Benchmark, domain_key
 
 AVERAGE = "average"
 # A mean of rounded values is off by half a digit at most, and so is the rounded average that is printed.
@@ -45,6 +45,7 @@ class PublishedTable:
     Attributes:
         name: of its file.
         paper, table, note: where it is printed, and what its numbers are.
+        benchmark: the data.
         columns: domains or architectures, and average where the paper prints one.
         blocks: by images per class and row: a figure for each column.
     """
@@ -53,6 +54,7 @@ class PublishedTable:
     paper: str
     table: str
     note: str
+    benchmark: Benchmark
     columns: tuple[str, ...]
     blocks: dict[int, dict[str, tuple[Figure, ...]]]
 
@@ -108,8 +110,11 @@ def published_table(name: str) -> PublishedTable:
         block["ipc"]: {row: tuple(map(_figure, values)) for row, values in block["rows"].items()}
         for block in content["blocks"]
     }
+    benchmark = next(found for found in BENCHMARKS if found.name == content["data"])
     columns = tuple(content["columns"])
-    return PublishedTable(name, content["paper"], content["table"], content["note"], columns, blocks)
+    return PublishedTable(
+        name, content["paper"], content["table"], content["note"], benchmark, columns, blocks
+    )
 
 
 def _figure(value: Any) -> Figure:

@@ -49,6 +49,7 @@ def small(study: Study, data: str | None) -> Study:
         title=f"{study.title or study.data}, small scale on {used}: not for comparison",
         data=used,
         domains=study.domains if named else None,
+        classes=study.classes if named else None,
         resolution=SMALL_RESOLUTION,
         targets=targets,
         ipc=tuple(SMALL_IPC * (place + 1) for place in range(len(study.ipc))),

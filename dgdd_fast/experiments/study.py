@@ -102,7 +102,7 @@ class Study:
 
     Attributes:
         title: what the tables are called; empty: the data's name.
-        data, domains, resolution: as in `RunConfig`.
+        data, domains, classes, resolution: as in `RunConfig`.
         protocol: leave-one-out (MDG): a column is a domain held out, tested on all of it.
             single-source (SDG): a column is the only source, tested on each other domain, averaged.
             in-distribution (ID): a column is a domain held out, tested on the test parts of the sources.
@@ -128,6 +128,7 @@ class Study:
     title: str = ""
     data: str = "embedded-digits"
     domains: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None
     resolution: int | None = None
     protocol: Literal["leave-one-out", "single-source", "in-distribution", "in-domain", "validation"] = (
         "leave-one-out"
