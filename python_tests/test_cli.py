@@ -19,6 +19,7 @@ from dgdd_fast.pretrain import ExpertPool
 from dgdd_fast.run_config import RunConfig, method_name, read_run_config, with_method, write_run_config
 
 TINY = ["--ipc", "3", "--iterations", "2", "--width", "8", "--batch-real", "4"]
+EXPERTS = ["--experts", "2", "--epochs", "2", "--width", "4", "--batch-size", "40"]
 
 
 def dgdd(*arguments, ok=True):
@@ -178,6 +179,34 @@ def test_a_single_domain_in_styles_is_tested_on_all_others(pictures, tmp_path):
     assert "HDD-DM+SGS" in text
 
 
+def test_a_choice_of_classes_is_kept_from_the_run_to_its_evaluation(pictures, tmp_path):
+    chosen, out = ("--data", pictures, "--classes", "class2, class0"), tmp_path / "run"
+    assert "48 images of 16 x 16 px, 2 classes" in dgdd("data", pictures, *chosen[2:]).output
+    dgdd("distill", *chosen, "--target", "domain2", *TINY, "--out", out)
+    assert read_run_config(out / "config.yaml").classes == ("class2", "class0")
+    assert DistilledSet.load(out / "distilled.safetensors").class_names == ("class0", "class2")
+    dgdd("distill", "--resume", "--out", out, "--iterations", 3)
+    distilled = DistilledSet.load(out / "distilled.safetensors")
+    assert (distilled.class_names, len(distilled)) == (("class0", "class2"), 6)
+    code, text = failure("distill", "--resume", "--out", out, "--classes", "class0,class1")
+    assert code == 2
+    assert "data" in text
+    assert read_run_config(out / "config.yaml").classes == ("class2", "class0")
+    evaluated = dgdd("evaluate", out, "--runs", 1, "--epochs", 1, "--on", "target").output
+    assert "domain2 (held out)" in evaluated
+    code, text = failure("data", pictures, "--classes", "class0,class7")
+    assert code == 2
+    assert "no class 'class7'; it has class0, class1, class2" in text
+
+
+def test_experts_of_some_classes_are_looked_into_on_those(pictures, tmp_path):
+    chosen = ("--data", pictures, "--classes", "class0,class2", "--target", "domain2")
+    dgdd("pretrain", *chosen, *EXPERTS, "--out", tmp_path)
+    assert ExpertPool.load(tmp_path).class_names == ("class0", "class2")
+    dgdd("channels", tmp_path, "--data", pictures)
+    assert (tmp_path / "channels.json").exists()
+
+
 def test_export_writes_each_image_once(run, tmp_path):
     dgdd("export", run, "--out", tmp_path / "png")
     distilled = DistilledSet.load(run / "distilled.safetensors")
@@ -333,9 +362,6 @@ def test_a_method_is_an_objective_and_modifiers():
     for method in ("sgs", "dm+", "dm+sgs+sgs", ""):
         with pytest.raises(ValueError, match="unknown method"):
             with_method(DistillConfig(), method)
-
-
-EXPERTS = ["--experts", "2", "--epochs", "2", "--width", "4", "--batch-size", "40"]
 
 
 def test_pretrain_writes_experts_that_know_their_data(pictures, tmp_path):

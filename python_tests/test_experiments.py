@@ -23,7 +23,7 @@ from dgdd_fast.data import load_dataset
 from dgdd_fast.distill import CHECKPOINT_NAME, distill
 from dgdd_fast.distilled_set import DistilledSet
 from dgdd_fast.evaluate import evaluate
-from dgdd_fast.experiments.grid import GridOutcome, Workers, read_index, run_grid
+from dgdd_fast.experiments.grid import GridOutcome, Workers, load_data, read_index, run_grid
 from dgdd_fast.experiments.job import JobProgress
 from dgdd_fast.experiments.plan import Plan, plan
 from dgdd_fast.experiments.study import (
@@ -82,6 +82,7 @@ def test_a_study_comes_back_as_it_was_written(tmp_path: Path) -> None:
         {
             "title": "trial",
             "domains": ["a", "b"],
+            "classes": ["x", "y"],
             "methods": ["dm", {"method": "dm+sgs", "name": "x", "distill": {"surgery": {"beta": 0}}}],
             "ipc": [1, 10],
             "sweeps": {"distill.surgery.alpha": [0.5, 1e-3]},
@@ -358,6 +359,27 @@ def test_a_cell_is_what_the_public_functions_give(finished: Path, data_folder: P
     assert report["accuracies"]["domain0"]["runs"] == result.accuracies["domain0"]
     assert report["images"] == {"domain0": 9, "domain1": 36, "domain2": 9}
     assert report["seconds"] > 0
+
+
+def test_a_study_of_some_classes_is_carried_out_on_those(data_folder: Path, tmp_path: Path) -> None:
+    study = dataclasses.replace(
+        STUDY, data=str(data_folder), classes=("class2", "class0"), seeds=(0,), targets=("domain0",)
+    )
+    assert run(study, tmp_path).failures == {}
+    index = read_index(tmp_path)
+    assert index.study.classes == study.classes
+    assert index.data["classes"] == ["class0", "class2"]
+    assert {index.evaluation(cell.file)["images"]["domain0"] for cell in index.cells} == {24}
+    for cell in index.cells:
+        folder = tmp_path / cell.set_folder
+        assert read_run_config(folder / "config.yaml").classes == study.classes
+        assert DistilledSet.load(folder / "distilled.safetensors").class_names == ("class0", "class2")
+    other_order = dataclasses.replace(study, classes=("class0", "class2"))
+    assert run(other_order, tmp_path).computed == []
+    names = {job.name for job in plan(study, load_data(study)).jobs}
+    for classes in (None, ("class0", "class1")):
+        other = dataclasses.replace(study, classes=classes)
+        assert not names & {job.name for job in plan(other, load_data(other)).jobs}
 
 
 def test_the_command_distils_a_cell_again_from_its_settings(finished: Path, tmp_path: Path) -> None:

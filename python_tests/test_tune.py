@@ -16,7 +16,7 @@ from dgdd_fast import cli
 from dgdd_fast.data import DomainDataset
 from dgdd_fast.distilled_set import DistilledSet
 from dgdd_fast.experiments.choices import CHOICES_NAME, Choices, TunedColumn, chosen, read_choices
-from dgdd_fast.experiments.grid import Workers, load_data, run_grid
+from dgdd_fast.experiments.grid import Workers, load_data, read_index, run_grid
 from dgdd_fast.experiments.plan import plan
 from dgdd_fast.experiments.study import MethodEntry, Range, Study, TuneConfig, is_tunable, rows_of
 from dgdd_fast.experiments.tune import Trials, best, tune
@@ -109,6 +109,15 @@ def test_tuning_again_computes_nothing(study: Study, tuned: tuple[Path, Trials])
     again, outcome = tune(study, folder, Workers(), lambda report: None)
     assert outcome.computed == []
     assert again == found
+
+
+def test_the_trials_are_of_the_classes_of_the_study(study: Study, tmp_path: Path) -> None:
+    chosen_classes = dataclasses.replace(
+        study, classes=("class0", "class2"), methods=(MethodEntry("dm"),), targets=("domain0",)
+    )
+    _, outcome = tune(chosen_classes, tmp_path, Workers(), lambda report: None)
+    assert outcome.failures == {}
+    assert read_index(tmp_path, "tune-domain0").data["classes"] == ["class0", "class2"]
 
 
 def test_a_grid_takes_the_choice_for_each_column(study: Study, tuned: tuple[Path, Trials]) -> None:
