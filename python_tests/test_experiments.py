@@ -230,8 +230,9 @@ def test_in_and_out_of_distribution_share_every_file() -> None:
 
 def test_the_columns_are_in_the_order_of_the_targets_and_the_cells_are_the_same() -> None:
     for protocol in ("leave-one-out", "single-source", "in-distribution"):
-        forth = planned(protocol=protocol, targets=("domain0", "domain1", "domain2"))
-        back = planned(protocol=protocol, targets=("domain2", "domain0", "domain1", "domain0"))
+        common = {"protocol": protocol, "methods": (MethodEntry("dm"),)}
+        forth = planned(**common, targets=("domain0", "domain1", "domain2"))
+        back = planned(**common, targets=("domain2", "domain0", "domain1", "domain0"))
         assert back.columns == ["domain2", "domain0", "domain1"]
         assert list(dict.fromkeys(cell.column for cell in back.cells)) == back.columns
         assert set(back.cells) == set(forth.cells)
