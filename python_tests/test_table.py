@@ -132,6 +132,12 @@ def test_one_seed_says_what_its_spread_is_over(tmp_path: Path) -> None:
     assert not any("± of the average" in note for note in notes)
 
 
+def test_a_note_says_that_settings_were_tuned(tmp_path: Path) -> None:
+    plain, tuned = (result_table(index_of(tmp_path, tuned=folder)).notes for folder in (None, "tunings/pacs"))
+    (note,) = set(tuned) - set(plain)
+    assert "chosen for each column by leaving out one of its source domains" in note
+
+
 def test_the_note_on_training_is_that_of_the_distilled_rows_and_names_the_others(tmp_path: Path) -> None:
     index = index_of(tmp_path, seeds=(0,), columns=["photo"])
     whole = dataclasses.replace(
