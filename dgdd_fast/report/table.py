@@ -209,7 +209,7 @@ def _notes(index: GridIndex, reports: dict[str, Any], samples: set[int], missing
         yield f"The ± of the {AVERAGE} is the mean of those of the columns."
     yield from _trainings(index, reports)
     if study.tuned is not None:
-        yield "Settings chosen for each column by leaving out one of its source domains at a time (dgdd tune)."
+        yield "Settings chosen for each column by leaving out one of its source domains at a time, dgdd tune."
     yield f"{OVER_RANDOM}: the gain over as many real images under the same evaluation, over all columns."
     if any(report and report["config"]["generalize"] != "none" for report in reports.values()):
         yield f"{OVERHEAD}: median time of training and testing, as a multiple of the first plain row's."
