@@ -4,7 +4,8 @@ Each seed is a distillation and a training of its own. Every part is kept in the
 stopped by Ctrl-C or SIGTERM goes on where it was: the same command again computes only what is missing.
 
     python bench/accuracy.py --data DIGITS --target mnist --domains mnist mnist_m svhn_small chars74k_fnt \
-        --iterations 2000 --runs runs/digits --out bench/results/accuracy_digits_mnist.json
+        --width 64 --iterations 800 --batch-real 32 --runs runs/digits \
+        --out bench/results/accuracy_digits_mnist.json
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from readme_tables import mean_and_spread
 from timing import commit, device_name, require_device
 
 from dgdd_fast.config import DistillConfig, EvaluateConfig, NetworkConfig, SurgeryConfig, to_dict
@@ -128,9 +130,9 @@ def main() -> None:
         table[method] = {}
         for name in ("target", "sources"):
             values = [result[name] for result in results]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            spread = statistics.stdev(values) if len(values) > 1 else None
             table[method][name] = {"mean": statistics.mean(values), "std": spread, "seeds": values}
-            print(f"{method:7s} {name:7s} {statistics.mean(values):5.1f} ± {spread:.1f}")
+            print(f"{method:7s} {name:7s} {mean_and_spread(table[method][name])}")
     evaluation = EvaluateConfig(runs=1, epochs=options.epochs, network=NetworkConfig(width=options.width))
     report = {
         "date": date.today().isoformat(),

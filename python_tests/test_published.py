@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 
 import pytest
 
-from dgdd_fast.experiments.published import AVERAGE, Figure, published_names, published_table
+from dgdd_fast.experiments.published import AVERAGE, Figure, PublishedTable, published_names, published_table
 
 TABLES = {name: published_table(name) for name in published_names()}
+# A mean of rounded values is off by half a digit at most, and so is the rounded average that is printed.
+ROUNDING = 0.05 + 0.05
+
+
+def inconsistencies(table: PublishedTable) -> list[tuple[int, str, str]]:
+    """The budgets, rows and parts (mean or std) whose printed average cannot be that of the columns."""
+    found = []
+    place = table.columns.index(AVERAGE) if AVERAGE in table.columns else None
+    for ipc, rows in table.blocks.items():
+        for row, figures in rows.items():
+            for part in ("mean", "std") if place is not None else ():
+                values = [getattr(figure, part) for figure in figures]
+                printed = values.pop(place)
+                if abs(printed - statistics.fmean(values)) > ROUNDING + 1e-9:
+                    found.append((ipc, row, part))
+    return found
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -28,7 +45,7 @@ def test_every_row_of_a_table_is_complete(name: str) -> None:
 
 def test_every_printed_average_is_that_of_its_row() -> None:
     """In mean and standard deviation: the papers' average deviation is the mean of the columns'."""
-    assert {name: table.inconsistencies() for name, table in TABLES.items() if table.inconsistencies()} == {}
+    assert {name: found for name, table in TABLES.items() if (found := inconsistencies(table))} == {}
     assert sum(AVERAGE in table.columns for table in TABLES.values()) == 11
 
 
@@ -40,8 +57,7 @@ def test_a_wrong_average_would_be_found() -> None:
         ("std", Figure(row[-1].mean, 1.1)),
     ):
         changed = dataclasses.replace(table, blocks={10: {"dm": (*row[:-1], wrong)}})
-        (found,) = changed.inconsistencies()
-        assert (found.ipc, found.row, found.part) == (10, "dm", part)
+        assert inconsistencies(changed) == [(10, "dm", part)]
 
 
 def test_cadm_prints_two_figures_for_the_same_experiment() -> None:

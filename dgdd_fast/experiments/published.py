@@ -6,7 +6,6 @@ rows have the keys of `study.MethodEntry`, its columns the names of the domains 
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,8 +16,6 @@ import yaml
 from ..data.benchmarks import BENCHMARKS, Benchmark, domain_key
 
 AVERAGE = "average"
-# A mean of rounded values is off by half a digit at most, and so is the rounded average that is printed.
-ROUNDING = 0.05 + 0.05
 
 
 class Figure(NamedTuple):
@@ -26,16 +23,6 @@ class Figure(NamedTuple):
 
     mean: float
     std: float | None
-
-
-class Inconsistency(NamedTuple):
-    """A row whose printed average is not that of its columns, beyond rounding. `part` is mean or std."""
-
-    ipc: int
-    row: str
-    part: str
-    printed: float
-    computed: float
 
 
 @dataclass(frozen=True)
@@ -73,21 +60,6 @@ class PublishedTable:
         """Whether `columns` are just those whose average the paper prints."""
         own = {domain_key(name) for name in self.columns if name != AVERAGE}
         return own == {domain_key(name) for name in columns}
-
-    def inconsistencies(self) -> list[Inconsistency]:
-        """The rows whose printed average cannot be that of the printed columns."""
-        found = []
-        if AVERAGE in self.columns:
-            place = self.columns.index(AVERAGE)
-            for ipc, rows in self.blocks.items():
-                for row, figures in rows.items():
-                    for part in ("mean", "std"):
-                        values = [getattr(figure, part) for figure in figures]
-                        printed = values.pop(place)
-                        computed = statistics.fmean(values)
-                        if abs(printed - computed) > ROUNDING + 1e-9:
-                            found.append(Inconsistency(ipc, row, part, printed, computed))
-        return found
 
 
 def published_names() -> list[str]:

@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from ..experiments.grid import GridIndex
 from ..experiments.published import AVERAGE
 from ..experiments.tune import Trial, Trials, best
-from .table import Number, ResultTable, TableRow
+from .table import Number, ResultTable, TableRow, seconds_per_training
 
 
 def png_of(figure: Figure) -> bytes:
@@ -136,11 +136,7 @@ def sensitivity_figure(index: GridIndex, table: ResultTable) -> Figure | None:
 
 def time_figure(index: GridIndex, table: ResultTable) -> Figure | None:
     """Accuracy against the time of one training and its test, a panel for each budget; None without any."""
-    seconds: dict[tuple[str, int], list[float]] = {}
-    for cell in index.cells:
-        report = index.evaluation(cell.file)
-        if report is not None and cell.set_folder is not None:
-            seconds.setdefault((cell.row, cell.ipc), []).append(report["seconds"] / report["config"]["runs"])
+    seconds = seconds_per_training(index)
     swept = {entry["key"] for entry in index.rows if entry["sweep"]}
     points = {
         ipc: [

@@ -80,7 +80,7 @@ def result_table(index: GridIndex) -> ResultTable:
     columns = [*targets, *([AVERAGE] if len(targets) > 1 else []), OVER_RANDOM]
     if any(report and report["config"]["generalize"] != "none" for report in reports.values()):
         columns.append(OVERHEAD)
-    times = _seconds(index, reports)
+    times = _overheads(index, reports)
     blocks: dict[int, list[TableRow]] = {}
     for ipc in study.ipc:
         rows = []
@@ -169,18 +169,30 @@ def _number(values: Sequence[float]) -> Number:
     return Number(statistics.fmean(values), std, len(values))
 
 
-def _seconds(index: GridIndex, reports: dict[str, Any]) -> dict[tuple[str, int], Number]:
-    """The time of an evaluation by row and budget, as a multiple of that of the first row that is distilled
-    and trained on without a method of generalisation."""
+def seconds_per_training(index: GridIndex) -> dict[tuple[str, int], list[float]]:
+    """The time of a training on a distilled set and its test, by row and images per class, of every cell."""
     seconds: dict[tuple[str, int], list[float]] = {}
+    for cell in index.cells:
+        report = index.evaluation(cell.file)
+        if report is not None and cell.set_folder is not None:
+            seconds.setdefault((cell.row, cell.ipc), []).append(report["seconds"] / report["config"]["runs"])
+    return seconds
+
+
+def _overheads(index: GridIndex, reports: dict[str, Any]) -> dict[tuple[str, int], Number]:
+    """The time of a training by row and budget, as a multiple of that of the first row that is distilled and
+    trained on without a method of generalisation."""
     plain: dict[int, str] = {}
     for cell in index.cells:
         report = reports[cell.file]
-        if report is None or cell.set_folder is None:
-            continue
-        seconds.setdefault((cell.row, cell.ipc), []).append(report["seconds"])
-        if cell.file != cell.reference and report["config"]["generalize"] == "none":
+        if (
+            report is not None
+            and cell.set_folder is not None
+            and cell.file != cell.reference
+            and report["config"]["generalize"] == "none"
+        ):
             plain.setdefault(cell.ipc, cell.row)
+    seconds = seconds_per_training(index)
     return {
         (row, ipc): Number(
             statistics.median(values) / statistics.median(seconds[plain[ipc], ipc]), math.nan, len(values)
@@ -280,6 +292,11 @@ def _best(rows: Sequence[TableRow], column: str) -> float | None:
     return max(means) if len(means) > 1 else None
 
 
+def _leads(row: TableRow, column: str, best: float | None) -> bool:
+    """Whether a number is the `best` of its column; that of all data never is."""
+    return column in row.ours and row.ours[column].mean == best and row.key != WHOLE
+
+
 def _text(table: ResultTable) -> str:
     lines = [table.title]
     for ipc, rows in table.blocks.items():
@@ -311,8 +328,7 @@ def _markdown(table: ResultTable) -> str:
             cells = []
             for column in table.columns:
                 text = _shown(row, column)
-                bold = column in row.ours and row.ours[column].mean == best[column] and row.key != WHOLE
-                cells.append(f"**{text}**" if bold else text)
+                cells.append(f"**{text}**" if _leads(row, column, best[column]) else text)
             lines.append(f"| {row.label.replace('|', chr(92) + '|')} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *(f"{note}  " for note in table.notes)]) + "\n"
 
@@ -326,10 +342,9 @@ def _html(table: ResultTable) -> str:
         for row in rows:
             cells = []
             for column in table.columns:
-                number = row.ours.get(column)
-                bold = number is not None and number.mean == best[column] and row.key != WHOLE
                 text = escape(_shown(row, column))
-                cells.append(f"<td><b>{text}</b></td>" if bold else f"<td>{text}</td>")
+                leads = _leads(row, column, best[column])
+                cells.append(f"<td><b>{text}</b></td>" if leads else f"<td>{text}</td>")
             lines.append(f"<tr><th>{escape(row.label)}</th>{''.join(cells)}</tr>")
         lines.append("</tbody></table>")
     return "\n".join(lines + [f"<p>{escape(note)}</p>" for note in table.notes]) + "\n"
@@ -353,9 +368,7 @@ def _latex(table: ResultTable) -> str:
             row = rows[place]
             for column in table.columns:
                 text = _shown(row, column, r" {\scriptsize$\pm$}").replace("–", "--")
-                number = row.ours.get(column)
-                bold = number is not None and number.mean == best[ipc, column] and row.key != WHOLE
-                cells.append(rf"\textbf{{{text}}}" if bold else text)
+                cells.append(rf"\textbf{{{text}}}" if _leads(row, column, best[ipc, column]) else text)
         lines.append(f"{_escaped(first.label)} & " + " & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
