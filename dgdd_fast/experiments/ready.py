@@ -13,9 +13,9 @@ from .study import Study, merged, read_study
 # What `--scale small` makes of a study: every row and column, at settings that say nothing about accuracy.
 SMALL_RESOLUTION = 32
 SMALL_IPC = 2
-SMALL_DISTILL = {"iterations": 20, "batch_real": 8, "herding_epochs": 2, "network": {"width": 16}}
-SMALL_PRETRAIN = {"experts": 1, "epochs": 2, "network": {"width": 8}}
-SMALL_EVALUATE = {"runs": 1, "epochs": 5, "network": {"width": 8}}
+SMALL_DISTILL = {"iterations": 10, "batch_real": 8, "herding_epochs": 2, "network": {"width": 16}}
+SMALL_PRETRAIN = {"experts": 1, "epochs": 1, "network": {"width": 8}}
+SMALL_EVALUATE = {"runs": 1, "epochs": 2, "network": {"width": 8}}
 
 
 def ready_names() -> list[str]:
