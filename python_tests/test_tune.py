@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,15 @@ from toy_data import toy_domains, write_npz
 from typer.testing import CliRunner
 
 from dgdd_fast import cli
+from dgdd_fast.config import DistillConfig
 from dgdd_fast.data import DomainDataset
 from dgdd_fast.distilled_set import DistilledSet
+from dgdd_fast.experiments import job
 from dgdd_fast.experiments.choices import CHOICES_NAME, Choices, TunedColumn, chosen, read_choices
 from dgdd_fast.experiments.grid import Workers, load_data, read_index, run_grid
 from dgdd_fast.experiments.plan import plan
 from dgdd_fast.experiments.study import MethodEntry, Range, Study, TuneConfig, is_tunable, rows_of
-from dgdd_fast.experiments.tune import Trials, best, tune
+from dgdd_fast.experiments.tune import Trial, Trials, best, tune
 
 SETTINGS = {"distill.image_lr": Range(0.1, 10.0, relative=True), "distill.surgery.alpha": Range(0.5, 2.0)}
 STUDY = Study(
@@ -46,6 +49,11 @@ def tuned(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     found, outcome = tune(study, folder, Workers(), lambda report: None)
     assert outcome.failures == {}
     return folder, found
+
+
+def test_the_earlier_of_two_trials_alike_is_the_best() -> None:
+    trials = [Trial({"distill.image_lr": float(rate)}, {"x": mean}) for rate, mean in enumerate((40, 50, 50))]
+    assert best(trials) is trials[1]
 
 
 def test_every_method_has_the_same_number_of_trials_and_the_first_is_its_own(
@@ -158,6 +166,33 @@ def test_what_an_entry_sets_itself_is_neither_tuned_nor_taken_from_a_choice(
         row, choices_of("g_cls", {"distill.surgery.alpha": 9.0, "distill.image_lr": 4.0}), "street", 10
     )
     assert (taken.distill.surgery.alpha, taken.distill.image_lr) == (3.0, 4.0)
+
+
+def test_a_setting_of_the_evaluation_starts_from_its_resolved_value(study: Study, tmp_path: Path) -> None:
+    """The trials are of the study's `evaluate` and the seeds of tuning: its other evaluations and seeds, its
+    sweeps and an earlier choice take no part. Half of them are below the middle of a logarithmic range."""
+    one = dataclasses.replace(
+        study,
+        methods=(MethodEntry("dm"),),
+        targets=("domain0",),
+        seeds=(3, 4),
+        evaluations={"strong": {"weight_decay": 0.1}, "plain": {}},
+        sweeps={"distill.image_lr": (0.5,)},
+        tune=TuneConfig(5, (7,), {"evaluate.weight_decay": Range(1e-3, 1e3, relative=True)}),
+        tuned=str(tmp_path / "earlier"),
+    )
+    found, outcome = tune(one, tmp_path, Workers(), lambda report: None)
+    assert outcome.failures == {}
+    assert set(found["domain0"]) == {"dm"}
+    own, *others = (trial.settings["evaluate.weight_decay"] for trial in found["domain0"]["dm"][2])
+    assert own == 5e-4
+    assert len(others) == 4
+    assert sorted(value > own for value in others) == [False, False, True, True]
+    index = read_index(tmp_path, "tune-domain0")
+    assert {cell.seed for cell in index.cells} == {7}
+    assert index.evaluations == [""]
+    assert {row["sweep"] for row in index.rows} == {None}
+    assert index.study.tuned is None
 
 
 def test_settings_that_do_not_act_on_a_coreset_are_not_tuned_for_it() -> None:
@@ -280,6 +315,8 @@ def test_what_cannot_be_tuned_is_refused(study: Study, tmp_path: Path) -> None:
     refused("domain0: without one of its two sources dm.sgs has no domains", domains=three)
     refused("no setting distill.gamma", tune=TuneConfig(settings={"distill.gamma": Range()}))
     refused("trials must be at least 1", tune=TuneConfig(trials=0))
+    refused("distill.optimizer is relative, but the value of dm is 'sgd', no number",
+            tune=TuneConfig(settings={"distill.optimizer": Range(relative=True)}))  # fmt: skip
     refused("must begin above 0", tune=TuneConfig(settings={"distill.momentum": Range(0, 0.9)}))
     with pytest.raises(ValueError, match="holds no tuning"):
         read_choices(tmp_path)
@@ -314,7 +351,44 @@ def test_the_command_writes_the_choice_and_its_picture(study: Study, tmp_path: P
     result = runner.invoke(cli.app, ["tune", str(path), "--out", str(tmp_path / "tuning")])
     assert result.exit_code == 0, result.output
     assert "domain3, dm, 1 per class: distill.image_lr" in result.output
+    assert "%withthestudy'sownsettings" in "".join(result.output.split())
     assert Image.open(tmp_path / "tuning" / "tuning.png").width > 300
     arguments = ["grid", str(path), "--tuned", str(tmp_path / "tuning"), "--out", str(tmp_path / "grid")]
     result = runner.invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output
+
+
+def test_a_trial_that_failed_once_is_left_out_and_the_command_says_whose_it_was(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study's own settings fail where domain3 is left out, and there alone."""
+    distil = job.distill
+
+    def failing(sources: DomainDataset, config: DistillConfig, **rest: Any) -> DistilledSet:
+        if config.image_lr == 8 and sources.domain_names == ("domain1", "domain2"):
+            raise RuntimeError("no")
+        return distil(sources, config, **rest)
+
+    monkeypatch.setattr(job, "distill", failing)
+    values = {
+        "data": study.data,
+        "targets": ["domain0"],
+        "methods": ["dm"],
+        "ipc": [1],
+        "seeds": [0],
+        "distill": {**study.distill, "image_lr": 8},
+        "evaluate": study.evaluate,
+        "tune": {"trials": 3, "settings": {"distill.image_lr": {"low": 0.5, "high": 2, "relative": True}}},
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(values))
+    result = CliRunner().invoke(cli.app, ["tune", str(path), "--out", str(tmp_path / "tuning")])
+    assert result.exit_code == 1, result.output
+    assert "itsownsettingsfailed" in "".join(result.output.split())
+    content = json.loads((tmp_path / "tuning" / CHOICES_NAME).read_text())
+    trials = content["columns"]["domain0"]["rows"]["dm"]["1"]["trials"]
+    assert len(trials) == 2
+    for trial in trials:
+        assert not trial["own"]
+        assert set(trial["accuracies"]) == {"domain1", "domain2", "domain3"}
+        assert 4 <= trial["settings"]["distill.image_lr"] <= 16

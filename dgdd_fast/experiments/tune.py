@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..data import DomainDataset
+from ..evaluate import resolve as resolve_evaluation
 from ..files import write_atomically
 from ..seeds import derive_seed
 from .choices import CHOICES_NAME
@@ -32,17 +33,21 @@ from .study import (
 
 
 class Trial(NamedTuple):
-    """Settings that were tried, and the accuracy in percent on each source domain when it was left out."""
+    """Settings that were tried, and the accuracy in percent on each source domain when it was left out.
+
+    `own`: whether they are the study's own settings.
+    """
 
     settings: dict[str, Any]
     accuracies: dict[str, float]
+    own: bool = False
 
     @property
     def mean(self) -> float:
         return statistics.fmean(self.accuracies.values())
 
 
-# By column, row and images per class: the trials, the first with the study's own settings.
+# By column, row and images per class: the trials that did not fail, in the order in which they were tried.
 Trials = dict[str, dict[str, dict[int, list[Trial]]]]
 
 
@@ -55,12 +60,14 @@ def tune(study: Study, folder: Path, workers: Workers, tell: Tell) -> tuple[Tria
     grid: the same sets serve several columns. Writes `tuning.json`.
 
     Raises ValueError for a study that cannot be tuned: fewer than two source domains, or three for surgery;
-    settings that no method has. Trials that failed are left out; a method of which all failed is not in the
-    result.
+    settings that no method has, or whose own value is no number where a range is relative to it. Trials that
+    failed are left out; a method of which all failed is not in the result.
     """
     if study.tune.trials < 1:
         raise ValueError(f"tune.trials must be at least 1, got {study.tune.trials}")
     dataset = load_data(study)
+    # Trials are evaluated as `evaluate` says, once.
+    study = dataclasses.replace(study, evaluations={}, sweeps={}, published=(), tuned=None)
     rows = [row for row in rows_of(study) if _is_tuned(row, study)]
     if not rows:
         raise ValueError(f"no method has any of the settings {', '.join(study.tune.settings)}")
@@ -88,10 +95,6 @@ def tune(study: Study, folder: Path, workers: Workers, tell: Tell) -> tuple[Tria
                 for number, settings in enumerate(trials[row.key])
             ),
             seeds=study.tune.seeds,
-            evaluations={},
-            sweeps={},
-            published=(),
-            tuned=None,
         )
         name = f"tune-{part.column.replace('/', '-')}"
         outcome = run_grid(inner, folder, workers, tell, name)
@@ -123,7 +126,7 @@ def _check_surgery(column: str, rows: list[Row]) -> None:
 
 
 def _is_tuned(row: Row, study: Study) -> bool:
-    if row.distill is None or row.distill.objective == RANDOM or row.sweep is not None:
+    if row.distill is None or row.distill.objective == RANDOM:
         return False
     return any([is_tunable(row, setting) for setting in study.tune.settings])  # each, to check its name
 
@@ -133,8 +136,18 @@ def _settings(row: Row, study: Study, sources: DomainDataset) -> list[dict[str, 
     ranges = {name: span for name, span in study.tune.settings.items() if is_tunable(row, name)}
     assert row.distill is not None
     distill = resolve_before_pretraining(row.distill, row.pretrain, sources)
-    own = {"distill": distill, "evaluate": next(iter(row.evaluations.values()))}
+    evaluation = next(iter(row.evaluations.values()))
+    own = {
+        "distill": distill,
+        "evaluate": resolve_evaluation(evaluation, sources.resolution, sources.flip_safe),
+    }
     trials: list[dict[str, Any]] = [{name: _value(own, name) for name in ranges}]
+    for name, span in ranges.items():
+        if span.relative and not isinstance(trials[0][name], (int, float)):
+            raise ValueError(
+                f"tune.settings: the range of {name} is relative, but the value of {row.key} is "
+                f"{trials[0][name]!r}, no number to multiply; set one, or give relative: false"
+            )
     seed = derive_seed(0, "tune", *ranges) % 2**31
     points = torch.quasirandom.SobolEngine(len(ranges), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
     # Rounded values may repeat; where there are fewer than trials, all of them are tried.
@@ -207,7 +220,11 @@ def _trials(
     for key, tried in settings.items():
         for ipc in budgets:
             trials = [
-                Trial(chosen, {domain: statistics.fmean(seeds) for domain, seeds in values[place].items()})
+                Trial(
+                    chosen,
+                    {domain: statistics.fmean(seeds) for domain, seeds in values[place].items()},
+                    own=number == 0,
+                )
                 for number, chosen in enumerate(tried)
                 for place in [(_trial_name(key, number), ipc)]
                 if place in values and place not in lost
