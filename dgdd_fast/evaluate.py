@@ -111,8 +111,6 @@ def evaluate(
         TrainingDivergedError: the loss became NaN or infinite.
     """
     config = resolve(config, training.resolution, training.flip_safe)
-    if config.runs < 1:
-        raise ValueError(f"evaluate.runs must be at least 1, got {config.runs}")
     _check_tests(training, tests)
     if isinstance(training, DistilledSet):
         images, labels, _ = training.training_images
@@ -142,9 +140,16 @@ def resolve(config: EvaluateConfig, resolution: tuple[int, int], flip_safe: bool
 
     Raises ValueError for settings that cannot work.
     """
-    for name in ("epochs", "batch_size"):
+    for name in ("runs", "epochs", "batch_size"):
         if getattr(config, name) < 1:
             raise ValueError(f"evaluate.{name} must be at least 1, got {getattr(config, name)}")
+    rate, decay = _rates(config)
+    if not 0 < rate < math.inf:
+        raise ValueError(f"evaluate.learning_rate must be positive and finite, got {rate}")
+    if not 0 <= config.momentum < 1:
+        raise ValueError(f"evaluate.momentum must be at least 0 and less than 1, got {config.momentum}")
+    if not 0 <= decay < math.inf:
+        raise ValueError(f"evaluate.weight_decay must be finite and not negative, got {decay}")
     if not 0 <= config.cutmix_probability <= 1:
         raise ValueError(f"evaluate.cutmix_probability must lie in [0, 1], got {config.cutmix_probability}")
     if config.cutmix_probability > 0 and config.generalize != "none":
@@ -152,7 +157,6 @@ def resolve(config: EvaluateConfig, resolution: tuple[int, int], flip_safe: bool
             f"CutMix splits an image's label, {config.generalize} needs it whole: use one of them "
             "(cutmix_probability 0, or generalize 'none')"
         )
-    rate, decay = _rates(config)
     return dataclasses.replace(
         config,
         learning_rate=rate,

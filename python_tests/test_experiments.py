@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -24,7 +25,7 @@ from dgdd_fast.distill import CHECKPOINT_NAME, distill
 from dgdd_fast.distilled_set import DistilledSet
 from dgdd_fast.evaluate import evaluate
 from dgdd_fast.experiments.grid import GridOutcome, Workers, load_data, read_index, run_grid
-from dgdd_fast.experiments.job import JobProgress
+from dgdd_fast.experiments.job import SET_NAME, JobProgress
 from dgdd_fast.experiments.plan import Plan, plan
 from dgdd_fast.experiments.study import (
     MethodEntry,
@@ -228,6 +229,13 @@ def test_in_and_out_of_distribution_share_every_file() -> None:
     assert inside.cells[0].tests == ("domain1", "domain2")
 
 
+def test_a_validation_shares_the_sets_but_no_evaluation() -> None:
+    """It is tested on other images of the same domains."""
+    validation, test = planned(protocol="validation"), planned()
+    assert {job.name for job in validation.jobs} == {job.name for job in test.jobs}
+    assert not {cell.file for cell in validation.cells} & {cell.file for cell in test.cells}
+
+
 def test_the_columns_are_in_the_order_of_the_targets_and_the_cells_are_the_same() -> None:
     for protocol in ("leave-one-out", "single-source", "in-distribution"):
         common = {"protocol": protocol, "methods": (MethodEntry("dm"),)}
@@ -307,8 +315,18 @@ def test_a_folder_is_named_by_all_that_decides_the_images_and_nothing_else() -> 
 def test_settings_that_cannot_work_are_refused_before_anything_runs() -> None:
     with pytest.raises(ValueError, match="batch_real must be at least 1, got 0"):
         planned(distill={"batch_real": 0})
-    with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
-        planned(evaluate={"epochs": 0})
+    for settings, message in (
+        ({"runs": 0}, "runs must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive and finite, got -1"),
+        ({"learning_rate": math.inf}, "learning_rate must be positive and finite, got inf"),
+        ({"momentum": 2.0}, "momentum must be at least 0 and less than 1, got 2"),
+        ({"momentum": -0.1}, "momentum must be at least 0 and less than 1, got -0.1"),
+        ({"weight_decay": math.nan}, "weight_decay must be finite and not negative, got nan"),
+        ({"weight_decay": -0.1}, "weight_decay must be finite and not negative, got -0.1"),
+    ):
+        with pytest.raises(ValueError, match=f"evaluate.{message}"):
+            planned(evaluate=settings)
 
 
 @pytest.mark.parametrize("protocol", ["in-distribution", "in-domain"])
@@ -447,6 +465,20 @@ def test_an_edited_cell_is_refused_and_named(finished: Path, data_folder: Path, 
     ((name, reason),) = run(study, tmp_path).failures.items()
     assert name == config.parent.name
     assert "iterations is 9, but this folder is for 2" in reason
+
+
+def test_the_error_of_a_job_goes_when_it_succeeds(data_folder: Path, tmp_path: Path) -> None:
+    study = dataclasses.replace(
+        STUDY, data=str(data_folder), methods=(MethodEntry("dm"),), seeds=(0,), targets=("domain0",)
+    )
+    cell = tmp_path / next(job for job in plan(study, load_data(study)).jobs if "-dm-" in job.name).folder
+    cell.mkdir(parents=True)
+    (cell / SET_NAME).mkdir()  # in the way of the set
+    assert set(run(study, tmp_path).failures) == {cell.name}
+    assert (cell / "error.txt").exists()
+    (cell / SET_NAME).rmdir()
+    assert run(study, tmp_path).failures == {}
+    assert not (cell / "error.txt").exists()
 
 
 def test_ctrl_c_keeps_every_finished_cell(data_folder: Path, tmp_path: Path) -> None:
@@ -691,11 +723,15 @@ def test_a_sweep_reaches_the_masks() -> None:
 
 
 def test_experts_are_trained_first_and_once(data_folder: Path, tmp_path: Path) -> None:
-    study = dataclasses.replace(EXPERTS, data=str(data_folder))
-    stages: list[str] = []
-    outcome = run_grid(study, tmp_path, Workers(), lambda report: stages.append(report.stage))
+    pretrain = {**EXPERTS.pretrain, "epochs": 2, "refit_epochs": 1}
+    study = dataclasses.replace(EXPERTS, data=str(data_folder), pretrain=pretrain)
+    reports: list[JobProgress] = []
+    outcome = run_grid(study, tmp_path, Workers(), reports.append)
     assert outcome.failures == {}
     assert outcome.jobs == 2 + 4
+    stages = [report.stage for report in reports]
+    training = [(report.done, report.total) for report in reports if report.stage == "pretraining"]
+    assert sorted(training) == [(1, 3), (1, 3), (2, 3), (2, 3), (3, 3), (3, 3)]  # with the epoch of the refit
     last = max(place for place, stage in enumerate(stages) if stage == "pretraining")
     assert "distilling" not in stages[:last]
     assert run(study, tmp_path).computed == []

@@ -160,7 +160,6 @@ def _write_index(path: Path, study: Study, grid: Plan, dataset: DomainDataset) -
         "study": to_dict(study),
         "data": {
             "name": dataset.name,
-            "images": len(dataset),
             "resolution": list(dataset.resolution),
             "classes": list(dataset.class_names),
             "domains": list(dataset.domain_names),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import statistics
 import time
 import traceback
 from collections.abc import Callable
@@ -27,7 +26,6 @@ from .plan import Job, PoolJob
 CONFIG_NAME = "config.yaml"
 SET_NAME = "distilled.safetensors"
 SHEET_NAME = "contact_sheet.png"
-TIMING_NAME = "timing.json"
 ERROR_NAME = "error.txt"
 COMPLETE_NAME = "complete"
 
@@ -124,8 +122,8 @@ def _train_experts(job: PoolJob, folder: Path, tell: Tell) -> None:
     dataset = load_once(job.run.data, job.run.resolution, job.domains, job.run.classes)
 
     def progress(state: PretrainProgress) -> None:
-        epochs = config.epochs * state.expert + state.epoch
-        tell(JobProgress(job.name, "pretraining", epochs, config.epochs * config.experts))
+        epochs = state.epochs * state.expert + state.epoch
+        tell(JobProgress(job.name, "pretraining", epochs, state.epochs * state.experts))
 
     sources = dataset.only_domains(job.sources).train()
     pretrain(sources, config, folder, resume=True, device=job.run.device, progress=progress)
@@ -221,10 +219,8 @@ def _distilled(job: Job, folder: Path, sources: DomainDataset, tell: Tell) -> Di
         except DistilledSetError:  # its settings are there, and most often the last checkpoint
             tell(JobProgress(job.name, "damaged", 0, 0, f"{SET_NAME}, distilled again"))
     config = job.run.distill
-    seconds: list[float] = []
 
     def progress(state: Progress) -> None:
-        seconds.append(state.seconds_per_iteration)
         detail = f"loss {state.loss:.4g}"
         tell(JobProgress(job.name, "distilling", state.iteration, state.iterations, detail))
 
@@ -237,9 +233,6 @@ def _distilled(job: Job, folder: Path, sources: DomainDataset, tell: Tell) -> Di
         target=None if job.run.target == "none" else job.run.target,
         progress=progress,
     )
-    if seconds:
-        timing = {"seconds_per_iteration": statistics.median(seconds), "timed_iterations": len(seconds)}
-        write_atomically(folder / TIMING_NAME, (json.dumps(timing) + "\n").encode())
     distilled.contact_sheet(folder / SHEET_NAME)
     distilled.save(path)  # last: it says that the distillation is complete
     return distilled
