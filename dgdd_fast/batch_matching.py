@@ -13,7 +13,7 @@ from .matching import ImageGradients
 from .networks import ConvNet, initialise
 from .objectives.attention import attention_vector
 from .objectives.distribution_matching import distribution_matching, group_means
-from .sampling import real_batch
+from .sampling import filled_cells, real_batch
 from .seeds import generator
 
 
@@ -76,7 +76,7 @@ class BatchMatching:
             losses.append(loss.detach())
         if not by_domain:
             return ImageGradients(losses[0][None], result[0], None, None)
-        valid = (sizes > 0)[self.labels].T.contiguous() if bool((sizes == 0).any()) else None
+        valid = filled_cells(sizes, self.labels)
         return ImageGradients(losses[0][None], result[0], result[1:], valid)
 
     def _means(self, images: Tensor, labels: Tensor) -> Tensor:

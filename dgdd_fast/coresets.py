@@ -18,6 +18,8 @@ def herding(features: Tensor, count: int) -> Tensor:
 
     Returns:
         int64 [count], the rows in the order in which they are taken.
+
+    Raises ValueError where there is no row.
     """
     if len(features) == 0:
         raise ValueError("herding needs at least one row")
@@ -41,12 +43,14 @@ def herding(features: Tensor, count: int) -> Tensor:
 def herded_rows(
     sources: DomainDataset, network: Network, assigned: Tensor, balanced: bool, mean: Tensor, std: Tensor
 ) -> Tensor:
-    """The rows of `sources` that herding in `network`'s features chooses for each class: int64 [K * IPC].
+    """The rows of `sources` that herding in `network`'s features chooses for each class: int64 [K * T],
+    T of them.
 
     Args:
         sources: the images to choose from.
         network: trained on them.
-        assigned: int64 [K, IPC], how many images each domain gives to a class, see `assign_domains`.
+        assigned: int64 [K, T], the domain of each tile to be made of one, see `assign_domains`: how many rows
+            each domain gives to a class.
         balanced: herd each (class, domain) cell towards its own mean, as many rows as `assigned` says; else
             each class whatever the domains.
         mean, std: what images are normalised with, [3] each.

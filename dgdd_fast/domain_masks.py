@@ -36,9 +36,8 @@ class DomainMasks:
         self.host, self.matching, self.config = host, matching, config.domain_masks
         self.labels, self.terms = host.labels, (*host.terms, "domains")
         masks = images.new_full((matching.num_domains, *images.shape), INITIAL_MASK)
-        steps = dataclasses.replace(
-            config, surgery=None, clamp=False, image_lr=self.config.learning_rate or config.image_lr
-        )
+        learning_rate = self.config.learning_rate or config.image_lr
+        steps = dataclasses.replace(config, clamp=False, image_lr=learning_rate)
         nothing, one = torch.zeros(3), torch.ones(3)
         self.optimizer = ImageOptimizer(steps, nothing, one, self.labels[:0], masks.flatten(0, 1))
         self.masks = masks
@@ -62,11 +61,8 @@ class DomainMasks:
         of_weights = images * of_views
         centred = of_weights - (weights * of_weights).sum(0)
         self.mask_gradient = weights * centred / self.config.temperature
-        union = found.union
-        if union is None:
-            assert found.by_domain is not None
-            union = found.by_domain.mean(0)
-        return found._replace(losses=torch.cat([found.losses, loss[None]]), union=union + of_images)
+        losses = torch.cat([found.losses, loss[None]])
+        return found._replace(losses=losses, union=found.of_union() + of_images)
 
     def learn_(self, iteration: int) -> None:
         """Moves the masks along the gradient that `gradients` found last."""

@@ -241,8 +241,5 @@ class ExpertMatching:
         if not self.config.match:
             return ImageGradients(torch.cat([losses.new_zeros(1), losses]), union, None, None)
         matched = self.matching.gradients(images, iteration, by_domain)
-        if matched.union is not None:
-            union += matched.union
-        elif matched.by_domain is not None:
-            union += matched.by_domain.mean(0)
+        union += matched.of_union()
         return matched._replace(losses=torch.cat([matched.losses, losses]), union=union)

@@ -13,7 +13,7 @@ from .formation import decode
 from .matching import ImageGradients, chunk_rows
 from .networks import allow_second_derivatives, build_network, initialise
 from .objectives.gradient_matching import gradient_distance, matched_weights, weight_gradients
-from .sampling import real_batch
+from .sampling import filled_cells, real_batch
 from .seeds import generator
 
 
@@ -81,9 +81,7 @@ class GradientMatching:
         loss = torch.stack(losses).sum()[None]
         if not by_domain:
             return ImageGradients(loss, result[0], None, None)
-        valid = None
-        if bool((sizes == 0).any()):
-            valid = (sizes > 0).to(images.device)[self.labels].T.contiguous()
+        valid = filled_cells(sizes, self.labels)
         return ImageGradients(loss, result[0], result[1:], valid)
 
     def _real(self, rows: Tensor, label: int, draw: AugmentDraw) -> list[Tensor]:

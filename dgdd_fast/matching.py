@@ -15,7 +15,7 @@ from .data import DomainDataset, normalise
 from .feature_spaces import FeatureSpace, MixedAmplitudes, RandomAttention, RandomNetwork
 from .formation import decode
 from .networks import Network, bytes_per_image, rows_per_chunk
-from .sampling import real_batch
+from .sampling import filled_cells, real_batch
 from .seeds import generator
 
 
@@ -37,6 +37,13 @@ class ImageGradients(NamedTuple):
     union: Tensor | None
     by_domain: Tensor | None
     valid: Tensor | None
+
+    def of_union(self) -> Tensor:
+        """[N, 3, h, w], the gradient of the objective, whether or not `union` spells it out."""
+        if self.union is not None:
+            return self.union
+        assert self.by_domain is not None
+        return self.by_domain.mean(0)
 
 
 class Objective(Protocol):
@@ -136,9 +143,7 @@ class Matching:
         losses = loss.detach()[None]
         if not by_domain:
             return ImageGradients(losses, result[0], None, None)
-        valid = None
-        if bool((sizes == 0).any()):
-            valid = (sizes > 0)[self.labels].T.contiguous()
+        valid = filled_cells(sizes, self.labels)
         if not comparison.linear:
             return ImageGradients(losses, result[-1], result[:-1], valid)
         if bool((sizes == sizes[:1, :1]).all()):

@@ -28,6 +28,8 @@ def assign_domains(counts: Tensor, ipc: int, factor: int = 1) -> Tensor:
 
     Returns:
         int64 [K, ipc * factor**2], ascending in each row.
+
+    Raises ValueError for a class without any image.
     """
     if factor > 1:
         if ipc < counts.shape[1]:
@@ -111,3 +113,14 @@ def real_batch(
     ]
     sizes = torch.tensor([len(drawn) for drawn in rows]).reshape(len(cells), -1)
     return torch.cat(rows), sizes
+
+
+def filled_cells(sizes: Tensor, labels: Tensor) -> Tensor | None:
+    """Which domains have real images of each synthetic image's class: bool [D, N], or None where all have.
+
+    `sizes` int64 [K, D] are those of `real_batch`, `labels` int64 [N] the classes; the result is where these
+    are.
+    """
+    if bool((sizes > 0).all()):
+        return None
+    return (sizes > 0).to(labels.device)[labels].T.contiguous()

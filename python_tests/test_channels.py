@@ -133,7 +133,10 @@ def test_scores_are_the_means_of_each_domains_images_for_their_own_domain(pool):
 def test_a_set_of_the_real_images_has_their_unstable_channels(pool):
     report = compare_channels(pool, DATA, {"copy": as_set(DATA)}, MaskConfig())
     assert [stage["channels"] for stage in report["stages"]] == [4, 8, 16, 32]
-    for stage in report["stages"]:
+    images = normalise(DATA.images, pool.mean, pool.std)
+    for number, stage in enumerate(report["stages"], start=1):
+        deviations = stability(pool, images, DATA.domains, number).deviation.numpy()
+        assert stage["threshold"] == pytest.approx(deviations.mean(1) + deviations.std(1, ddof=1), rel=1e-5)
         assert stage["unstable"]["copy"] == stage["unstable"]["real"]
         assert stage["deviation"]["copy"] == pytest.approx(stage["deviation"]["real"])
         assert all(0 < count < stage["channels"] for count in stage["unstable"]["real"])

@@ -89,6 +89,16 @@ def test_domain_masks_against_autograd_through_everything():
     close(before - module.masks, 0.2 * module.mask_gradient)
 
 
+def test_masks_have_a_learning_rate_of_their_own_and_no_bounds():
+    masks = dataclasses.replace(DAM.domain_masks, learning_rate=5.0)
+    literal = Literal(toy_domains(), dataclasses.replace(DAM, domain_masks=masks, clamp=True), 5)
+    host = literal.objective()
+    module = DomainMasks(host, host, literal.images, literal.config)
+    module.mask_gradient = torch.linspace(-1, 1, module.masks.numel()).view_as(module.masks)
+    module.learn_(0)
+    torch.testing.assert_close(module.masks, 0.01 - 5.0 * module.mask_gradient)
+
+
 def test_masks_start_alike_and_learn_with_the_images(tmp_path):
     data = toy_domains()
     config = dataclasses.replace(DAM, surgery=SurgeryConfig(), image_lr=1.0)

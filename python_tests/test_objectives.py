@@ -219,6 +219,15 @@ def test_kernel_loss_is_a_distance_of_distributions():
         joint_bandwidth(rows[:1], rows[:0])
 
 
+def test_kernel_loss_keeps_its_digits_in_float32():
+    real, synthetic = (100 + random(count, 16, seed=seed).float() for seed, count in enumerate((40, 30)))
+    bandwidth = joint_bandwidth(synthetic, real)
+    exact = kernel_matching(synthetic.double(), real.double(), bandwidth.double())
+    torch.testing.assert_close(kernel_matching(synthetic, real, bandwidth).double(), exact, rtol=0, atol=2e-6)
+    # A row's distance from itself, rounded, is not below zero.
+    assert 0 <= kernel_matching(synthetic, real, torch.tensor(1e-12)) <= 10
+
+
 def test_kernel_gradient_is_linear_in_the_real_rows_only_at_a_fixed_bandwidth():
     domains = [random(5, 4), 3 + 2 * random(10, 4, seed=1)]
     synthetic = random(3, 4, seed=2).requires_grad_()

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..networks import Network
 
-LARGEST_SHARE = 1.0
 TEMPERATURE = 10.0
 CONSISTENCY = 2.0
 RAMP = 0.1
@@ -50,7 +49,7 @@ def draw_partners(
     else:
         weights = domains.bincount().double().reciprocal()[domains]
         partner = torch.multinomial(weights, count, replacement=True, generator=random)
-    share = LARGEST_SHARE * torch.rand(count, generator=random)
+    share = torch.rand(count, generator=random)
     return partner.to(device), share.to(device)
 
 
@@ -73,8 +72,7 @@ class Fact:
         self.steps = 0
 
     def __call__(self, images: Tensor, labels: Tensor, epoch: int) -> Tensor:
-        if self.steps > 0:  # the network has moved since the last batch
-            self._follow()
+        self._follow()
         self.steps += 1
         partner, share = draw_partners(len(images), None, self.random, images.device)
         mixed = mix_normalised(images, images[partner], share, self.mean, self.std)

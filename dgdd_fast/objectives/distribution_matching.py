@@ -11,8 +11,7 @@ def group_means(features: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     """The mean of `features` [B, F] over each group: [num_groups, F]; zero where a group has no row.
 
     A product with the averaging matrix: unlike scattered additions it is deterministic on every device, and
-        its backward is
-    one more product.
+    its backward is one more product.
     """
     member = torch.zeros(num_groups, len(groups), dtype=features.dtype, device=features.device)
     member[groups, torch.arange(len(groups), device=groups.device)] = 1.0
