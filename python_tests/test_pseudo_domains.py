@@ -5,14 +5,16 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import adjusted_rand_score
 from toy_data import toy_domains
 
 from dgdd_fast.config import NetworkConfig
 from dgdd_fast.data import normalise
 from dgdd_fast.networks import ConvNet, initialise
 from dgdd_fast.pseudo_domains import style_statistics, with_pseudo_domains
-from dgdd_fast.seeds import generator
+from dgdd_fast.seeds import derive_seed, generator
 
 NETWORK = NetworkConfig(width=8, depth=2)
 
@@ -45,6 +47,21 @@ def test_a_seed_repeats_and_decides():
     assert torch.equal(first, again)
     assert len(first.unique()) == 4
     assert not torch.equal(first, with_pseudo_domains(data, 4, NETWORK, seed=4).domains)
+
+
+def test_clusters_are_the_best_of_ten_starts_on_standardised_statistics():
+    data = toy_domains()
+    found = with_pseudo_domains(data, 10, NETWORK, seed=3).domains
+    style = style_statistics(data, NETWORK, seed=3).double().numpy()
+    standardised = (style - style.mean(0)) / style.std(0).clip(1e-12)
+
+    def agreement(values, starts):
+        clusters = KMeans(10, n_init=starts, random_state=derive_seed(3, "pseudo-domains", "k-means") % 2**32)
+        return adjusted_rand_score(found, clusters.fit_predict(values))
+
+    assert agreement(standardised, 10) == 1
+    assert agreement(standardised, 1) < 1
+    assert agreement(style, 10) < 1
 
 
 def test_statistics_are_those_of_every_block():

@@ -13,7 +13,9 @@ from dgdd_fast.config import DistillConfig, EvaluateConfig, NetworkConfig, Surge
 from dgdd_fast.demo import DemoConfig, run_demo
 from dgdd_fast.distill import distill
 from dgdd_fast.distilled_set import DistilledSet
+from dgdd_fast.formation import tiles
 from dgdd_fast.matching import Matching
+from dgdd_fast.pseudo_domains import with_pseudo_domains
 from dgdd_fast.report.decomposition import decompose_images
 from dgdd_fast.report.figures import draw_decomposition, full_resultant_length
 from dgdd_fast.surgery import Decomposition
@@ -29,18 +31,23 @@ def test_the_half_spectrum_unfolds_to_the_full_one(shape):
     torch.testing.assert_close(full_resultant_length(half, shape[1]), full)
 
 
-def test_the_parts_of_an_image_add_up_to_its_domain_gradient():
-    sources = toy_domains(domains=3)
-    distilled = distill(sources, DistillConfig(ipc=3, iterations=1, network=TINY, surgery=SurgeryConfig()))
+# Of one class every pseudo-domain has an image.
+@pytest.mark.parametrize(("classes", "settings"), [(3, {}), (3, {"factor": 2}), (1, {"pseudo_domains": 2})])
+def test_the_parts_of_an_image_add_up_to_its_domain_gradient(classes, settings):
+    sources = toy_domains(domains=3, classes=classes)
+    surgery = DistillConfig(ipc=9 // classes, iterations=1, network=TINY, surgery=SurgeryConfig(), **settings)
+    distilled = distill(sources, surgery)
     rows = [0, 4, 8]
     parts = decompose_images(distilled, sources, rows)
     config = from_dict(DistillConfig, distilled.config)
     mean, std = torch.tensor(distilled.mean), torch.tensor(distilled.std)
+    if config.pseudo_domains:
+        sources = with_pseudo_domains(sources, 2, config.network, config.seed)
     matching = Matching(sources, config, mean, std, torch.device("cpu"))
-    by_domain = matching.gradients(distilled.images, 1, by_domain=True).by_domain
-    own = by_domain[distilled.domains[rows], rows]
+    gradients = matching.gradients(tiles(distilled.images, distilled.factor), 1, by_domain=True)
+    own = gradients.by_domain[distilled.domains[rows], rows]
     torch.testing.assert_close(parts.class_signal + parts.domain_signal, own)
-    torch.testing.assert_close(parts.union, by_domain.mean(0)[rows])
+    torch.testing.assert_close(parts.union, gradients.of_union()[rows])
 
 
 def test_an_empty_cell_has_no_decomposition():
