@@ -13,7 +13,7 @@ from toy_data import toy_domains
 from dgdd_fast.config import DistillConfig
 from dgdd_fast.data import normalise
 from dgdd_fast.distill import distill
-from dgdd_fast.sampling import assign_domains, initial_tiles, real_batch
+from dgdd_fast.sampling import assign_domains, filled_cells, initial_tiles, real_batch
 
 
 @settings(deadline=None, derandomize=True)
@@ -132,3 +132,11 @@ def test_initial_images_depend_on_the_seed_only() -> None:
     other = initial_tiles(data, assigned, dataclasses.replace(config, seed=1), mean, std)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_the_filled_cells_of_each_image() -> None:
+    labels = torch.tensor([0, 0, 1])
+    assert filled_cells(torch.tensor([[2, 1], [1, 3]]), labels) is None
+    filled = filled_cells(torch.tensor([[2, 0], [1, 3]]), labels)
+    assert filled is not None
+    assert filled.tolist() == [[True, True, True], [False, False, True]]
