@@ -7,7 +7,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 #include <set>
 #include <string>
 #include <utility>
@@ -17,11 +16,6 @@
 #include "tests/spectral_reference.h"
 
 namespace dgdd::tests {
-
-template <class Stored>
-double tolerance() {
-  return sizeof(Stored) == 4 ? 3e-7 : precision<Stored>();
-}
 
 template <class Kernel, class Stored>
 emulator::Report run(const SpectralParams& params, int groups = 1, const emulator::Options& options = {}) {
@@ -120,20 +114,12 @@ void test_domains_that_are_left_out() {
       settings.domain_valid = {1, 1, 1, 0, 1, 0, 0, 0, 1, 1, 1, 0};
       Call<float> call = drawn<Kernel>(settings, 7);
       const Truth expected = truth(call);
-      for (int domain = 0; domain < 3; ++domain)
-        for (int sample = 0; sample < 4; ++sample)
-          for (int64_t i = 0; i < call.pixels() && !call.is_valid(domain, sample); ++i)
-            call.gradient(domain, sample, i) = std::numeric_limits<float>::quiet_NaN();
+      call.spoil_invalid_domains();
       const emulator::Report report = run<Kernel, float>(call.params(), groups);
       CHECK(report.sound() && report.bank_conflicts == 0, report.text());
       CHECK(relative_error(call.images, expected.first) < 3e-7, groups, weighted_deviation);
       CHECK(relative_error(call.momentum_buffer, expected.second) < 3e-7, groups, weighted_deviation);
     }
-}
-
-template <class Stored>
-bool same_bits(const Stored* a, const Stored* b, int64_t count) {
-  return std::memcmp(a, b, static_cast<size_t>(count) * sizeof(Stored)) == 0;
 }
 
 // A plane with a NaN or an infinity is NaN, and no other plane differs in a bit.

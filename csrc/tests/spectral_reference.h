@@ -5,6 +5,7 @@
 #include <cmath>
 #include <complex>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <numbers>
 #include <random>
@@ -52,6 +53,14 @@ struct Call {
   }
   Stored& gradient(int domain, int64_t plane, int64_t pixel) {
     return domain_grads[static_cast<size_t>((domain * planes() + plane) * pixels() + pixel)];
+  }
+
+  // What no operator may look at: NaN in the gradients of all domains that are left out.
+  void spoil_invalid_domains() {
+    for (int domain = 0; domain < domains; ++domain)
+      for (int64_t plane = 0; plane < planes(); ++plane)
+        for (int64_t i = 0; i < pixels() && !is_valid(domain, plane / channels); ++i)
+          gradient(domain, plane, i) = store<Stored>(std::numeric_limits<float>::quiet_NaN());
   }
 
   // Gradients with a common part, so that the agreement covers all of (0, 1).
@@ -214,6 +223,18 @@ Truth truth(Call<Stored>& call) {
     }
   }
   return result;
+}
+
+// What `relative_error` must stay below.
+template <class Stored>
+double tolerance() {
+  if (std::is_same_v<Stored, double>) return 1e-14;
+  return sizeof(Stored) == 4 ? 3e-7 : precision<Stored>();
+}
+
+template <class Stored>
+bool same_bits(const Stored* a, const Stored* b, int64_t count) {
+  return std::memcmp(a, b, static_cast<size_t>(count) * sizeof(Stored)) == 0;
 }
 
 // The L2 norm of the error over that of the truth in one of `parts` equal parts, NaN where either is.
