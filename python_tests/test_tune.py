@@ -315,8 +315,11 @@ def test_what_cannot_be_tuned_is_refused(study: Study, tmp_path: Path) -> None:
     refused("domain0: without one of its two sources dm.sgs has no domains", domains=three)
     refused("no setting distill.gamma", tune=TuneConfig(settings={"distill.gamma": Range()}))
     refused("trials must be at least 1", tune=TuneConfig(trials=0))
-    refused("distill.optimizer is relative, but the value of dm is 'sgd', no number",
-            tune=TuneConfig(settings={"distill.optimizer": Range(relative=True)}))  # fmt: skip
+    refused("distill.optimizer of dm is 'sgd', but only numbers have a range",
+            tune=TuneConfig(settings={"distill.optimizer": Range()}))  # fmt: skip
+    depth = TuneConfig(1, settings={"evaluate.network.depth": Range(1, 3, relative=True)})
+    refused("evaluate.network.depth of dm is None, but only numbers have a range", tune=depth,
+            evaluate={"network": {"architecture": "resnet18"}})  # fmt: skip
     refused("must begin above 0", tune=TuneConfig(settings={"distill.momentum": Range(0, 0.9)}))
     with pytest.raises(ValueError, match="holds no tuning"):
         read_choices(tmp_path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -65,7 +65,7 @@ def tune(
         for method, budgets in methods.items():
             for ipc, trials in budgets.items():
                 winner = best(trials)
-                settings = ", ".join(f"{name} {_text(value)}" for name, value in winner.settings.items())
+                settings = ", ".join(f"{name} {value:g}" for name, value in winner.settings.items())
                 own = next((f"{trial.mean:.1f} %" for trial in trials if trial.own), None)
                 beside = "its own settings failed" if own is None else f"{own} with the study's own settings"
                 console.print(
@@ -80,8 +80,3 @@ def tune(
         console.print(f"written: {out / 'tuning.png'}")
     show_outcome(outcome, out)
     console.print(f"next: dgdd grid {study} --tuned {out}")
-
-
-def _text(value: Any) -> str:
-    """A setting's value: of the study's own ones, not all are numbers."""
-    return f"{value:g}" if isinstance(value, (int, float)) else str(value)

@@ -60,8 +60,8 @@ def tune(study: Study, folder: Path, workers: Workers, tell: Tell) -> tuple[Tria
     grid: the same sets serve several columns. Writes `tuning.json`.
 
     Raises ValueError for a study that cannot be tuned: fewer than two source domains, or three for surgery;
-    settings that no method has, or whose own value is no number where a range is relative to it. Trials that
-    failed are left out; a method of which all failed is not in the result.
+    settings that no method has, or whose own value is no number. Trials that failed are left out; a method of
+    which all failed is not in the result.
     """
     if study.tune.trials < 1:
         raise ValueError(f"tune.trials must be at least 1, got {study.tune.trials}")
@@ -142,11 +142,10 @@ def _settings(row: Row, study: Study, sources: DomainDataset) -> list[dict[str, 
         "evaluate": resolve_evaluation(evaluation, sources.resolution, sources.flip_safe),
     }
     trials: list[dict[str, Any]] = [{name: _value(own, name) for name in ranges}]
-    for name, span in ranges.items():
-        if span.relative and not isinstance(trials[0][name], (int, float)):
+    for name, value in trials[0].items():
+        if not isinstance(value, (int, float)):
             raise ValueError(
-                f"tune.settings: the range of {name} is relative, but the value of {row.key} is "
-                f"{trials[0][name]!r}, no number to multiply; set one, or give relative: false"
+                f"tune: {name} of {row.key} is {value!r}, but only numbers have a range; leave it out"
             )
     seed = derive_seed(0, "tune", *ranges) % 2**31
     points = torch.quasirandom.SobolEngine(len(ranges), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
