@@ -175,7 +175,7 @@ def run_on_ray(
     )(_run_ray_task)
     pending = {}
     try:
-        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        there = ray.cluster_resources()
         if on_gpu and there.get("GPU", 0) < 1:  # its tasks would wait for ever
             raise ValueError("the Ray cluster has no GPU: start a machine of it with one, or give cpu")
         pending = {task.remote(_on_device(job, device), str(root), threads): job for job in jobs}
