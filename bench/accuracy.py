@@ -28,7 +28,7 @@ from dgdd_fast.distill import Progress, distill
 from dgdd_fast.distilled_set import DistilledSet
 from dgdd_fast.evaluate import evaluate
 from dgdd_fast.files import write_atomically
-from dgdd_fast.run_config import with_method
+from dgdd_fast.run_config import SET_NAME, SHEET_NAME, with_method
 
 METHODS = ("random", "dm", "dm+sgs")
 
@@ -57,7 +57,7 @@ def run_cell(
     result_path = folder / "result.json"
     if result_path.exists():
         return json.loads(result_path.read_text())
-    set_path = folder / "distilled.safetensors"
+    set_path = folder / SET_NAME
     if not set_path.exists():
 
         def tell(progress: Progress) -> None:
@@ -74,7 +74,7 @@ def run_cell(
             progress=tell,
         )
         distilled.save(set_path)
-        distilled.contact_sheet(folder / "contact_sheet.png")
+        distilled.contact_sheet(folder / SHEET_NAME)
     distilled = DistilledSet.load(set_path)
     evaluation = evaluate(
         distilled,

@@ -39,11 +39,12 @@ from dgdd_fast.data import DomainDataset, LeaveOneOut, load_dataset
 from dgdd_fast.distill import Progress, build_objective, distill, resolve
 from dgdd_fast.distilled_set import DistilledSet
 from dgdd_fast.evaluate import evaluate
+from dgdd_fast.experts import ExpertPool
 from dgdd_fast.files import write_atomically
 from dgdd_fast.formation import tiles
-from dgdd_fast.pretrain import ExpertPool, PretrainProgress, pretrain
+from dgdd_fast.pretrain import PretrainProgress, pretrain
 from dgdd_fast.report.channels import compare_channels
-from dgdd_fast.run_config import with_method
+from dgdd_fast.run_config import SET_NAME, SHEET_NAME, with_method
 
 # "cadm-uniform" masks any channels, whatever the discriminators say.
 METHODS = ("random", "start", "mmd", "cadm", "cadm-uniform", "mmd+sgs", "cadm+sgs")
@@ -129,7 +130,7 @@ def run_cell(
     if result_path.exists():
         result: dict[str, float] = json.loads(result_path.read_text())
         return result
-    set_path = folder / "distilled.safetensors"
+    set_path = folder / SET_NAME
     if not set_path.exists():
 
         def tell(progress: Progress) -> None:
@@ -146,7 +147,7 @@ def run_cell(
             progress=tell,
         )
         distilled.save(set_path)
-        distilled.contact_sheet(folder / "contact_sheet.png")
+        distilled.contact_sheet(folder / SHEET_NAME)
     evaluation = evaluate(
         DistilledSet.load(set_path),
         {"target": parts.target, "sources": parts.sources_test},
@@ -162,7 +163,7 @@ def run_cell(
 def distilled_sets(ipc: int, options: Any) -> dict[str, DistilledSet]:
     """The sets of the first seed that were distilled in experts, with the one that they start from."""
     return {
-        method: DistilledSet.load(options.runs / f"{method}-ipc{ipc}-seed0" / "distilled.safetensors")
+        method: DistilledSet.load(options.runs / f"{method}-ipc{ipc}-seed0" / SET_NAME)
         for method in options.methods
         if method != "random"
     }

@@ -17,24 +17,13 @@ from safetensors.torch import save
 from .augment import augment, cutmix, draw_batch, draw_cutmix, mixed_labels, resolve_strategy
 from .config import PretrainConfig, to_dict
 from .data import DomainDataset, normalise
-from .experts import POOL_NAME, Expert, ExpertPool, ExpertPoolError, reverse_gradient
+from .experts import POOL_NAME, Expert, ExpertPool, ExpertPoolError
 from .files import write_atomically
 from .generalize.fact import draw_partners, mix_normalised
 from .generalize.irm import invariance_penalty
 from .networks import initialise, resolve_network, rows_per_chunk
 from .seeds import generator
 from .stopping import TrainingDivergedError, stop_at_whole_steps
-
-__all__ = [
-    "Expert",
-    "ExpertPool",
-    "ExpertPoolError",
-    "PretrainProgress",
-    "PretrainingInterrupted",
-    "pretrain",
-    "resolve",
-    "reverse_gradient",
-]
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 _CHECKPOINT_FORMAT = "dgdd-fast expert in training 1"

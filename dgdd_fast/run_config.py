@@ -22,6 +22,11 @@ from .config import (
 )
 from .files import write_atomically
 
+# What the folder of a run, or of a cell of a grid, holds.
+CONFIG_NAME = "config.yaml"
+SET_NAME = "distilled.safetensors"
+SHEET_NAME = "contact_sheet.png"
+
 NO_TARGET = "none"
 DEFAULT_METHOD = "dm+sgs"
 MODIFIERS = ("dam", "fact", "sgs")

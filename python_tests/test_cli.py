@@ -15,7 +15,7 @@ from dgdd_fast import cli
 from dgdd_fast.config import DistillConfig, MaskConfig, NetworkConfig, SurgeryConfig
 from dgdd_fast.distill import DistillationInterrupted
 from dgdd_fast.distilled_set import DistilledSet
-from dgdd_fast.pretrain import ExpertPool
+from dgdd_fast.experts import ExpertPool
 from dgdd_fast.run_config import RunConfig, method_name, read_run_config, with_method, write_run_config
 
 TINY = ["--ipc", "3", "--iterations", "2", "--width", "8", "--batch-real", "4"]

@@ -13,19 +13,11 @@ from toy_data import toy_domains
 from dgdd_fast import pretrain as pretrain_module
 from dgdd_fast.config import AugmentConfig, NetworkConfig, PretrainConfig
 from dgdd_fast.data import normalise
+from dgdd_fast.experts import Expert, ExpertPool, ExpertPoolError, reverse_gradient
 from dgdd_fast.generalize.fact import mix_amplitudes
 from dgdd_fast.generalize.irm import invariance_penalty
 from dgdd_fast.networks import initialise
-from dgdd_fast.pretrain import (
-    CHECKPOINT_NAME,
-    Expert,
-    ExpertPool,
-    ExpertPoolError,
-    PretrainingInterrupted,
-    pretrain,
-    resolve,
-    reverse_gradient,
-)
+from dgdd_fast.pretrain import CHECKPOINT_NAME, PretrainingInterrupted, pretrain, resolve
 from dgdd_fast.seeds import generator
 from dgdd_fast.stopping import TrainingDivergedError
 

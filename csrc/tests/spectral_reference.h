@@ -234,7 +234,7 @@ double tolerance() {
 
 template <class Stored>
 bool same_bits(const Stored* a, const Stored* b, int64_t count) {
-  return std::memcmp(a, b, static_cast<size_t>(count) * sizeof(Stored)) == 0;
+  return count == 0 || std::memcmp(a, b, static_cast<size_t>(count) * sizeof(Stored)) == 0;
 }
 
 // The L2 norm of the error over that of the truth in one of `parts` equal parts, NaN where either is.

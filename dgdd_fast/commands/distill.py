@@ -18,9 +18,12 @@ from ..config import (
     to_dict,
 )
 from ..run_config import (
+    CONFIG_NAME,
     DEFAULT_METHOD,
     MODIFIERS,
     NO_TARGET,
+    SET_NAME,
+    SHEET_NAME,
     RunConfig,
     method_name,
     override,
@@ -30,9 +33,6 @@ from ..run_config import (
 )
 from ..terminal import Meter, console
 from .options import (
-    CONFIG_NAME,
-    SET_NAME,
-    SHEET_NAME,
     SOURCE_HELP,
     Classes,
     Depth,

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import PROTOCOLS, DistillConfig, EvaluateConfig, NetworkConfig, from_dict, to_dict
-from ..run_config import method_name, override, read_run_config, with_method
+from ..run_config import CONFIG_NAME, method_name, override, read_run_config, with_method
 from ..terminal import Meter, accuracy_table, console
 from .options import (
-    CONFIG_NAME,
     SET_HELP,
     SOURCE_HELP,
     Depth,

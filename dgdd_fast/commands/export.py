@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from ..run_config import SHEET_NAME
 from ..terminal import console
-from .options import SET_HELP, SHEET_NAME, set_file
+from .options import SET_HELP, set_file
 
 
 def export(

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from ..run_config import NO_TARGET
+from ..run_config import NO_TARGET, SET_NAME
 from ..terminal import console
 
 if TYPE_CHECKING:
     from ..data import DomainDataset
 
-CONFIG_NAME = "config.yaml"
-SET_NAME = "distilled.safetensors"
-SHEET_NAME = "contact_sheet.png"
 
 SOURCE_HELP = "embedded-digits, or a folder: domain/class/*.png, or one DOMAIN.npz a domain."
 SET_HELP = "A distilled set, or the folder of the run that made it."

@@ -20,12 +20,9 @@ from ..distilled_set import DistilledSet, DistilledSetError, NewerFormatError
 from ..evaluate import evaluate
 from ..files import write_atomically
 from ..pretrain import PretrainProgress, pretrain
-from ..run_config import read_run_config, write_run_config
+from ..run_config import CONFIG_NAME, SET_NAME, SHEET_NAME, read_run_config, write_run_config
 from .plan import Job, PoolJob
 
-CONFIG_NAME = "config.yaml"
-SET_NAME = "distilled.safetensors"
-SHEET_NAME = "contact_sheet.png"
 ERROR_NAME = "error.txt"
 COMPLETE_NAME = "complete"
 

@@ -14,19 +14,18 @@ from torch import Tensor
 from ..data import DomainDataset
 from ..distilled_set import DistilledSet, DistilledSetError
 from ..experiments.grid import GridIndex
-from ..experiments.job import SET_NAME
 from ..experiments.plan import Part, parts_of
 from ..experts import ExpertPool
 from ..files import write_atomically
 from ..formation import tiles
-from ..run_config import read_run_config
+from ..run_config import CONFIG_NAME, SET_NAME, read_run_config
 from .channel_figure import channel_figure
 from .channels import stability
 from .curves import png_of, sensitivity_figure, time_figure
 from .decomposition import decompose_images
 from .features import feature_figure
 from .figures import draw_decomposition
-from .table import format_table, result_table
+from .table import ResultTable, format_table, result_table
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto; }
@@ -68,7 +67,7 @@ def write_report(path: Path, index: GridIndex, dataset: DomainDataset | None) ->
         dataset: its data, for the pictures that need real images; None leaves those out.
     """
     table = result_table(index)
-    sections = list(_sections(index, dataset))
+    sections = list(_sections(index, table, dataset))
     body = [f"<h1>{escape(table.title)}</h1>", format_table(table, "html")]
     for section in sections:
         body.append(f"<h2>{escape(section.title)}</h2>")
@@ -91,8 +90,7 @@ def write_report(path: Path, index: GridIndex, dataset: DomainDataset | None) ->
     return sections
 
 
-def _sections(index: GridIndex, dataset: DomainDataset | None) -> Iterator[Section]:
-    table = result_table(index)
+def _sections(index: GridIndex, table: ResultTable, dataset: DomainDataset | None) -> Iterator[Section]:
     sensitivity, time = sensitivity_figure(index, table), time_figure(index, table)
     if sensitivity is not None:
         caption = "Accuracy by setting, one varied at a time; mean and deviation over the seeds."
@@ -197,7 +195,7 @@ def _channels(index: GridIndex, examples: list[Example], where: str) -> list[tup
 def _pool(index: GridIndex, examples: list[Example]) -> ExpertPool:
     """The experts of the last example that has some: CADM's, where there are several."""
     for example in reversed(examples):
-        experts = read_run_config(example.folder / "config.yaml").distill.experts
+        experts = read_run_config(example.folder / CONFIG_NAME).distill.experts
         if experts is not None and experts.pool is not None:
             return ExpertPool.load(index.folder / "experts" / Path(experts.pool).name)
     raise ValueError("no method of this grid matches in experts, whose discriminators give the scores")
