@@ -6,7 +6,7 @@ CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o
 .PHONY: help demo test lint cuda-check bench clean
 
 help:
-	@echo 'make demo         install, then distil embedded digits and test on a held-out domain (about 4 minutes on 2 cores)'
+	@echo 'make demo         install, then distil embedded digits and test on a held-out domain (minutes on 2 cores)'
 	@echo 'make test         install, then run the tests: C++ (kernels in the emulator), then Python'
 	@echo 'make lint         ruff, mypy, clang-format'
 	@echo 'make cuda-check   install, then check what nvcc made of the CUDA kernels: every architecture, no spills'
