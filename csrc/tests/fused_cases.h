@@ -176,11 +176,13 @@ void test_scales() {
   }
 }
 
+// Returns the report of the run with all of them.
 template <class Kernel>
-void test_every_barrier_is_needed(int groups = 1, double scale = 1) {
+emulator::Report test_every_barrier_is_needed(int groups = 1, double scale = 1) {
   Call<float> settings;
   settings.op = Operator::step;
   settings.domains = 2;
+  settings.samples = 2;
   settings.scale = scale;
   Call<float> call = drawn<Kernel>(settings, 15);
   const auto races_without = [&](const emulator::Options& removed) {
@@ -194,6 +196,7 @@ void test_every_barrier_is_needed(int groups = 1, double scale = 1) {
   for (int64_t n = 0; n < report.warp_barriers; ++n)
     if (races_without({.removed_warp_barrier = n}) == 0) idle += " warp " + std::to_string(n);
   CHECK(idle.empty(), Kernel::kHeight, Kernel::kWidth, groups, idle, report.text());
+  return report;
 }
 
 }  // namespace dgdd::tests

@@ -49,7 +49,8 @@ void test_plane() {
   test_every_kind_of_output<Kernel, float>();
   test_any_address<Kernel, BFloat16>();
   test_bad_planes_stay_alone<Kernel>(Operator::consensus);
-  test_every_barrier_is_needed<Kernel>();
+  const emulator::Report report = test_every_barrier_is_needed<Kernel>();
+  CHECK(report.block_barriers > 0 && report.warp_barriers > 0, report.text());
 }
 
 }  // namespace
