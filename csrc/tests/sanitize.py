@@ -3,8 +3,9 @@
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool racecheck --kernel-name kns=dgdd \
         --error-exitcode 1 python csrc/tests/sanitize.py
 
-Inputs are copied to the device whole, so that initcheck knows who wrote what a fused kernel reads; with
---fused it leaves out the general tier, whose inputs cuFFT writes.
+Inputs are made on the CPU, strides and all, and copied to the device whole, so that initcheck knows who wrote
+what a fused kernel reads: a kernel that the filter leaves out would have written nothing. With --fused the
+general tier is left out, whose inputs cuFFT writes.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def masking_results(shape: tuple[int, ...], dtype: torch.dtype, whole: bool, dev
     """What the masking operators make of features [N, C, *], contiguous and channels last."""
     generator = torch.Generator().manual_seed(0)
     rows, channels = shape[:2]
-    features = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device)
+    here = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    features = here.to(device)
     weight = torch.rand(3, channels, generator=generator).to(dtype).to(device)
     wide = torch.promote_types(dtype, torch.float32)
     uniforms = torch.rand(rows, channels, generator=generator, dtype=wide).to(device)
@@ -60,7 +62,7 @@ def masking_results(shape: tuple[int, ...], dtype: torch.dtype, whole: bool, dev
     masked, mask = ops.mask_channels(features, weight, domain_index, uniforms, channels // 3, per_pixel=whole)
     yield mask.sum(1)
     if len(shape) == 4:
-        last = features.contiguous(memory_format=torch.channels_last)
+        last = here.contiguous(memory_format=torch.channels_last).to(device)
         yield ops.mask_channels(last, weight, domain_index, uniforms, 0)[0]
     yield masked.isnan()
 
