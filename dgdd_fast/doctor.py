@@ -15,7 +15,7 @@ from rich.table import Table
 from . import ops, reference
 from .terminal import console
 
-LIBRARIES = ("torch", "numpy", "safetensors", "pillow", "scikit-learn", "matplotlib")
+LIBRARIES = ("numpy", "safetensors", "pillow", "scikit-learn", "matplotlib")
 SIDES = ((32, 32), (64, 64), (128, 128), (33, 20))
 LARGEST_ERROR = 1e-6  # relative, in float32; rounding alone gives about 3e-7
 
@@ -49,6 +49,7 @@ def _facts(build: dict[str, Any]) -> list[tuple[str, str]]:
     facts = [
         ("dgdd-fast", build["version"]),
         ("python", f"{sys.version.split()[0]} on {platform.platform()}"),
+        ("torch", str(torch.__version__)),  # the metadata may lack the local part, such as +cu130
         *((name, metadata.version(name)) for name in LIBRARIES),
         (
             "CPU",

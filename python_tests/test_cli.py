@@ -78,6 +78,11 @@ def test_doctor_finds_the_operators_right():
     assert torch.__version__ in text
 
 
+def test_doctor_shows_which_build_of_torch_is_imported(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.99.0+build7"))
+    assert "2.99.0+build7" in dgdd("doctor").output
+
+
 def test_a_run_folder_holds_settings_checkpoint_set_and_sheet(run, pictures):
     assert {file.name for file in run.iterdir()} == {
         "config.yaml", "checkpoint.safetensors", "distilled.safetensors", "contact_sheet.png",
