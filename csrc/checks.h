@@ -17,7 +17,7 @@ std::string text(const Parts&... parts) {
   return stream.str();
 }
 
-inline std::string text_of_shape(const std::vector<int64_t>& sizes) {
+inline std::string text_of_shape(Sizes sizes) {
   std::ostringstream stream;
   stream << '[';
   for (size_t axis = 0; axis < sizes.size(); ++axis) stream << (axis == 0 ? "" : ", ") << sizes[axis];
@@ -63,63 +63,65 @@ inline std::string text_of_device(const Device& device) {
   return text("a device of type ", static_cast<int>(device.type()));
 }
 
-// The checks of one operator's arguments. Each throws std::runtime_error, which Python sees as RuntimeError.
+// The checks of one operator's arguments. A check that succeeds builds no text: small calls would spend most
+// of their time on it.
 class Checks {
  public:
   explicit Checks(const char* op) : op_(op) {}
 
-  void require(bool condition, const char* argument, const std::string& expected,
-               const std::string& got) const {
-    if (!condition)
-      throw std::runtime_error(text("dgdd::", op_, ": ", argument, " must be ", expected, ", got ", got));
+  // Throws std::runtime_error, which Python sees as RuntimeError.
+  [[noreturn]] void refuse(const char* argument, const std::string& expected, const std::string& got) const {
+    throw std::runtime_error(text("dgdd::", op_, ": ", argument, " must be ", expected, ", got ", got));
   }
 
   void is_floating(const Tensor& tensor, const char* argument) const {
     const ScalarType type = tensor.scalar_type();
-    require(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::BFloat16 ||
-                type == ScalarType::Half,
-            argument, "float32, float64, bfloat16 or float16", text_of_dtype(type));
+    if (type != ScalarType::Float && type != ScalarType::Double && type != ScalarType::BFloat16 &&
+        type != ScalarType::Half)
+      refuse(argument, "float32, float64, bfloat16 or float16", text_of_dtype(type));
   }
 
   void has_dtype(const Tensor& tensor, const char* argument, ScalarType expected, const char* why) const {
-    require(tensor.scalar_type() == expected, argument, text_of_dtype(expected) + why,
-            text_of_dtype(tensor.scalar_type()));
+    const ScalarType type = tensor.scalar_type();
+    if (type != expected) refuse(argument, text_of_dtype(expected) + why, text_of_dtype(type));
   }
 
   // The dtype of the argument that `like` names, or float32 beside half formats.
   void has_dtype_or_float32(const Tensor& tensor, const char* argument, ScalarType expected,
                             const char* like) const {
+    const ScalarType type = tensor.scalar_type();
     const bool half = expected == ScalarType::BFloat16 || expected == ScalarType::Half;
-    require(tensor.scalar_type() == expected || (half && tensor.scalar_type() == ScalarType::Float), argument,
-            text(text_of_dtype(expected), " like ", like, half ? ", or float32" : ""),
-            text_of_dtype(tensor.scalar_type()));
+    if (type != expected && !(half && type == ScalarType::Float))
+      refuse(argument, text(text_of_dtype(expected), " like ", like, half ? ", or float32" : ""),
+             text_of_dtype(type));
   }
 
-  void has_shape(const Tensor& tensor, const char* argument, const std::vector<int64_t>& expected,
-                 const char* names) const {
-    require(shape(tensor) == expected, argument, text(names, " = ", text_of_shape(expected)),
-            text_of_shape(shape(tensor)));
+  void has_shape(const Tensor& tensor, const char* argument, Sizes expected, const char* names) const {
+    if (tensor.sizes() != expected)
+      refuse(argument, text(names, " = ", text_of_shape(expected)), text_of_shape(tensor.sizes()));
   }
 
   // `like` names the argument whose device it is.
   void is_on(const Tensor& tensor, const char* argument, const Device& expected, const char* like) const {
-    require(tensor.device() == expected, argument, text("on ", text_of_device(expected), " like ", like),
-            text_of_device(tensor.device()));
+    const Device device = tensor.device();
+    if (device != expected)
+      refuse(argument, text("on ", text_of_device(expected), " like ", like), text_of_device(device));
   }
 
   void is_finite(double value, const char* argument) const {
-    require(std::isfinite(value), argument, "finite", text(value));
+    if (!std::isfinite(value)) refuse(argument, "finite", text(value));
   }
 
   void is_finite_and_not_negative(double value, const char* argument) const {
-    require(std::isfinite(value) && value >= 0, argument, "finite and at least 0", text(value));
+    if (!std::isfinite(value) || value < 0) refuse(argument, "finite and at least 0", text(value));
   }
 
   // An in-place result needs one memory cell for each element.
   void does_not_repeat_memory(const Tensor& tensor, const char* argument) const {
     for (int64_t axis = 0; axis < tensor.dim(); ++axis)
-      require(tensor.size(axis) <= 1 || tensor.stride(axis) != 0, argument,
-              "written in place, so each element needs its own memory", text("an expanded axis ", axis));
+      if (tensor.size(axis) > 1 && tensor.stride(axis) == 0)
+        refuse(argument, "written in place, so each element needs its own memory",
+               text("an expanded axis ", axis));
   }
 
  private:

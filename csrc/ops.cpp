@@ -61,12 +61,12 @@ void run(const MaskingParams& params, const Device& device) {
 
 void check_planes(const Checks& checks, const Tensor& domain_grads, int64_t least_axes, const char* layout) {
   checks.is_floating(domain_grads, "domain_grads");
-  const std::string got = text_of_shape(shape(domain_grads));
-  checks.require(least_axes == 5 ? domain_grads.dim() == 5 : domain_grads.dim() >= least_axes, "domain_grads",
-                 layout, got);
-  checks.require(domain_grads.size(0) >= 1, "domain_grads", text(layout, " with at least one domain"), got);
-  checks.require(domain_grads.size(-1) >= 1 && domain_grads.size(-2) >= 1, "domain_grads",
-                 text(layout, " with H >= 1 and W >= 1"), got);
+  const auto refuse = [&](const char* expected) {
+    checks.refuse("domain_grads", text(layout, expected), text_of_shape(domain_grads.sizes()));
+  };
+  if (least_axes == 5 ? domain_grads.dim() != 5 : domain_grads.dim() < least_axes) refuse("");
+  if (domain_grads.size(0) < 1) refuse(" with at least one domain");
+  if (domain_grads.size(-1) < 1 || domain_grads.size(-2) < 1) refuse(" with H >= 1 and W >= 1");
 }
 
 std::tuple<Tensor, Tensor> spectral_consensus(const Tensor& domain_grads, double eps) {
@@ -74,9 +74,8 @@ std::tuple<Tensor, Tensor> spectral_consensus(const Tensor& domain_grads, double
   check_planes(checks, domain_grads, 3, "[D, *, H, W]");
   checks.is_finite_and_not_negative(eps, "eps");
 
-  const Tensor gradients = torch::stable::contiguous(domain_grads);
-  std::vector<int64_t> sizes = shape(gradients);
-  sizes.erase(sizes.begin());
+  const Tensor gradients = made_contiguous(domain_grads);
+  std::vector<int64_t> sizes = gradients.sizes().slice(1).vec();
   SpectralParams params{};
   params.domains = gradients.size(0);
   params.samples = 1;
@@ -100,8 +99,9 @@ std::tuple<Tensor, Tensor> spectral_consensus(const Tensor& domain_grads, double
 void check_domain_index(const Checks& checks, const Tensor& domain_index, int64_t domains) {
   const int64_t* values = domain_index.const_data_ptr<int64_t>();
   for (int64_t sample = 0; sample < domain_index.numel(); ++sample)
-    checks.require(values[sample] >= 0 && values[sample] < domains, "domain_index",
-                   text("in [0, ", domains, ")"), text(values[sample], " at position ", sample));
+    if (values[sample] < 0 || values[sample] >= domains)
+      checks.refuse("domain_index", text("in [0, ", domains, ")"),
+                    text(values[sample], " at position ", sample));
 }
 
 // The arguments that surgery and its step share, checked and made contiguous. The tensors are kept because
@@ -111,7 +111,7 @@ struct SurgeryInputs {
   std::optional<Tensor> base_grad;
   Tensor domain_index;
   std::optional<Tensor> domain_valid;
-  std::vector<int64_t> sizes;  // [N, C, H, W]
+  Sizes sizes;  // [N, C, H, W]
   SpectralParams params{};
 
   SurgeryInputs(const Checks& checks, const Tensor& domain_grads_, const std::optional<Tensor>& base_grad_,
@@ -122,13 +122,12 @@ struct SurgeryInputs {
     const Device device = domain_grads_.device();
     const int64_t domains = domain_grads_.size(0);
     const int64_t samples = domain_grads_.size(1);
-    sizes = shape(domain_grads_);
-    sizes.erase(sizes.begin());
+    sizes = domain_grads_.sizes().slice(1);
     if (base_grad_.has_value()) {
       checks.has_dtype(*base_grad_, "base_grad", domain_grads_.scalar_type(), " like domain_grads");
       checks.has_shape(*base_grad_, "base_grad", sizes, "[N, C, H, W]");
       checks.is_on(*base_grad_, "base_grad", device, "domain_grads");
-      base_grad = torch::stable::contiguous(*base_grad_);
+      base_grad = made_contiguous(*base_grad_);
     }
     checks.has_dtype(domain_index_, "domain_index", ScalarType::Long, "");
     checks.has_shape(domain_index_, "domain_index", {samples}, "[N]");
@@ -137,14 +136,14 @@ struct SurgeryInputs {
       checks.has_dtype(*domain_valid_, "domain_valid", ScalarType::Bool, "");
       checks.has_shape(*domain_valid_, "domain_valid", {domains, samples}, "[D, N]");
       checks.is_on(*domain_valid_, "domain_valid", device, "domain_grads");
-      domain_valid = torch::stable::contiguous(*domain_valid_);
+      domain_valid = made_contiguous(*domain_valid_);
     }
     checks.is_finite(alpha, "alpha");
     checks.is_finite(beta, "beta");
     checks.is_finite_and_not_negative(eps, "eps");
 
-    domain_grads = torch::stable::contiguous(domain_grads_);
-    domain_index = torch::stable::contiguous(domain_index_);
+    domain_grads = made_contiguous(domain_grads_);
+    domain_index = made_contiguous(domain_index_);
     if (device.is_cpu()) check_domain_index(checks, domain_index, domains);
 
     params.domains = domains;
@@ -190,13 +189,13 @@ void spectral_surgery_step_(Tensor images, Tensor momentum_buffer, const Tensor&
   };
   check_written(images, "images");
   check_written(momentum_buffer, "momentum_buffer");
-  checks.require(images.numel() == 0 || images.data_ptr() != momentum_buffer.data_ptr(), "momentum_buffer",
-                 "a tensor of its own", "the memory of images");
+  if (images.numel() != 0 && images.data_ptr() == momentum_buffer.data_ptr())
+    checks.refuse("momentum_buffer", "a tensor of its own", "the memory of images");
   checks.is_finite(lr, "lr");
   checks.is_finite(momentum, "momentum");
 
-  Tensor images_in_order = torch::stable::contiguous(images);
-  Tensor buffer_in_order = torch::stable::contiguous(momentum_buffer);
+  Tensor images_in_order = made_contiguous(images);
+  Tensor buffer_in_order = made_contiguous(momentum_buffer);
   inputs.params.learning_rate = lr;
   inputs.params.momentum = momentum;
   inputs.params.images = images_in_order.data_ptr();
@@ -214,13 +213,13 @@ struct Features {
 
   Features(const Checks& checks, const Tensor& features) : tensor(features) {
     checks.is_floating(features, "features");
-    checks.require(features.dim() >= 2, "features", "[N, C, *]", text_of_shape(shape(features)));
+    if (features.dim() < 2) checks.refuse("features", "[N, C, *]", text_of_shape(features.sizes()));
     channels_last = !features.is_contiguous() && features.stride(1) == 1;
     const int64_t stride = position_stride();
     if (channels_last && stride < 0)
-      tensor = moved(torch::stable::contiguous(moved(features, 1, -1)), -1, 1);
+      tensor = moved(made_contiguous(moved(features, 1, -1)), -1, 1);
     else if (!channels_last && stride != 1)
-      tensor = torch::stable::contiguous(features);
+      tensor = made_contiguous(features);
   }
 
   int64_t samples() const { return tensor.size(0); }
@@ -240,8 +239,8 @@ struct Features {
   }
 
   Tensor empty_like() const {
-    std::vector<int64_t> sizes = shape(tensor);
-    if (!channels_last) return torch::stable::new_empty(tensor, sizes);
+    if (!channels_last) return torch::stable::new_empty(tensor, tensor.sizes());
+    std::vector<int64_t> sizes = tensor.sizes().vec();
     std::rotate(sizes.begin() + 1, sizes.begin() + 2, sizes.end());
     return moved(torch::stable::new_empty(tensor, sizes), -1, 1);
   }
@@ -277,14 +276,14 @@ struct ScoreInputs {
       : features(checks, features_), weight(weight_), domain_index(domain_index_) {
     const Device device = features_.device();
     checks.has_dtype_or_float32(weight_, "weight", features_.scalar_type(), "features");
-    checks.require(weight_.dim() == 2, "weight", "[D, C]", text_of_shape(shape(weight_)));
+    if (weight_.dim() != 2) checks.refuse("weight", "[D, C]", text_of_shape(weight_.sizes()));
     checks.has_shape(weight_, "weight", {weight_.size(0), features.channels()}, "[D, C]");
     checks.is_on(weight_, "weight", device, "features");
     checks.has_dtype(domain_index_, "domain_index", ScalarType::Long, "");
     checks.has_shape(domain_index_, "domain_index", {features.samples()}, "[N]");
     checks.is_on(domain_index_, "domain_index", device, "features");
-    weight = torch::stable::contiguous(weight_);
-    domain_index = torch::stable::contiguous(domain_index_);
+    weight = made_contiguous(weight_);
+    domain_index = made_contiguous(domain_index_);
     if (device.is_cpu()) check_domain_index(checks, domain_index, weight.size(0));
   }
 
@@ -313,9 +312,9 @@ struct SelectInputs {
     checks.has_dtype_or_float32(uniforms_, "uniforms", rows.scalar_type(), like);
     checks.has_shape(uniforms_, "uniforms", {rows.size(0), rows.size(1)}, "[N, C]");
     checks.is_on(uniforms_, "uniforms", rows.device(), like);
-    checks.require(num_masked_ >= 0 && num_masked_ <= rows.size(1), "num_masked",
-                   text("in [0, C] = [0, ", rows.size(1), "]"), text(num_masked_));
-    uniforms = torch::stable::contiguous(uniforms_);
+    if (num_masked_ < 0 || num_masked_ > rows.size(1))
+      checks.refuse("num_masked", text("in [0, C] = [0, ", rows.size(1), "]"), text(num_masked_));
+    uniforms = made_contiguous(uniforms_);
   }
 
   void describe(MaskingParams& params) const {
@@ -340,16 +339,16 @@ Tensor weighted_channel_mask(const Tensor& scores, const Tensor& uniforms, int64
                              bool normalize) {
   const Checks checks("weighted_channel_mask");
   checks.is_floating(scores, "scores");
-  checks.require(scores.dim() == 2, "scores", "[N, C]", text_of_shape(shape(scores)));
+  if (scores.dim() != 2) checks.refuse("scores", "[N, C]", text_of_shape(scores.sizes()));
   const SelectInputs inputs(checks, scores, "scores", uniforms, num_masked, normalize);
-  const Tensor rows = torch::stable::contiguous(scores);
+  const Tensor rows = made_contiguous(scores);
   MaskingParams params{};
   params.samples = rows.size(0);
   params.channels = rows.size(1);
   params.storage = storage_of(rows);
   params.given_scores = rows.const_data_ptr();
   inputs.describe(params);
-  Tensor mask = torch::stable::new_empty(rows, shape(rows));
+  Tensor mask = torch::stable::new_empty(rows, rows.sizes());
   params.mask = mask.data_ptr();
   run(params, rows.device());
   return mask;
@@ -363,9 +362,11 @@ std::tuple<Tensor, Tensor> mask_channels(const Tensor& features, const Tensor& w
   const SelectInputs select_inputs(checks, features, "features", uniforms, num_masked, normalize);
   MaskingParams params = score_inputs.params(per_pixel);
   select_inputs.describe(params);
-  checks.require(!rescale || num_masked < params.channels || params.channels == 0, "num_masked",
-                 text("less than C = ", params.channels, " with rescale=True, which divides by what is left"),
-                 text(num_masked));
+  if (rescale && num_masked == params.channels && params.channels != 0)
+    checks.refuse(
+        "num_masked",
+        text("less than C = ", params.channels, " with rescale=True, which divides by what is left"),
+        text(num_masked));
   params.scale = rescale ? static_cast<double>(params.channels) / (params.channels - num_masked) : 1;
   Tensor mask = torch::stable::new_empty(features, {params.samples, params.channels});
   Tensor masked = score_inputs.features.empty_like();
@@ -382,7 +383,7 @@ Tensor apply_channel_mask(const Tensor& features, const Tensor& mask, double sca
   checks.has_shape(mask, "mask", {inputs.samples(), inputs.channels()}, "[N, C]");
   checks.is_on(mask, "mask", features.device(), "features");
   checks.is_finite(scale, "scale");
-  const Tensor rows = torch::stable::contiguous(mask);
+  const Tensor rows = made_contiguous(mask);
   MaskingParams params{};
   inputs.describe(params);
   params.given_mask = rows.const_data_ptr();

@@ -10,13 +10,13 @@
 #include <array>
 #include <cstdint>
 #include <optional>
-#include <vector>
 
 namespace dgdd {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Device;
 using torch::stable::DeviceType;
+using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;  // borrowed from a tensor or a vector
 using torch::stable::Tensor;
 
 // An aten operator that returns one tensor, through the dispatcher; `arguments` are all of its schema's
@@ -28,10 +28,9 @@ Tensor call_aten(const char* name, const char* overload, const Arguments&... arg
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-inline std::vector<int64_t> shape(const Tensor& tensor) {
-  std::vector<int64_t> sizes(tensor.dim());
-  for (int64_t axis = 0; axis < tensor.dim(); ++axis) sizes[axis] = tensor.size(axis);
-  return sizes;
+// The tensor itself where it is contiguous already: asking costs less than calling an operator that asks.
+inline Tensor made_contiguous(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
 }  // namespace dgdd

@@ -378,6 +378,36 @@ def _apply_channel_mask_fake(features: Tensor, mask: Tensor, scale: float) -> Te
 # follows; a mask is constant, and applying one is its own derivative.
 
 
+class _Autograd(torch.library.Library):
+    """Kernels of the Autograd key that are asked only where autograd follows the call; every other call goes
+    straight on.
+
+    In Python, because torch's stable C++ interface can neither ask a tensor whether it requires a gradient
+    nor go on below autograd.
+    """
+
+    def impl(self, op_name: str, fn: Any, dispatch_key: str = "", **options: Any) -> None:
+        operator = getattr(torch.ops.dgdd, op_name).default
+        written = [
+            position
+            for position, argument in enumerate(operator._schema.arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        ]
+
+        def kernel(keyset: Any, *arguments: Any) -> Any:
+            if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
+                return fn(keyset, *arguments)
+            if written:  # graphs that saved these tensors must hear of it
+                torch.autograd.graph.increment_version([arguments[position] for position in written])
+            with torch._C._AutoDispatchBelowAutograd():
+                return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+
+        super().impl(op_name, kernel, dispatch_key, **options)
+
+
+_AUTOGRAD = _Autograd("dgdd", "IMPL")
+
+
 def _refuse_backward(op: str, reason: str) -> None:
     def backward(context: Any, *output_grads: Tensor) -> None:
         raise RuntimeError(
@@ -385,7 +415,7 @@ def _refuse_backward(op: str, reason: str) -> None:
             "Call it under torch.no_grad(), or on detached tensors"
         )
 
-    torch.library.register_autograd(f"dgdd::{op}", backward)
+    torch.library.register_autograd(f"dgdd::{op}", backward, lib=_AUTOGRAD)
 
 
 _refuse_backward("spectral_consensus", "it takes gradients as data")
@@ -401,7 +431,9 @@ def _no_gradients(context: Any, mask_grad: Tensor) -> tuple[None, ...]:
     return (None, None, None, None)
 
 
-torch.library.register_autograd("dgdd::weighted_channel_mask", _no_gradients, setup_context=_mask_is_constant)
+torch.library.register_autograd(
+    "dgdd::weighted_channel_mask", _no_gradients, setup_context=_mask_is_constant, lib=_AUTOGRAD
+)
 
 
 def _keep_mask(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -420,7 +452,9 @@ def _mask_channels_backward(
     return (features_grad, *[None] * 7)
 
 
-torch.library.register_autograd("dgdd::mask_channels", _mask_channels_backward, setup_context=_keep_mask)
+torch.library.register_autograd(
+    "dgdd::mask_channels", _mask_channels_backward, setup_context=_keep_mask, lib=_AUTOGRAD
+)
 
 
 def _keep_applied(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
@@ -434,23 +468,15 @@ def _apply_channel_mask_backward(context: Any, masked_grad: Tensor) -> tuple[Ten
 
 
 torch.library.register_autograd(
-    "dgdd::apply_channel_mask", _apply_channel_mask_backward, setup_context=_keep_applied
+    "dgdd::apply_channel_mask", _apply_channel_mask_backward, setup_context=_keep_applied, lib=_AUTOGRAD
 )
 
 
-def _step_under_autograd(keyset: Any, *arguments: Any) -> None:
-    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        raise RuntimeError(
-            "dgdd::spectral_surgery_step_ is not differentiable, and one of its tensors requires a gradient. "
-            "Call it under torch.no_grad(), like an optimiser's step"
-        )
-    torch.autograd.graph.increment_version(arguments[:2])
-    with torch._C._AutoDispatchBelowAutograd():
-        torch.ops.dgdd.spectral_surgery_step_.default.redispatch(
-            keyset & torch._C._after_autograd_keyset, *arguments
-        )
+def _refuse_step(keyset: Any, *arguments: Any) -> None:
+    raise RuntimeError(
+        "dgdd::spectral_surgery_step_ is not differentiable, and one of its tensors requires a gradient. "
+        "Call it under torch.no_grad(), like an optimiser's step"
+    )
 
 
-_AUTOGRAD = torch.library.Library("dgdd", "IMPL")
-_AUTOGRAD.impl("spectral_surgery_step_", _step_under_autograd, "Autograd", with_keyset=True)
+_AUTOGRAD.impl("spectral_surgery_step_", _refuse_step, "Autograd", with_keyset=True)
