@@ -23,12 +23,12 @@ from readme_tables import mean_and_spread
 from timing import commit, device_name, require_device
 
 from dgdd_fast.config import DistillConfig, EvaluateConfig, NetworkConfig, SurgeryConfig, to_dict
+from dgdd_fast.config.run import SET_NAME, SHEET_NAME, with_method
 from dgdd_fast.data import DomainDataset, load_dataset
-from dgdd_fast.distill import Progress, distill
-from dgdd_fast.distilled_set import DistilledSet
-from dgdd_fast.evaluate import evaluate
+from dgdd_fast.distillation import Progress, distill
+from dgdd_fast.evaluation import evaluate
 from dgdd_fast.files import write_atomically
-from dgdd_fast.run_config import SET_NAME, SHEET_NAME, with_method
+from dgdd_fast.synthetic.distilled_set import DistilledSet
 
 METHODS = ("random", "dm", "dm+sgs")
 

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from timing import commit, device_name, require_device
 
+from dgdd_fast.analysis.channels import compare_channels
 from dgdd_fast.config import (
     PROTOCOLS,
     DistillConfig,
@@ -35,16 +36,15 @@ from dgdd_fast.config import (
     PretrainConfig,
     to_dict,
 )
+from dgdd_fast.config.run import SET_NAME, SHEET_NAME, with_method
 from dgdd_fast.data import DomainDataset, LeaveOneOut, load_dataset
-from dgdd_fast.distill import Progress, build_objective, distill, resolve
-from dgdd_fast.distilled_set import DistilledSet
-from dgdd_fast.evaluate import evaluate
+from dgdd_fast.distillation import Progress, build_objective, distill, resolve
+from dgdd_fast.evaluation import evaluate
 from dgdd_fast.experts import ExpertPool
+from dgdd_fast.experts.pretrain import PretrainProgress, pretrain
 from dgdd_fast.files import write_atomically
-from dgdd_fast.formation import tiles
-from dgdd_fast.pretrain import PretrainProgress, pretrain
-from dgdd_fast.report.channels import compare_channels
-from dgdd_fast.run_config import SET_NAME, SHEET_NAME, with_method
+from dgdd_fast.synthetic.distilled_set import DistilledSet
+from dgdd_fast.synthetic.mosaics import tiles
 
 # "cadm-uniform" masks any channels, whatever the discriminators say.
 METHODS = ("random", "start", "mmd", "cadm", "cadm-uniform", "mmd+sgs", "cadm+sgs")

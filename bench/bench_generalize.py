@@ -18,7 +18,7 @@ import torch
 from timing import Effort, environment, interleaved, require_device, wall_clock
 
 from dgdd_fast.config import EvaluateConfig, NetworkConfig, to_dict
-from dgdd_fast.evaluate import resolve, train_network
+from dgdd_fast.evaluation import resolve, train_network
 from dgdd_fast.files import write_atomically
 from dgdd_fast.seeds import generator
 

@@ -40,8 +40,9 @@ from timing import (
 )
 from torch import Tensor
 
-from dgdd_fast import ops, reference
+from dgdd_fast import ops
 from dgdd_fast.files import write_atomically
+from dgdd_fast.ops import reference
 
 BATCH = 256
 DOMAINS = 3

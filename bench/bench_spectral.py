@@ -45,8 +45,9 @@ from timing import (
 )
 from torch import Tensor
 
-from dgdd_fast import ops, reference
+from dgdd_fast import ops
 from dgdd_fast.files import write_atomically
+from dgdd_fast.ops import reference
 
 CHANNELS = 3
 ALPHA, BETA, LEARNING_RATE, MOMENTUM = 1.0, 0.3, 0.5, 0.5

@@ -1,9 +1,9 @@
 """The objectives and Spectral Gradient Surgery as the papers read: plain PyTorch, one class and one
 domain at a time.
 
-The yardstick for `dgdd_fast.distill`: same draws (network, augmentation, real images), none of its shortcuts.
-Every class runs its own forwards, every domain its own backward, the union its own too, and the spectrum is
-the full complex one.
+The yardstick for `dgdd_fast.distillation`: same draws (network, augmentation, real images), none of its
+shortcuts. Every class runs its own forwards, every domain its own backward, the union its own too, and the
+spectrum is the full complex one.
 
     python bench/literal_driver.py --iterations 5
 """
@@ -19,13 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgdd_fast.augment import AugmentDraw, augment, draw_siamese
 from dgdd_fast.config import DistillConfig, NetworkConfig, SurgeryConfig
 from dgdd_fast.data import DomainDataset, load_dataset, normalise
-from dgdd_fast.distill import distill, resolve
+from dgdd_fast.data.augment import AugmentDraw, augment, draw_siamese
+from dgdd_fast.distillation import distill, resolve
 from dgdd_fast.networks import ConvNet, initialise
-from dgdd_fast.sampling import assign_domains, initial_tiles, real_batch
 from dgdd_fast.seeds import generator
+from dgdd_fast.synthetic.initial import assign_domains, initial_tiles, real_batch
 
 
 def surgery(domain_grads: Tensor, union: Tensor, own: int, config: SurgeryConfig) -> Tensor:

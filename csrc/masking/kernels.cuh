@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda_shim.h"
 #include "half.h"
-#include "kernel.h"
 #include "masking/cuda_launch.h"
 #include "masking/selection.h"
 

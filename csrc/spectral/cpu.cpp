@@ -56,7 +56,7 @@ void run_chunk_with_paired_rows(const SpectralParams& params, const GeneralKerne
   rows = transform("aten::fft_fft", rows);
   Tensor columns =
       empty({params.domains, chunk.planes, params.half_width(), params.height}, complex_type(params));
-  kernels.part_spectra(params, chunk, rows.data_ptr(), columns.data_ptr());
+  kernels.split_spectra(params, chunk, rows.data_ptr(), columns.data_ptr());
   columns = transform("aten::fft_fft", columns);
 
   const Tensor consensus = torch::stable::select(columns, 0, 0);

@@ -5,11 +5,11 @@
 #include <cmath>
 #include <cstdint>
 
+#include "cuda_shim.h"
 #include "half.h"
-#include "kernel.h"
 #include "spectral/arithmetic.h"
 #include "spectral/params.h"
-#include "spectral/roots.h"
+#include "spectral/twiddles.h"
 
 namespace dgdd::spectral {
 

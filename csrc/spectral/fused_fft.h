@@ -3,7 +3,7 @@
 #pragma once
 
 #include "spectral/fused_simd.h"
-#include "spectral/roots.h"
+#include "spectral/twiddles.h"
 
 namespace dgdd::spectral::DGDD_ISA {
 namespace {

@@ -31,7 +31,7 @@ struct GeneralKernels {
   void (*pair_gradients)(const SpectralParams&, const Chunk&, void* pairs);
   // from transformed pairs [D, planes, ..] to the rows' half spectra, transposed: complex [D, planes, W/2 +
   // 1, H];
-  void (*part_spectra)(const SpectralParams&, const Chunk&, const void* pairs, void* spectra);
+  void (*split_spectra)(const SpectralParams&, const Chunk&, const void* pairs, void* spectra);
   // from such half spectra [planes, W/2 + 1, H] back to transformed pairs [planes, ..];
   void (*pair_spectra)(const SpectralParams&, const Chunk&, const void* spectra, void* pairs);
   // and from pairs [planes, ..] to the chunk's class_signal.

@@ -173,7 +173,7 @@ void pair_gradients(const SpectralParams& params, const Chunk& chunk, void* pair
 // With Z the transform of r0 + i r1: that of r0 is (Z(k) + conj Z(-k)) / 2, that of r1 is (Z(k) - conj Z(-k))
 // / 2i.
 template <class Real>
-void part_spectra(const SpectralParams& params, const Chunk& chunk, const void* pairs, void* spectra) {
+void split_spectra(const SpectralParams& params, const Chunk& chunk, const void* pairs, void* spectra) {
   const int64_t width = params.width;
   const int64_t height = params.height;
   const Real* plane_pairs = static_cast<const Real*>(pairs);
@@ -262,7 +262,7 @@ void finish_planes(const SpectralParams& params, const Chunk& chunk) {
 
 template <class Real, class Stored>
 constexpr GeneralKernels kKernels = {&reduce_planes<Real, Stored>,  &finish_planes<Real, Stored>,
-                                     &pair_gradients<Real, Stored>, &part_spectra<Real>,
+                                     &pair_gradients<Real, Stored>, &split_spectra<Real>,
                                      &pair_spectra<Real>,           &part_signal<Real>};
 
 }  // namespace

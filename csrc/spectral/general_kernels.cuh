@@ -8,8 +8,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "cuda_shim.h"
 #include "half.h"
-#include "kernel.h"
 #include "spectral/arithmetic.h"
 #include "spectral/general.h"
 

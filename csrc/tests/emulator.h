@@ -1,6 +1,6 @@
 // Runs CUDA kernels on the host, one fibre a thread, and reports what a GPU would not tell: races in shared
 // memory, accesses out of bounds or before the first write, barriers that not all threads reach, shuffles
-// from lanes that are not there, bank conflicts. Deterministic. Kernels include it through kernel.h.
+// from lanes that are not there, bank conflicts. Deterministic. Kernels include it through cuda_shim.h.
 //
 // - A race is two accesses of one 4-byte word by different threads, at least one of them a write and not both
 //   atomic, with no barrier between that orders them. Shuffles and votes order nothing, as in CUDA.

@@ -3,7 +3,7 @@
 #include <numeric>
 #include <vector>
 
-#include "kernel.h"
+#include "cuda_shim.h"
 #include "tests/check.h"
 
 namespace dgdd {

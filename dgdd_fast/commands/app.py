@@ -8,7 +8,7 @@ import typer
 import typer.core
 from rich.markup import escape
 
-from ..terminal import error_console
+from .terminal import error_console
 
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -36,8 +36,8 @@ def _exit_code(error: Exception) -> int | None:
     """2 for what the user can put right (settings, data, files), 1 for a run that failed, None for a bug."""
     if isinstance(error, (ValueError, OSError)):
         return USAGE_ERROR
-    from ..distill import DistillationDivergedError
-    from ..stopping import TrainingDivergedError
+    from ..distillation import DistillationDivergedError
+    from ..interruption import TrainingDivergedError
 
     return FAILURE if isinstance(error, (DistillationDivergedError, TrainingDivergedError)) else None
 

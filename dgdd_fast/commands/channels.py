@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from ..config import MaskConfig
-from ..run_config import override
-from ..terminal import console, table
+from ..config.run import override
 from .options import SOURCE_HELP, Threads, set_file, set_threads
+from .terminal import console, table
 
 
 def channels(
@@ -42,11 +42,11 @@ def channels(
     \b
     dgdd channels experts/sketch runs/mmd runs/cadm --data pacs/
     """
+    from ..analysis.channels import compare_channels
     from ..data import load_dataset
-    from ..distilled_set import DistilledSet
     from ..experts import ExpertPool
     from ..files import write_atomically
-    from ..report.channels import compare_channels
+    from ..synthetic.distilled_set import DistilledSet
 
     set_threads(threads)
     pool = ExpertPool.load(experts)

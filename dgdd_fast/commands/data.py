@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ..terminal import console, table
 from .options import SOURCE_HELP, Classes, names_in, show_warnings
+from .terminal import console, table
 
 
 def data(

@@ -17,7 +17,7 @@ from ..config import (
     from_dict,
     to_dict,
 )
-from ..run_config import (
+from ..config.run import (
     CONFIG_NAME,
     DEFAULT_METHOD,
     MODIFIERS,
@@ -31,7 +31,6 @@ from ..run_config import (
     with_method,
     write_run_config,
 )
-from ..terminal import Meter, console
 from .options import (
     SOURCE_HELP,
     Classes,
@@ -45,6 +44,7 @@ from .options import (
     source_images,
     usable_device,
 )
+from .terminal import Meter, console
 
 DISTILL = DistillConfig()
 OBJECTIVES = typing.get_args(typing.get_type_hints(DistillConfig)["objective"])
@@ -233,11 +233,11 @@ def _default_folder(run: RunConfig) -> Path:
 
 
 def _distill(run: RunConfig, out: Path, resume: bool) -> None:
-    from ..checkpoint import CheckpointError
     from ..data import load_dataset
-    from ..distill import CHECKPOINT_NAME, DistillationInterrupted
-    from ..distill import distill as run_distillation
+    from ..distillation import CHECKPOINT_NAME, DistillationInterrupted
+    from ..distillation import distill as run_distillation
     from ..files import write_atomically
+    from ..synthetic.checkpoint import CheckpointError
 
     config_file = out / CONFIG_NAME
     earlier = config_file.read_bytes() if config_file.exists() else None

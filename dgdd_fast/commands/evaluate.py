@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import PROTOCOLS, DistillConfig, EvaluateConfig, NetworkConfig, from_dict, to_dict
-from ..run_config import CONFIG_NAME, method_name, override, read_run_config, with_method
-from ..terminal import Meter, accuracy_table, console
+from ..config.run import CONFIG_NAME, method_name, override, read_run_config, with_method
 from .options import (
     SET_HELP,
     SOURCE_HELP,
@@ -23,10 +22,11 @@ from .options import (
     set_threads,
     usable_device,
 )
+from .terminal import Meter, accuracy_table, console
 
 if TYPE_CHECKING:
     from ..data import DomainDataset
-    from ..distilled_set import DistilledSet
+    from ..synthetic.distilled_set import DistilledSet
 
 EVALUATE = PROTOCOLS["dm"]
 
@@ -103,10 +103,10 @@ def evaluate(
     dgdd evaluate set.safetensors --data pacs/ --on target --epochs 300
     dgdd evaluate runs/sketch --architecture resnet18 --architecture vgg11
     """
-    from ..distill import distill as distill_set
-    from ..distilled_set import DistilledSet
-    from ..evaluate import evaluate as run_evaluation
+    from ..distillation import distill as distill_set
+    from ..evaluation import evaluate as run_evaluation
     from ..files import write_atomically
+    from ..synthetic.distilled_set import DistilledSet
 
     if protocol not in PROTOCOLS:
         raise ValueError(f"--protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")

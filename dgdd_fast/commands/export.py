@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..run_config import SHEET_NAME
-from ..terminal import console
+from ..config.run import SHEET_NAME
 from .options import SET_HELP, set_file
+from .terminal import console
 
 
 def export(
@@ -23,7 +23,7 @@ def export(
     \b
     dgdd export runs/sketch --out pictures/
     """
-    from ..distilled_set import DistilledSet
+    from ..synthetic.distilled_set import DistilledSet
 
     path = set_file(distilled_set)
     distilled = DistilledSet.load(path)

@@ -11,10 +11,10 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from ..run_config import override
-from ..terminal import SECONDS_BETWEEN_LINES, console
+from ..config.run import override
 from .app import FAILURE
 from .options import Classes, names_in, set_threads, usable_device
+from .terminal import SECONDS_BETWEEN_LINES, console
 
 if TYPE_CHECKING:
     from ..experiments.grid import GridOutcome, Workers

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from ..run_config import NO_TARGET, SET_NAME
-from ..terminal import console
+from ..config.run import NO_TARGET, SET_NAME
+from .terminal import console
 
 if TYPE_CHECKING:
     from ..data import DomainDataset

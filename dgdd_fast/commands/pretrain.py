@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..config import PretrainConfig, from_dict, to_dict
-from ..run_config import NO_TARGET, load_yaml, override
-from ..terminal import Meter, console
+from ..config.run import NO_TARGET, load_yaml, override
 from .options import (
     SOURCE_HELP,
     Classes,
@@ -21,9 +20,10 @@ from .options import (
     source_images,
     usable_device,
 )
+from .terminal import Meter, console
 
 if TYPE_CHECKING:
-    from ..pretrain import PretrainProgress
+    from ..experts.pretrain import PretrainProgress
 
 PRETRAIN = PretrainConfig()
 
@@ -121,8 +121,8 @@ def pretrain(
     dgdd pretrain --data pacs/ --target photo --config experts/sketch/pool.json --seed 1
     """
     from ..data import load_dataset
-    from ..pretrain import PretrainingInterrupted
-    from ..pretrain import pretrain as train_experts
+    from ..experts.pretrain import PretrainingInterrupted
+    from ..experts.pretrain import pretrain as train_experts
 
     settings = PRETRAIN if config is None else _read_settings(config)
     settings = override(

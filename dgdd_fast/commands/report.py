@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ..terminal import console
 from .options import SOURCE_HELP
+from .terminal import console
 
 
 def report(

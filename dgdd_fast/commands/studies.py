@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..terminal import console
+from .terminal import console
 
 
 def studies() -> None:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ..terminal import console
 from .grid import (
     Data,
     Devices,
@@ -23,6 +22,7 @@ from .grid import (
     workers_to_use,
 )
 from .options import Classes
+from .terminal import console
 
 
 def tune(

@@ -14,13 +14,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from ..config import CORESETS, ExpertConfig, to_dict
+from ..config.run import CONFIG_NAME, SET_NAME, SHEET_NAME, read_run_config, write_run_config
 from ..data import DomainDataset, load_dataset
-from ..distill import Progress, distill, resolve
-from ..distilled_set import DistilledSet, DistilledSetError, NewerFormatError
-from ..evaluate import evaluate
+from ..distillation import Progress, distill, resolve
+from ..evaluation import evaluate
+from ..experts.pretrain import PretrainProgress, pretrain
 from ..files import write_atomically
-from ..pretrain import PretrainProgress, pretrain
-from ..run_config import CONFIG_NAME, SET_NAME, SHEET_NAME, read_run_config, write_run_config
+from ..synthetic.distilled_set import DistilledSet, DistilledSetError, NewerFormatError
 from .plan import Job, PoolJob
 
 ERROR_NAME = "error.txt"

@@ -17,12 +17,12 @@ from ..config import (
     PretrainConfig,
     to_dict,
 )
+from ..config.run import NO_TARGET, RunConfig, method_name
 from ..data import DomainDataset
 from ..data.benchmarks import domain_key
-from ..distill import resolve
-from ..evaluate import resolve as resolve_evaluation
-from ..pretrain import resolve as resolve_pretraining
-from ..run_config import NO_TARGET, RunConfig, method_name
+from ..distillation import resolve
+from ..evaluation import resolve as resolve_evaluation
+from ..experts.pretrain import resolve as resolve_pretraining
 from ..seeds import derive_seed
 from .choices import Choices, check_choices, chosen
 from .study import RANDOM, WHOLE, Row, Study, rows_of

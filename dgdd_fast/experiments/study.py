@@ -20,8 +20,8 @@ from ..config import (
     from_dict,
     to_dict,
 )
+from ..config.run import dump_yaml, load_yaml, method_label, method_name, with_method
 from ..files import write_atomically
-from ..run_config import dump_yaml, load_yaml, method_label, method_name, with_method
 from .published import check_published
 
 RANDOM = "random"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..data import DomainDataset
-from ..evaluate import resolve as resolve_evaluation
+from ..evaluation import resolve as resolve_evaluation
 from ..files import write_atomically
 from ..seeds import derive_seed
 from .choices import CHOICES_NAME

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from matplotlib.figure import Figure
 
-from .channels import Stability
+from ..analysis.channels import Stability
 
 SHOWN_CHANNELS = 32
 

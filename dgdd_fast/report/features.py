@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..config import NetworkConfig
 from ..data import DomainDataset, normalise
-from ..distilled_set import DistilledSet
-from ..pseudo_domains import style_network, style_of
+from ..data.pseudo_domains import style_network, style_of
 from ..seeds import generator
+from ..synthetic.distilled_set import DistilledSet
 
 REAL_PER_DOMAIN = 150
 STYLE_NETWORK = NetworkConfig(width=32)  # a picture needs no more

@@ -11,18 +11,18 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..analysis.channels import stability
+from ..analysis.decomposition import decompose_images
+from ..config.run import CONFIG_NAME, SET_NAME, read_run_config
 from ..data import DomainDataset
-from ..distilled_set import DistilledSet, DistilledSetError
 from ..experiments.grid import GridIndex
 from ..experiments.plan import Part, parts_of
 from ..experts import ExpertPool
 from ..files import write_atomically
-from ..formation import tiles
-from ..run_config import CONFIG_NAME, SET_NAME, read_run_config
+from ..synthetic.distilled_set import DistilledSet, DistilledSetError
+from ..synthetic.mosaics import tiles
 from .channel_figure import channel_figure
-from .channels import stability
 from .curves import png_of, sensitivity_figure, time_figure
-from .decomposition import decompose_images
 from .features import feature_figure
 from .figures import draw_decomposition
 from .table import ResultTable, format_table, result_table
@@ -149,7 +149,7 @@ def _needed(dataset: DomainDataset | None) -> DomainDataset:
 
 def tiles_to_show(images: DistilledSet) -> tuple[list[int], Tensor, list[str]]:
     """Some tiles, spread over the classes (images, where they are no mosaics): their places in the order of
-    `formation`, their pixels, and class and domain of each."""
+    `mosaics`, their pixels, and class and domain of each."""
     _, labels, domains = images.training_images
     count = len(labels)
     rows = sorted({place * count // DECOMPOSED_IMAGES for place in range(min(DECOMPOSED_IMAGES, count))})

@@ -1,0 +1,293 @@
+"""Differentiable siamese augmentation (DSA), the same for all images to be compared; and CutMix.
+
+The operations work on normalised images, where 0 is the mean colour; what comes in from outside is 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import DSA_STRATEGY, AugmentConfig
+
+NO_AUGMENTATION = "none"
+
+
+@dataclass(frozen=True)
+class AugmentDraw:
+    """What befalls each of G groups of images of `resolution` (height, width).
+
+    `operations` are names; `chosen`, int64 [G], indexes them; `values`, float64 [G, 3], are the parameters of
+    the chosen operation, one to three of them, in its own units (see `_values`). In a sequence, `then` is
+    what befalls the result.
+    """
+
+    operations: tuple[str, ...]
+    chosen: Tensor
+    values: Tensor
+    resolution: tuple[int, int]
+    cutout_sides: tuple[int, int]
+    then: AugmentDraw | None = None
+
+
+def resolve_strategy(config: AugmentConfig, flip_safe: bool, cutmix: bool = False) -> AugmentConfig:
+    """The configuration with its strategy written out: names joined by "_", or "none".
+
+    Where the choice is left open there is no flip unless it is safe, and no cutout beside CutMix. Raises
+    ValueError for an unknown or repeated operation and for a strength outside its range.
+    """
+    strategy = config.strategy
+    if strategy is None:
+        unwanted = {name for name, out in (("flip", not flip_safe), ("cutout", cutmix)) if out}
+        strategy = "_".join(name for name in DSA_STRATEGY.split("_") if name not in unwanted)
+    config = dataclasses.replace(config, strategy=strategy, composition=config.composition or "single")
+    _operations(config)
+    for name in ("crop", "cutout", "flip_probability"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"augment.{name} must lie in [0, 1], got {getattr(config, name)}")
+    if config.scale < 1:
+        raise ValueError(f"augment.scale must be at least 1, got {config.scale}")
+    return config
+
+
+def draw_siamese(
+    config: AugmentConfig, resolution: tuple[int, int], groups: int, generator: torch.Generator
+) -> AugmentDraw:
+    """For each group (class) operations and parameters of its own, for real and synthetic images alike."""
+    return _draw(config, _steps(config), resolution, groups, groups, generator)
+
+
+def draw_batch(
+    config: AugmentConfig, resolution: tuple[int, int], batch: int, generator: torch.Generator
+) -> AugmentDraw:
+    """The same operations for the whole batch, with parameters of their own for each image: for training."""
+    return _draw(config, _steps(config), resolution, 1, batch, generator)
+
+
+def augment(images: Tensor, draw: AugmentDraw, group: Tensor | None = None) -> Tensor:
+    """Apply to each of `images` [B, C, H, W], normalised, what was drawn for its group.
+
+    `group`, int64 [B], names the row of the draw for each image; None: image i takes row i. Differentiable in
+    the images. Raises ValueError where the draw does not fit the images.
+    """
+    rows = torch.arange(len(images)) if group is None else group.cpu()
+    if rows.shape != (len(images),):
+        raise ValueError(f"group needs an entry for each of {len(images)} images, got {list(rows.shape)}")
+    if group is None and len(images) != len(draw.chosen):
+        raise ValueError(f"a draw for {len(draw.chosen)} groups needs `group` for {len(images)} images")
+    if images.shape[2:] != draw.resolution:
+        raise ValueError(f"the draw is for images of {draw.resolution} px, got {tuple(images.shape[2:])}")
+    chosen, values = draw.chosen[rows], draw.values[rows]
+    places, parts = [], []
+    for index, name in enumerate(draw.operations):
+        place = (chosen == index).nonzero().flatten()
+        if len(place):
+            part = images if len(place) == len(images) else images[place.to(images.device)]
+            parameters = values[place].to(images)
+            parts.append(_OPERATIONS[name](part, parameters, draw))
+            places.append(place)
+    if len(parts) == 1:
+        images = parts[0]
+    elif parts:
+        images = torch.cat(parts)[torch.cat(places).argsort().to(images.device)]
+    if draw.then is None:
+        return images
+    return augment(images, draw.then, None if group is None else rows)
+
+
+@dataclass(frozen=True)
+class CutMixDraw:
+    """One box, for all images of a batch, that each image takes from its partner (Yun et al., ICCV 2019).
+
+    `partner` is int64 [B], `rows` and `columns` are the box's first and last but one, and `kept` is the share
+    of pixels outside it.
+    """
+
+    partner: Tensor
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    kept: float
+
+
+def draw_cutmix(
+    probability: float, resolution: tuple[int, int], batch: int, generator: torch.Generator
+) -> CutMixDraw | None:
+    """With `probability` a box whose share of the image is uniform in [0, 1] before it is clipped at the
+    borders, its centre uniform in the image; else None."""
+    chance, share, *centre = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+    partner = torch.randperm(batch, generator=generator)
+    if chance >= probability:
+        return None
+    (top, bottom), (left, right) = (
+        _clipped(int(place * side), round(side * math.sqrt(share)), side)
+        for place, side in zip(centre, resolution, strict=True)
+    )
+    kept = 1 - (bottom - top) * (right - left) / (resolution[0] * resolution[1])
+    return CutMixDraw(partner, (top, bottom), (left, right), kept)
+
+
+def _clipped(centre: int, length: int, side: int) -> tuple[int, int]:
+    first = centre - length // 2
+    return max(0, first), min(side, first + length)
+
+
+def cutmix(images: Tensor, draw: CutMixDraw | None) -> Tensor:
+    """The images [B, C, H, W], each with the box of its partner; as they are without a draw."""
+    if draw is None:
+        return images
+    box = (..., slice(*draw.rows), slice(*draw.columns))
+    mixed = images.clone()
+    mixed[box] = images[box][draw.partner.to(images.device)]
+    return mixed
+
+
+def mixed_labels(labels: Tensor, draw: CutMixDraw | None, count: int) -> Tensor:
+    """Targets for the cross entropy of mixed images, of labels int64 [B] in [0, count): probabilities
+    [B, count], split between an image and its partner like the pixels; `labels` themselves without a draw."""
+    if draw is None:
+        return labels
+    own = F.one_hot(labels, count).float()
+    return torch.lerp(own[draw.partner.to(labels.device)], own, draw.kept)
+
+
+def _operations(config: AugmentConfig) -> tuple[str, ...]:
+    if config.strategy is None:
+        raise ValueError("augment.strategy is not resolved; see resolve_strategy")
+    if config.strategy == NO_AUGMENTATION:
+        return ()
+    names = tuple(config.strategy.split("_"))
+    for name in names:
+        if name not in _OPERATIONS:
+            raise ValueError(
+                f"augment.strategy {config.strategy!r} names the unknown operation {name!r}; known: "
+                f"{', '.join(_OPERATIONS)}, joined by '_', or {NO_AUGMENTATION!r} alone"
+            )
+        if names.count(name) > 1:
+            raise ValueError(f"augment.strategy {config.strategy!r} names {name!r} twice")
+    return names
+
+
+def _steps(config: AugmentConfig) -> list[tuple[str, ...]]:
+    """The operations that each step of the composition takes one from."""
+    operations = _operations(config)
+    if config.composition != "sequence":
+        return [operations]
+    groups = (("flip",), ("color",), ("crop", "scale", "rotate"), ("cutout",))
+    steps = [tuple(name for name in group if name in operations) for group in groups]
+    return [step for step in steps if step] or [()]
+
+
+def _draw(
+    config: AugmentConfig,
+    steps: list[tuple[str, ...]],
+    resolution: tuple[int, int],
+    choices: int,
+    count: int,
+    generator: torch.Generator,
+) -> AugmentDraw:
+    operations, *later = steps
+    height, width = resolution
+    chosen = torch.randint(max(1, len(operations)), (choices,), generator=generator).expand(count)
+    # Each row takes three uniform numbers, whatever its operation needs: no row shifts the draws of the next.
+    uniform = torch.rand(count, 3, generator=generator, dtype=torch.float64)
+    sides = (int(height * config.cutout + 0.5), int(width * config.cutout + 0.5))
+    values = torch.zeros_like(uniform)
+    for index, name in enumerate(operations):
+        rows = chosen == index
+        values[rows] = _values(name, uniform[rows], config, resolution, sides)
+    then = _draw(config, later, resolution, choices, count, generator) if later else None
+    return AugmentDraw(operations, chosen, values, resolution, sides, then)
+
+
+def _values(
+    name: str, u: Tensor, config: AugmentConfig, resolution: tuple[int, int], cutout_sides: tuple[int, int]
+) -> Tensor:
+    """The parameters [n, 3] of an operation from uniform numbers [n, 3] in [0, 1)."""
+    size = u.new_tensor([*resolution, 0])
+    if name == "color":  # added brightness, factor of saturation, factor of contrast
+        least = u.new_tensor([-config.brightness / 2, 0, config.contrast])
+        return u * u.new_tensor([config.brightness, config.saturation, 1]) + least
+    if name == "crop":  # the row and the column that become the first
+        reach = (size * config.crop + 0.5).floor()
+        return _whole(u, 2 * reach + 1) - reach
+    if name == "cutout":  # the first row and column of the square
+        # Its centre lies in the image: on a pixel, or between two for an even side, the borders included.
+        sides = u.new_tensor([*cutout_sides, 0])
+        return _whole(u, size + 1 - sides % 2) - (sides / 2).floor()
+    if name == "flip":  # 1 for mirrored
+        return (u < config.flip_probability).to(u.dtype)
+    if name == "scale":  # the shown share of the width and of the height
+        return u * (config.scale - 1 / config.scale) + 1 / config.scale
+    # The angle of a rotation, in radians.
+    return (2 * u - 1) * math.radians(config.rotate_degrees)
+
+
+def _whole(u: Tensor, count: Tensor) -> Tensor:
+    """Whole numbers, uniform in [0, count)."""
+    return (u * count).floor().minimum(count - 1)
+
+
+def _color(images: Tensor, values: Tensor, _: AugmentDraw) -> Tensor:
+    brightness, saturation, contrast = values[:, :, None, None, None].unbind(1)
+    images = images + brightness
+    grey = images.mean(1, keepdim=True)
+    images = torch.lerp(grey, images, saturation)
+    level = images.mean((1, 2, 3), keepdim=True)
+    return torch.lerp(level, images, contrast)
+
+
+def _crop(images: Tensor, values: Tensor, _: AugmentDraw) -> Tensor:
+    height, width = images.shape[2:]
+    first = values[:, :2].long()
+    y = torch.arange(height, device=images.device) + first[:, :1]
+    x = torch.arange(width, device=images.device) + first[:, 1:]
+    inside = ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[:, None, None, :]
+    pixel = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None, :]
+    index = pixel.flatten(1)[:, None].expand(-1, images.shape[1], -1)
+    return images.flatten(2).gather(2, index).view_as(images).masked_fill(~inside, 0)
+
+
+def _cutout(images: Tensor, values: Tensor, draw: AugmentDraw) -> Tensor:
+    inside = []
+    for axis, side in enumerate(draw.cutout_sides):
+        position = torch.arange(images.shape[2 + axis], device=images.device) - values[:, axis, None]
+        inside.append((position >= 0) & (position < side))
+    return images.masked_fill(inside[0][:, None, :, None] & inside[1][:, None, None, :], 0)
+
+
+def _flip(images: Tensor, values: Tensor, _: AugmentDraw) -> Tensor:
+    return torch.where(values[:, 0, None, None, None] > 0, images.flip(3), images)
+
+
+def _scale(images: Tensor, values: Tensor, _: AugmentDraw) -> Tensor:
+    return _sample(images, torch.diag_embed(values[:, :2]))
+
+
+def _rotate(images: Tensor, values: Tensor, _: AugmentDraw) -> Tensor:
+    height, width = images.shape[2:]
+    cos, sin = values[:, 0].cos(), values[:, 0].sin()
+    # A rotation of pixels; the sampler's coordinates run from -1 to 1 along both axes.
+    turn = torch.stack([cos, -sin * height / width, sin * width / height, cos], 1)
+    return _sample(images, turn.view(-1, 2, 2))
+
+
+def _sample(images: Tensor, linear: Tensor) -> Tensor:
+    """Bilinear samples where `linear` [B, 2, 2] sends each pixel's (x, y), seen from the centre."""
+    grid = F.affine_grid(F.pad(linear, (0, 1)), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+_OPERATIONS: dict[str, Callable[[Tensor, Tensor, AugmentDraw], Tensor]] = {
+    "color": _color,
+    "crop": _crop,
+    "cutout": _cutout,
+    "flip": _flip,
+    "scale": _scale,
+    "rotate": _rotate,
+}

@@ -1,0 +1,5 @@
+"""Networks trained on the real images, with a domain discriminator behind each stage."""
+
+from .pool import POOL_NAME, Expert, ExpertPool, ExpertPoolError, reverse_gradient
+
+__all__ = ["POOL_NAME", "Expert", "ExpertPool", "ExpertPoolError", "reverse_gradient"]

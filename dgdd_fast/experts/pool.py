@@ -1,0 +1,244 @@
+"""Experts: networks with a domain discriminator behind each stage, and the pool of them that a run draws
+from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ..config import NetworkConfig, PretrainConfig, from_dict, to_dict
+from ..data import DomainDataset
+from ..files import write_atomically
+from ..networks import ResNet, build_network
+
+POOL_NAME = "pool.json"
+FORMAT = "dgdd-fast experts 1"
+_FACTS = ("data", "class_names", "domain_names", "resolution", "mean", "std", "fingerprint")
+
+
+class ExpertPoolError(ValueError):
+    """A pool of experts that is damaged, not finished, or made for other data or settings."""
+
+
+def reverse_gradient(features: Tensor, weight: float) -> Tensor:
+    """`features` as they are; their gradient comes back times -`weight` (Ganin and Lempitsky, ICML 2015)."""
+    result: Tensor = _ReverseGradient.apply(features, weight)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _ReverseGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: float) -> Tensor:
+        ctx.weight = weight
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * -ctx.weight, None
+
+
+class Expert(nn.Module):
+    """A ResNet with a domain discriminator behind each of its four stages (CADM, Eq. 4).
+
+    Attributes:
+        network: the ResNet; its classifier tells the classes.
+        discriminators: ``nn.Linear(network.channels[stage - 1], num_domains)`` for the maps after stages 1 to
+            4, averaged over their pixels.
+        reversal_weight: what the domain loss's gradient is multiplied with, and reversed, on its way into the
+            network.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        num_domains: int,
+        resolution: tuple[int, int],
+        config: NetworkConfig,
+        reversal_weight: float,
+    ) -> None:
+        super().__init__()
+        network = build_network(num_classes, resolution, config)
+        assert isinstance(network, ResNet)
+        self.network = network
+        self.discriminators = nn.ModuleList(nn.Linear(count, num_domains) for count in network.channels)
+        self.reversal_weight = reversal_weight
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, 3, H, W] -> class logits [N, K] and the stages' domain logits [4, N, D]."""
+        maps = self.network.forward_to(images, 0)
+        features = maps
+        domain_logits = []
+        for blocks, discriminator in zip(self.network.stages, self.discriminators, strict=True):
+            maps = blocks(maps)
+            features = maps.mean((2, 3))
+            domain_logits.append(discriminator(reverse_gradient(features, self.reversal_weight)))
+        return self.network.classifier(features), torch.stack(domain_logits)
+
+
+@dataclass
+class ExpertPool:
+    """The experts in a folder: pool.json, and expert_00.safetensors, ... with each one's weights before and
+    after training.
+
+    Attributes:
+        folder: where the files are.
+        config: the settings that the experts were trained with.
+        data: the name of the data.
+        class_names, domain_names, resolution, fingerprint: of the images that they were trained on.
+        mean, std: what those were normalised with, per channel, for pixels in [0, 1].
+        log: for every expert and epoch "class_loss", "domain_loss", "accuracy" (in percent, in training, over
+            the batches without CutMix; None if there were none) and "domain_accuracy", four of them.
+    """
+
+    folder: Path
+    config: PretrainConfig
+    data: str
+    class_names: tuple[str, ...]
+    domain_names: tuple[str, ...]
+    resolution: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+    log: list[list[dict[str, Any]]] = field(default_factory=list)
+    _weights: dict[tuple[int, torch.device], list[tuple[Tensor, Tensor]]] = field(
+        default_factory=dict, repr=False
+    )
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ExpertPool:
+        """The finished pool in `folder`; an expert's weights are read when it is first asked for.
+
+        Raises ExpertPoolError where the pool is damaged or not finished, OSError where there is none.
+        """
+        pool = cls.read(Path(folder))
+        if len(pool) < pool.config.experts:
+            raise ExpertPoolError(
+                f"{folder} holds {len(pool)} of {pool.config.experts} experts: finish it first "
+                "(resume=True, dgdd pretrain --resume)"
+            )
+        missing = [path for index in range(len(pool)) if not (path := pool.expert_file(index)).exists()]
+        if missing:
+            raise ExpertPoolError(f"{missing[0]} is missing; copy the folder again, or train it anew")
+        return pool
+
+    @classmethod
+    def read(cls, folder: Path) -> ExpertPool:
+        """What is in `folder`, finished or not."""
+        path = folder / POOL_NAME
+        try:
+            content = json.loads(path.read_text("utf-8"))
+            if content.get("format") != FORMAT:
+                raise ExpertPoolError(f"{path} calls itself {content.get('format')!r}, not {FORMAT!r}")
+            facts = {name: content[name] for name in _FACTS}
+            facts = {name: tuple(item) if isinstance(item, list) else item for name, item in facts.items()}
+            config = from_dict(PretrainConfig, content["config"])
+            return cls(folder=folder, config=config, log=content["log"], **facts)
+        except (AttributeError, KeyError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ExpertPoolError(
+                f"{path} is damaged ({error!r}); copy it again, or train experts in a new folder"
+            ) from error
+
+    def write(self) -> None:
+        """Write pool.json."""
+        content = {"format": FORMAT, **{name: getattr(self, name) for name in _FACTS}}
+        content |= {"config": to_dict(self.config), "log": self.log}
+        write_atomically(self.folder / POOL_NAME, (json.dumps(content, indent=1) + "\n").encode())
+
+    def add(self, initial: dict[str, Tensor], trained: dict[str, Tensor], log: list[dict[str, Any]]) -> None:
+        """Write the next expert: its parameters by name before and after training, and how that went."""
+        tensors = {f"initial.{name}": value for name, value in initial.items()}
+        tensors |= {f"trained.{name}": value for name, value in trained.items()}
+        kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        write_atomically(self.expert_file(len(self)), safetensors.torch.save(kept))
+        self.log.append(log)
+        self.write()
+
+    def identity(self) -> str:
+        """SHA-256 over pool.json: the settings, the data and how every training went."""
+        return hashlib.sha256((self.folder / POOL_NAME).read_bytes()).hexdigest()
+
+    def expert_file(self, index: int) -> Path:
+        return self.folder / f"expert_{index:02d}.safetensors"
+
+    def __len__(self) -> int:
+        """The number of experts that are finished."""
+        return len(self.log)
+
+    def new_expert(self, device: str | torch.device = "cpu") -> Expert:
+        """An expert to `fill_`, of the pool's architecture, on `device`; it is frozen."""
+        expert = Expert(
+            len(self.class_names),
+            len(self.domain_names),
+            self.resolution,
+            self.config.network,
+            self.config.reversal_weight,
+        )
+        return expert.to(device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def fill_(self, expert: Expert, index: int, trained_share: float) -> None:
+        """Give `expert` the parameters ``(1 - trained_share) * initial + trained_share * trained`` of expert
+        `index`, in place, those of the discriminators too.
+
+        The weights of every expert asked for stay in float32 on the device of `expert`: 90 MB for a ResNet-18
+        of width 64.
+
+        Raises IndexError for an expert that is not in the pool, ExpertPoolError for a damaged file.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"the pool has experts 0 to {len(self) - 1}, got {index}")
+        device = expert.network.classifier.weight.device
+        weights = self._weights.get((index, device))
+        if weights is None:
+            weights = self._weights[index, device] = self._read_weights(expert, index, device)
+        for parameter, (initial, trained) in zip(expert.parameters(), weights, strict=True):
+            torch.lerp(initial, trained, trained_share, out=parameter)
+
+    def check(self, sources: DomainDataset) -> None:
+        """Raises ExpertPoolError unless the experts were trained on exactly these images."""
+        self.check_names(sources)
+        if self.fingerprint != sources.fingerprint():
+            raise ExpertPoolError(
+                f"the experts in {self.folder} were trained on other images of the same classes and domains "
+                "(or another split of them); train experts for these data (dgdd pretrain)"
+            )
+
+    def check_names(self, data: DomainDataset) -> None:
+        """Raises ExpertPoolError unless `data` have the experts' domains, classes and resolution."""
+        for name, found, wanted in (
+            ("domains", self.domain_names, data.domain_names),
+            ("classes", self.class_names, data.class_names),
+            ("resolution", self.resolution, data.resolution),
+        ):
+            if found != wanted:
+                raise ExpertPoolError(
+                    f"the experts in {self.folder} were trained with {name} {_listed(found)}, the data have "
+                    f"{_listed(wanted)}; train experts for these data (dgdd pretrain)"
+                )
+
+    def _read_weights(self, expert: Expert, index: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        path = self.expert_file(index)
+        try:
+            tensors = safetensors.torch.load_file(path, device=str(device))
+            pairs = [
+                (tensors.pop(f"initial.{name}"), tensors.pop(f"trained.{name}"))
+                for name, _ in expert.named_parameters()
+            ]
+        except (SafetensorError, KeyError) as error:
+            raise ExpertPoolError(f"{path} is damaged ({error}); copy it again, or train it anew") from error
+        shapes = [[tuple(tensor.shape) for tensor in pair] for pair in pairs]
+        if shapes != [[tuple(parameter.shape)] * 2 for parameter in expert.parameters()] or tensors:
+            raise ExpertPoolError(f"{path} holds another network than {POOL_NAME} tells; train it anew")
+        return pairs
+
+
+def _listed(values: tuple[Any, ...]) -> str:
+    return ", ".join(map(str, values))

@@ -1,0 +1,358 @@
+"""Pretraining: experts on the real images, for the objectives that match in trained networks (CADM, MMD)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from ..config import PretrainConfig, to_dict
+from ..data import DomainDataset, normalise
+from ..data.augment import augment, cutmix, draw_batch, draw_cutmix, mixed_labels, resolve_strategy
+from ..files import write_atomically
+from ..generalization.fact import draw_partners, mix_normalised
+from ..generalization.irm import invariance_penalty
+from ..interruption import TrainingDivergedError, stop_at_whole_steps
+from ..networks import initialise, resolve_network, rows_per_chunk
+from ..seeds import generator
+from .pool import POOL_NAME, Expert, ExpertPool, ExpertPoolError
+
+CHECKPOINT_NAME = "checkpoint.safetensors"
+_CHECKPOINT_FORMAT = "dgdd-fast expert in training 1"
+_FALL = 0.2  # of the learning rate
+
+
+class PretrainProgress(NamedTuple):
+    """The state of a pretraining after an epoch; `measures` are those of ExpertPool.log."""
+
+    expert: int
+    experts: int
+    epoch: int
+    epochs: int
+    measures: dict[str, Any]
+
+
+class PretrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM; the pretraining was left at a whole step."""
+
+
+def pretrain(
+    sources: DomainDataset,
+    config: PretrainConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    device: str | torch.device = "cpu",
+    progress: Callable[[PretrainProgress], None] | None = None,
+) -> ExpertPool:
+    """Trains `config.experts` networks on the images of the source domains.
+
+    The loss is L_cls + `domain_weight` * L_dom (CADM, Eq. 10): cross entropy on the class, and the mean over
+    the four stages of the cross entropy on the domain, whose gradient is reversed on its way into the
+    network. SGD; the learning rate falls to a fifth after two thirds and again after five sixths of the
+    epochs. Each batch is augmented with parameters of its own for each image; with `cutmix_probability` it is
+    then mixed, and both the class and the domain targets are split between an image and its partner like the
+    pixels: a box from another domain shows that domain.
+
+    With `refit_epochs` the discriminators alone go on learning for so many epochs after that, at the first
+    learning rate and its momentum, in a network that stays as it is.
+
+    With `generalize` "irm" the penalty of `invariance_penalty` is added, and the whole divided by the
+    penalty's weight where that is above 1, so that the gradient keeps its size; when the weight changes, the
+    momentum starts from zero again. With "fact" each image of a batch first takes over a share of another's
+    amplitudes.
+
+    Args:
+        sources: the training images of the source domains, the same that are distilled.
+        config: the settings.
+        folder: where the pool goes: see ExpertPool. Beside it a checkpoint of the expert in training, every
+            `config.checkpoint_every` epochs and when interrupted.
+        resume: goes on with what is in `folder`, if anything; the finished experts are kept. With the same
+            device and number of threads the result is bit for bit that of an uninterrupted run. `experts` may
+            be raised to enlarge a pool.
+        device: where to train.
+        progress: called after every epoch.
+
+    Raises:
+        ValueError: settings that cannot work, a pool in the way, or one of other settings or data.
+        TrainingDivergedError: the loss became NaN or infinite.
+        PretrainingInterrupted: Ctrl-C or SIGTERM, after a checkpoint has been written.
+    """
+    config = resolve(config, sources)
+    folder = Path(folder)
+    pool = _open_pool(folder, config, sources, resume)
+    data = _Data(sources, pool, torch.device(device))
+    path = folder / CHECKPOINT_NAME
+    with stop_at_whole_steps() as stop:
+        while len(pool) < config.experts:
+            training = _Training(data, config, len(pool))
+            if path.exists():
+                training.load(path)
+            while training.epoch < training.epochs:
+                epoch_ended = training.step()
+                if epoch_ended and progress is not None:
+                    place = (len(pool), config.experts, training.epoch, training.epochs)
+                    progress(PretrainProgress(*place, training.log[-1]))
+                stopped = stop.is_set()
+                if stopped or (epoch_ended and training.epoch % config.checkpoint_every == 0):
+                    training.save(path)
+                if stopped:
+                    raise PretrainingInterrupted(
+                        f"stopped after {training.epoch} of {training.epochs} epochs of expert "
+                        f"{len(pool) + 1} of {config.experts}; go on from {folder} with resume=True "
+                        "(--resume)"
+                    )
+            pool.add(training.initial, dict(training.expert.named_parameters()), training.log)
+            path.unlink(missing_ok=True)
+    return pool
+
+
+def resolve(config: PretrainConfig, sources: DomainDataset) -> PretrainConfig:
+    """The settings with what follows from the data written out; raises ValueError for what cannot work."""
+    for name in ("experts", "epochs", "batch_size", "checkpoint_every"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"pretrain.{name} must be at least 1, got {getattr(config, name)}")
+    if not 0 < config.learning_rate < math.inf:
+        raise ValueError(f"pretrain.learning_rate must be positive and finite, got {config.learning_rate}")
+    if not 0 <= config.momentum < 1:
+        raise ValueError(f"pretrain.momentum must be at least 0 and less than 1, got {config.momentum}")
+    for name in (
+        "weight_decay",
+        "reversal_weight",
+        "domain_weight",
+        "refit_epochs",
+        "irm_weight",
+        "irm_warmup",
+    ):
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"pretrain.{name} must be finite and not negative, got {getattr(config, name)}")
+    if not 0 <= config.cutmix_probability <= 1:
+        raise ValueError(f"pretrain.cutmix_probability must lie in [0, 1], got {config.cutmix_probability}")
+    if config.network.architecture not in ("resnet18", "resnet50"):
+        raise ValueError(
+            "experts have domain discriminators behind the four stages of a resnet18 or resnet50, "
+            f"got {config.network.architecture}"
+        )
+    if config.network.norm == "batch":
+        raise ValueError(
+            "an expert must normalise each sample by itself (norm 'instance' or 'none'): with batch "
+            "statistics the classes and domains of a batch would change each other's features"
+        )
+    if len(sources) == 0:
+        raise ValueError(f"{sources.name} has no images to train experts on")
+    return dataclasses.replace(
+        config,
+        network=resolve_network(config.network, sources.resolution),
+        augment=resolve_strategy(config.augment, sources.flip_safe, config.cutmix_probability > 0),
+    )
+
+
+def _open_pool(folder: Path, config: PretrainConfig, sources: DomainDataset, resume: bool) -> ExpertPool:
+    """The pool to go on with, or an empty one."""
+    path = folder / POOL_NAME
+    if not path.exists():
+        if any(folder.glob("expert_*.safetensors")):
+            raise ExpertPoolError(f"{folder} holds experts, but no {POOL_NAME}: choose another folder")
+        mean, std = sources.channel_statistics()
+        pool = ExpertPool(
+            folder=folder,
+            config=config,
+            data=sources.name,
+            class_names=sources.class_names,
+            domain_names=sources.domain_names,
+            resolution=sources.resolution,
+            mean=tuple(mean.tolist()),
+            std=tuple(std.tolist()),
+            fingerprint=sources.fingerprint(),
+        )
+        pool.write()
+        return pool
+    if not resume:
+        raise ValueError(f"{path} exists: go on with it (resume=True, --resume) or choose another folder")
+    pool = ExpertPool.read(folder)
+    pool.check(sources)
+    # Neither changes what an expert becomes.
+    kept = dataclasses.replace(pool.config, experts=config.experts, checkpoint_every=config.checkpoint_every)
+    found, wanted = to_dict(kept), to_dict(config)
+    different = [name for name in wanted if found[name] != wanted[name]]
+    if different:
+        name = different[0]
+        raise ExpertPoolError(
+            f"{path} belongs to experts with {name} = {found[name]!r}, now {wanted[name]!r}; give the same "
+            "settings or choose another folder"
+        )
+    if len(pool) > config.experts:
+        raise ExpertPoolError(f"{folder} already holds {len(pool)} experts, more than {config.experts}")
+    pool.config = config
+    pool.write()
+    return pool
+
+
+class _Data:
+    """The images on the device."""
+
+    def __init__(self, sources: DomainDataset, pool: ExpertPool, device: torch.device) -> None:
+        self.device = device
+        self.pixels = sources.images.to(device)
+        self.labels, self.domains = sources.labels.to(device), sources.domains.to(device)
+        self.num_classes, self.num_domains = sources.num_classes, sources.num_domains
+        self.resolution = sources.resolution
+        self.mean, self.std = torch.tensor(pool.mean).to(device), torch.tensor(pool.std).to(device)
+
+
+class _Training:
+    """One expert on its way. Every random draw is a function of (seed, expert, step), so the parameters,
+    their momentum, the number of steps and what was measured are the whole state."""
+
+    def __init__(self, data: _Data, config: PretrainConfig, index: int) -> None:
+        self.data, self.config, self.index = data, config, index
+        self.epochs = config.epochs + config.refit_epochs
+        counts = (data.num_classes, data.num_domains)
+        self.expert = Expert(*counts, data.resolution, config.network, config.reversal_weight)
+        initialise(self.expert.network, self._generator("network"))
+        initialise(self.expert.discriminators, self._generator("discriminators"))
+        self.initial = {name: value.detach().clone() for name, value in self.expert.named_parameters()}
+        self.expert.to(data.device)
+        self.optimizer = torch.optim.SGD(
+            self.expert.parameters(),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.rows = config.batch_size
+        if config.generalize != "irm":
+            # No layer mixes the images of a batch: its gradient is summed over parts that are fast to
+            # compute.
+            self.rows = min(self.rows, rows_per_chunk(self.expert.network, data.device))
+        self.steps = 0
+        self.log: list[dict[str, Any]] = []
+        # Sums over the epoch: class loss and domain loss; and over its batches without CutMix: images, right
+        # classes, right domains by stage. They stay on the device: only the end of an epoch waits for it.
+        self.sums = torch.zeros(8, dtype=torch.float64, device=data.device)
+        self._begin_epoch()
+
+    @property
+    def epoch(self) -> int:
+        """The number of whole epochs done."""
+        return len(self.log)
+
+    @property
+    def refitting(self) -> bool:
+        """Whether the discriminators learn alone."""
+        return self.epoch >= self.config.epochs
+
+    def step(self) -> bool:
+        """Learn from one batch; returns whether it was the epoch's last."""
+        config, data = self.config, self.data
+        batch = self.batches[self.steps % len(self.batches)]
+        random = self._generator("batch", self.steps)
+        draw = draw_batch(config.augment, data.resolution, len(batch), random)
+        mix = draw_cutmix(config.cutmix_probability, data.resolution, len(batch), random)
+        images = normalise(data.pixels[batch], data.mean, data.std)
+        if config.generalize == "fact":
+            partner, share = draw_partners(len(batch), None, self._generator("fact", self.steps), data.device)
+            images = mix_normalised(images, images[partner], share, data.mean, data.std)
+        images = cutmix(augment(images, draw), mix)
+        labels = mixed_labels(data.labels[batch], mix, data.num_classes)
+        domains = mixed_labels(data.domains[batch], mix, data.num_domains)
+        if config.generalize == "irm" and self.steps == config.irm_warmup:
+            self.optimizer.state.clear()  # another loss from here on
+        self.expert.network.requires_grad_(not self.refitting)
+        self.optimizer.zero_grad()
+        parts = (torch.split(values, self.rows) for values in (images, labels, domains))
+        for part, class_targets, domain_targets in zip(*parts, strict=True):
+            with torch.autocast(data.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                class_logits, domain_logits = (logits.float() for logits in self.expert(part))
+            class_loss = F.cross_entropy(class_logits, class_targets, reduction="sum")
+            stages = [F.cross_entropy(logits, domain_targets, reduction="sum") for logits in domain_logits]
+            domain_loss = torch.stack(stages).mean()
+            loss = (class_loss + config.domain_weight * domain_loss) / len(batch)
+            if config.generalize == "irm" and not self.refitting:  # the part is the whole batch
+                weight = config.irm_weight if self.steps >= config.irm_warmup else 1.0
+                penalty = invariance_penalty(class_logits, class_targets, data.domains[batch])
+                # A weight of 100 in front of the penalty makes SGD diverge; behind the rest it does not.
+                loss = (loss + weight * penalty) / max(weight, 1.0)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.sums[0] += class_loss.detach()
+            self.sums[1] += domain_loss.detach()
+            if mix is None:
+                self.sums[2] += len(part)
+                self.sums[3] += (class_logits.argmax(1) == class_targets).sum()
+                self.sums[4:] += (domain_logits.argmax(2) == domain_targets).sum(1)
+        self.optimizer.step()
+        self.steps += 1
+        if self.steps % len(self.batches):
+            return False
+        self._end_epoch()
+        return True
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint: the old file or the new one, whole, is there at any moment."""
+        tensors = {"sums": self.sums}
+        for name, parameter in self.expert.named_parameters():
+            tensors[f"parameter.{name}"] = parameter.detach()
+            tensors[f"momentum.{name}"] = self.optimizer.state[parameter]["momentum_buffer"]
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        state = {"expert": self.index, "steps": self.steps, "log": self.log}
+        write_atomically(path, save(tensors, {_CHECKPOINT_FORMAT: json.dumps(state)}))
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint, unless it is of an expert that was finished since."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                state = json.loads((file.metadata() or {})[_CHECKPOINT_FORMAT])
+                if state["expert"] != self.index:
+                    return
+                with torch.no_grad():
+                    for name, parameter in self.expert.named_parameters():
+                        parameter.copy_(file.get_tensor(f"parameter.{name}"))
+                        momentum = torch.empty_like(parameter).copy_(file.get_tensor(f"momentum.{name}"))
+                        self.optimizer.state[parameter]["momentum_buffer"] = momentum
+                    self.sums.copy_(file.get_tensor("sums"))
+                self.steps, self.log = state["steps"], state["log"]
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise ExpertPoolError(
+                f"{path} is damaged or no checkpoint ({error}); delete it to start this expert again"
+            ) from error
+        self._begin_epoch()
+
+    def _generator(self, *names: str | int) -> torch.Generator:
+        return generator(self.config.seed, "expert", self.index, *names)
+
+    def _begin_epoch(self) -> None:
+        order = torch.randperm(len(self.data.pixels), generator=self._generator("order", self.epoch))
+        self.batches = torch.split(order.to(self.data.device), self.config.batch_size)
+        epochs = self.config.epochs
+        falls = 0 if self.refitting else (3 * self.epoch >= 2 * epochs) + (6 * self.epoch >= 5 * epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * _FALL**falls
+
+    def _end_epoch(self) -> None:
+        class_loss, domain_loss, counted, *right = self.sums.tolist()
+        count = len(self.data.pixels)
+        if not math.isfinite(class_loss + domain_loss):
+            raise TrainingDivergedError(
+                f"the loss of expert {self.index + 1} is {(class_loss + domain_loss) / count} in epoch "
+                f"{self.epoch + 1} of {self.epochs}; use a smaller learning rate than "
+                f"{self.config.learning_rate:g}"
+            )
+        accuracy, *domain_accuracy = [100 * sum_ / counted if counted else None for sum_ in right]
+        self.log.append(
+            {
+                "class_loss": class_loss / count,
+                "domain_loss": domain_loss / count,
+                "accuracy": accuracy,
+                "domain_accuracy": domain_accuracy,
+            }
+        )
+        self.sums.zero_()
+        self._begin_epoch()

@@ -1,0 +1,1 @@
+"""Objectives: how the synthetic images are compared with the real ones, and the gradients that follow."""

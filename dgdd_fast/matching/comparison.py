@@ -1,0 +1,139 @@
+"""How the features of each class's synthetic images are compared with those of its real images: of all
+domains together, or of one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..config import DistillConfig
+from .losses.hyperbolic import hyperbolic_matching, lorentz_centroids
+from .losses.kernel import joint_bandwidth, kernel_matching
+from .losses.mean import distribution_matching, group_means
+
+
+class Comparison(Protocol):
+    """The loss of an objective, given the features of an iteration's real images.
+
+    Attributes:
+        linear: whether the gradient against all domains together is the mean of the domains' gradients,
+            weighted by their shares of the class's real images.
+    """
+
+    linear: bool
+
+    def begin(self, sizes: Tensor) -> None:
+        """Forgets the iteration before; `sizes` int64 [K, D] are the real images of each cell in this one."""
+
+    def add(self, features: Tensor, cells: Tensor) -> None:
+        """Takes the features [B, F] of real images and their cells int64 [B], class * D + domain; cell after
+        cell, over all calls."""
+
+    def losses(self, features: Tensor, labels: Tensor, domain: int | None = None) -> Tensor:
+        """The loss of each class, [K], of the synthetic images' features [N, F] with classes int64 [N],
+        against the real images of all domains or of `domain`; 0 where there are none."""
+
+
+def comparison_of(config: DistillConfig) -> Comparison:
+    """The comparison that the objective of `config` stands for."""
+    if config.objective == "hdd":
+        return HyperbolicComparison()
+    if config.objective == "m3d":
+        return KernelComparison(shared_bandwidth=config.kernel_bandwidth == "union")
+    return MeanComparison()
+
+
+class MeanComparison:
+    """Distribution matching (SGS, Eq. 3): of the real images only the mean of each cell is kept.
+
+    It is quadratic in the difference of the means, hence linear in the sense above.
+    """
+
+    linear = True
+
+    def begin(self, sizes: Tensor) -> None:
+        self.sizes = sizes
+        self.sums: Tensor | None = None
+
+    def add(self, features: Tensor, cells: Tensor) -> None:
+        if self.sums is None:
+            self.sums = features.new_zeros(self.sizes.numel(), features.shape[1])
+        # A run of consecutive cells only.
+        first, last = int(cells[0]), int(cells[-1])
+        member = torch.nn.functional.one_hot(cells - first, last - first + 1).to(features.dtype)
+        self.sums[first : last + 1] += member.T @ features
+
+    def losses(self, features: Tensor, labels: Tensor, domain: int | None = None) -> Tensor:
+        assert self.sums is not None
+        sums, sizes = self.sums.view(*self.sizes.shape, -1), self.sizes
+        if domain is not None:
+            sums, sizes = sums[:, domain, None], sizes[:, domain, None]
+        count = sizes.sum(1)
+        real_means = sums.sum(1) / count.clamp_min(1)[:, None]
+        losses = distribution_matching(group_means(features, labels, len(sizes)), real_means)
+        return losses * (count > 0)
+
+    def domain_means(self) -> dict[int, Tensor]:
+        """The mean features [F] of the real images of each domain that has any, whatever their class."""
+        assert self.sums is not None
+        sums, sizes = self.sums.view(*self.sizes.shape, -1).sum(0), self.sizes.sum(0)
+        return {domain: sums[domain] / size for domain, size in enumerate(sizes.tolist()) if size > 0}
+
+
+class _SampleComparison:
+    """Keeps the features of every real image."""
+
+    def begin(self, sizes: Tensor) -> None:
+        self.sizes = sizes
+        self.parts: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, features: Tensor, cells: Tensor) -> None:
+        self.parts.append((features, cells))
+
+    def _real(self, domain: int | None) -> tuple[Tensor, Tensor]:
+        """The features and classes of the real images of all domains or of one."""
+        features, cells = (torch.cat(part) for part in zip(*self.parts, strict=True))
+        domains = self.sizes.shape[1]
+        if domain is not None:
+            rows = cells % domains == domain
+            features, cells = features[rows], cells[rows]
+        return features, cells // domains
+
+
+class HyperbolicComparison(_SampleComparison):
+    """HDD-DM. Neither the centroid nor the distance is linear in the real features."""
+
+    linear = False
+
+    def losses(self, features: Tensor, labels: Tensor, domain: int | None = None) -> Tensor:
+        real, classes = self._real(domain)
+        count = len(self.sizes)
+        synthetic = lorentz_centroids(features, labels, count)
+        losses = hyperbolic_matching(synthetic, lorentz_centroids(real, classes, count))
+        return torch.where(torch.bincount(classes, minlength=count) > 0, losses, 0)
+
+
+class KernelComparison(_SampleComparison):
+    """M3D.
+
+    With a shared bandwidth, that of the class's synthetic images and its real images of all domains, a
+    domain's gradient is linear in its real images' distribution; with bandwidths of its own it is not.
+    """
+
+    def __init__(self, shared_bandwidth: bool) -> None:
+        self.linear = shared_bandwidth
+
+    def losses(self, features: Tensor, labels: Tensor, domain: int | None = None) -> Tensor:
+        union, union_classes = self._real(None)
+        real, classes = self._real(domain)
+        result = []
+        for label in range(len(self.sizes)):
+            synthetic, own = features[labels == label], real[classes == label]
+            if len(own) == 0:
+                result.append(features.new_zeros(()))
+                continue
+            basis = union[union_classes == label] if self.linear else own
+            result.append(kernel_matching(synthetic, own, joint_bandwidth(synthetic, basis)))
+        return torch.stack(result)

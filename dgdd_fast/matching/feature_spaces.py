@@ -1,0 +1,108 @@
+"""Where real and synthetic images are compared: the features that an objective takes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..config import DistillConfig
+from ..data import DomainDataset, normalise
+from ..generalization.fact import draw_partners, mix_normalised
+from ..networks import ConvNet, Network, build_network, initialise
+from ..seeds import generator
+from .losses.attention import attention_vector
+
+
+class FeatureSpace(Protocol):
+    """Where real and synthetic images are compared, another one each iteration."""
+
+    @property
+    def network(self) -> Network:
+        """What computes the features, frozen, from each image by itself."""
+
+    def prepare(self, iteration: int, real_domains: Tensor) -> None:
+        """Draws the features of `iteration`, for real images of the domains int64 [B]."""
+
+    def synthetic(self, images: Tensor, rows: slice) -> Tensor:
+        """The features [n, F] of those synthetic images [n, 3, H, W] that are `rows` of all."""
+
+    def real(self, images: Tensor, rows: slice) -> Tensor:
+        """The features of those real images that are `rows` of the B."""
+
+
+class RandomNetwork:
+    """The features of DM: those of a freshly initialised network."""
+
+    def __init__(self, sources: DomainDataset, config: DistillConfig, device: torch.device) -> None:
+        self.seed = config.seed
+        self.network = build_network(sources.num_classes, sources.resolution, config.network).to(device)
+        self.network.requires_grad_(False)
+
+    def prepare(self, iteration: int, real_domains: Tensor) -> None:
+        initialise(self.network, generator(self.seed, "network", iteration))
+
+    def synthetic(self, images: Tensor, rows: slice) -> Tensor:
+        return self.network.features(images)
+
+    def real(self, images: Tensor, rows: slice) -> Tensor:
+        return self.network.features(images)
+
+
+class RandomAttention(RandomNetwork):
+    """What DataDAM compares, in a freshly initialised ConvNet: attention maps and features."""
+
+    def __init__(self, sources: DomainDataset, config: DistillConfig, device: torch.device) -> None:
+        super().__init__(sources, config, device)
+        self.power = config.attention_power
+
+    def synthetic(self, images: Tensor, rows: slice) -> Tensor:
+        assert isinstance(self.network, ConvNet)
+        activations, features = self.network.activations(images)
+        return attention_vector(activations[:-1], features, self.power)
+
+    def real(self, images: Tensor, rows: slice) -> Tensor:
+        return self.synthetic(images, rows)
+
+
+class MixedAmplitudes:
+    """Another feature space, of images whose amplitude spectra are mixed with those of real images of any
+    domain: FACT's augmentation in distillation (CADM, Section 4)."""
+
+    def __init__(
+        self,
+        space: FeatureSpace,
+        pixels: Tensor,
+        domains: Tensor,
+        synthetic: int,
+        mean: Tensor,
+        std: Tensor,
+        config: DistillConfig,
+    ) -> None:
+        """`pixels`, uint8, are all real images, of the `domains`, int64 on the CPU; `synthetic` is the number
+        of synthetic ones; `mean` and `std` are on the device of `pixels`."""
+        self.space, self.pixels, self.domains, self.count = space, pixels, domains, synthetic
+        self.mean, self.std, self.seed = mean, std, config.seed
+
+    @property
+    def network(self) -> Network:
+        return self.space.network
+
+    def prepare(self, iteration: int, real_domains: Tensor) -> None:
+        self.space.prepare(iteration, real_domains)
+        random = generator(self.seed, "fact", iteration)
+        device = self.pixels.device
+        self.of_real = draw_partners(len(real_domains), self.domains, random, device)
+        self.of_synthetic = draw_partners(self.count, self.domains, random, device)
+
+    def synthetic(self, images: Tensor, rows: slice) -> Tensor:
+        return self.space.synthetic(self._mixed(images, rows, self.of_synthetic), rows)
+
+    def real(self, images: Tensor, rows: slice) -> Tensor:
+        return self.space.real(self._mixed(images, rows, self.of_real), rows)
+
+    def _mixed(self, images: Tensor, rows: slice, draws: tuple[Tensor, Tensor]) -> Tensor:
+        partner, share = (part[rows] for part in draws)
+        partners = normalise(self.pixels[partner], self.mean, self.std)
+        return mix_normalised(images, partners, share, self.mean, self.std)

@@ -1,0 +1,1 @@
+"""What real and synthetic features are compared by. A module a loss."""

@@ -1,1 +1,0 @@
-"""What real and synthetic features are compared by. A module an objective."""

@@ -1,0 +1,24 @@
+"""The compiled operators as typed functions; `reference` has the same in plain PyTorch, their specification.
+
+Importing it takes torch and numpy alone.
+"""
+
+from .operators import (
+    EPS,
+    channel_scores,
+    mask_channels,
+    spectral_consensus,
+    spectral_surgery,
+    spectral_surgery_step_,
+    weighted_channel_mask,
+)
+
+__all__ = [
+    "EPS",
+    "channel_scores",
+    "mask_channels",
+    "spectral_consensus",
+    "spectral_surgery",
+    "spectral_surgery_step_",
+    "weighted_channel_mask",
+]

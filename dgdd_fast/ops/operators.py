@@ -1,0 +1,482 @@
+"""The compiled operators as typed functions: Spectral Gradient Surgery (SGS) of per-domain image gradients,
+and the weighted masking of feature channels (CADM).
+
+The same functions stand in plain PyTorch in `dgdd_fast.ops.reference`, which is their specification.
+
+What holds for all of them:
+
+* Tensors lie on the CPU or on one CUDA device, in any strides. float32 and float64 are computed in their own
+  precision; bfloat16 and float16 are storage, computed in float32. All floating tensors of a call share one
+  dtype, and so do the results.
+* The same call gives the same bits, on one device and machine.
+* A wrong argument raises RuntimeError that names the operator, the argument, what was expected and what came.
+  The exception: a `domain_index` out of range on CUDA, where reading it back would stop the stream; that
+  sample's results are NaN.
+
+What holds for the spectral ones:
+
+* NaN or Inf in a gradient reaches the results of that plane (sample, channel) and of no other. Nothing is
+  hidden or repaired.
+* In float32 the magnitudes of a spectrum are safe from under- and overflow between 1e-18 and 1e+18.
+* A CUDA graph captures them. Planes other than squares of 32, 64 and 128 pixels (and 64 x 128) and float64 go
+  through the library's FFT, which plans a shape on first use: call once with it before the capture.
+* Nothing is differentiable: gradients are data here. Backward through a result raises RuntimeError.
+
+What holds for the masking ones:
+
+* Samples are independent of each other.
+* Randomness is an argument: `uniforms`, one number of [0, 1] for each channel of each sample, such as
+  torch.rand gives. From the same scores and uniforms CPU and CUDA choose the same channels.
+* `weight` and `uniforms` may be float32 where the features or scores are bfloat16 or float16.
+* A NaN score, or a uniform that is NaN or outside [0, 1], makes that sample's mask NaN, and what is masked by
+  it: there is no telling which channels to choose.
+
+How `domain_valid` works: a domain that is marked False for a sample is left out of its mean, of its sum of
+magnitudes and of its agreement; what the gradients hold there (NaN, uninitialised memory) does not matter. If
+the sample's assigned domain is left out, there is no deviation to add and that term is 0. If all its domains
+are left out, mean, consensus and agreement are 0.
+"""
+
+# torch.library and torch._check carry no types.
+# mypy: disable-error-code="no-untyped-call, untyped-decorator"
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Added to the sum of magnitudes. Gradients of a mean loss are small (1e-6): a larger one would bias R.
+EPS = 1e-12
+
+
+def spectral_consensus(domain_grads: Tensor, eps: float = EPS) -> tuple[Tensor, Tensor]:
+    """What the domains agree on: each frequency of their mean gradient, weighted by how their phases agree.
+
+    R = |sum_d G^d| / (sum_d |G^d| + eps), g_cls = F^-1(R * mean_d G^d), with G^d = F(g^d) the 2-D Fourier
+    transform over the last two axes (SGS, Eq. 7-10). R is 0 where every domain is 0.
+
+    Args:
+        domain_grads: [D, *, H, W] with D, H, W >= 1, the gradient of each domain's loss.
+        eps: at least 0, in the unit of the spectrum.
+
+    Returns:
+        class_signal [*, H, W] = g_cls, in the unit of the gradients, and resultant_length [*, H, W // 2 + 1]
+        = R in [0, 1], the half spectrum (R is even in frequency).
+    """
+    result: tuple[Tensor, Tensor] = torch.ops.dgdd.spectral_consensus.default(domain_grads, eps)
+    return result
+
+
+def spectral_surgery(
+    domain_grads: Tensor,
+    base_grad: Tensor | None,
+    domain_index: Tensor,
+    alpha: float,
+    beta: float,
+    eps: float = EPS,
+    weighted_deviation: bool = True,
+    domain_valid: Tensor | None = None,
+) -> Tensor:
+    """The gradient to descend: base + alpha * g_cls + beta * g_dom[domain_index] (SGS, Eq. 11).
+
+    Args:
+        domain_grads: [D, N, C, H, W], the gradient of each domain's loss with respect to N synthetic images.
+        base_grad: [N, C, H, W], the gradient of the whole objective; None is the mean over the valid domains.
+        domain_index: int64 [N] in [0, D), the domain assigned to each image.
+        alpha: finite, weight of the class-discriminative signal g_cls (see `spectral_consensus`).
+        beta: finite, weight of the assigned domain's deviation g_dom.
+        eps: at least 0, in the unit of the spectrum.
+        weighted_deviation: True: g_dom^d = g^d - g_cls, so that g^d = g_cls + g_dom^d; False: g_dom^d = g^d
+            - the mean over the valid domains.
+        domain_valid: bool [D, N], False where a domain has nothing to say about an image (an empty
+            class-domain cell); None: all valid.
+
+    Returns:
+        [N, C, H, W], in the unit of the gradients. With alpha = beta = 0 it is the base.
+    """
+    result: Tensor = torch.ops.dgdd.spectral_surgery.default(
+        domain_grads, base_grad, domain_index, alpha, beta, eps, weighted_deviation, domain_valid
+    )
+    return result
+
+
+def spectral_surgery_step_(
+    images: Tensor,
+    momentum_buffer: Tensor,
+    domain_grads: Tensor,
+    base_grad: Tensor | None,
+    domain_index: Tensor,
+    alpha: float,
+    beta: float,
+    lr: float,
+    momentum: float,
+    eps: float = EPS,
+    weighted_deviation: bool = True,
+    domain_valid: Tensor | None = None,
+) -> None:
+    """One SGD step along `spectral_surgery`, in place.
+
+    buffer <- momentum * buffer + g; images <- images - lr * buffer, with g what `spectral_surgery` returns.
+
+    Args:
+        images: [N, C, H, W], written in place. Images that require a gradient are stepped under
+            ``torch.no_grad()``, as an optimiser does; with gradients enabled the call raises RuntimeError.
+        momentum_buffer: [N, C, H, W], written in place, memory of its own. Zeros before the first step.
+        lr: finite learning rate.
+        momentum: finite; 0 is plain SGD.
+        domain_grads, base_grad, domain_index, alpha, beta, eps, weighted_deviation, domain_valid: as in
+            `spectral_surgery`.
+    """
+    torch.ops.dgdd.spectral_surgery_step_.default(
+        images,
+        momentum_buffer,
+        domain_grads,
+        base_grad,
+        domain_index,
+        alpha,
+        beta,
+        lr,
+        momentum,
+        eps,
+        weighted_deviation,
+        domain_valid,
+    )
+
+
+def channel_scores(features: Tensor, weight: Tensor, domain_index: Tensor, per_pixel: bool = False) -> Tensor:
+    """How much each channel tells of the sample's domain: weight[domain_index] * the mean over the trailing
+    axes (CADM, Eq. 5).
+
+    Not differentiable: backward through the scores raises RuntimeError.
+
+    Args:
+        features: [N, C, *], any number of trailing axes. A mean over no elements is NaN.
+        weight: [D, C], the domain discriminator's.
+        domain_index: int64 [N] in [0, D), the domain of each sample.
+        per_pixel: DomainDrop's form. The product of weight and features is brought to [0, 1] at every
+            position, by its minimum and maximum over the channels, before the mean. Where all channels are
+            equal all count as 1. A NaN or Inf in the features makes scores of that sample NaN.
+
+    Returns:
+        [N, C], in the features' dtype.
+    """
+    result: Tensor = torch.ops.dgdd.channel_scores.default(features, weight, domain_index, per_pixel)
+    return result
+
+
+def weighted_channel_mask(
+    scores: Tensor, uniforms: Tensor, num_masked: int, normalize: bool = True
+) -> Tensor:
+    """Choose `num_masked` channels of each sample by successive draws without replacement, each in proportion
+    to the weights of the channels that are left (CADM, Eq. 6; Efraimidis and Spirakis).
+
+    Channel j of weight s_j and uniform r_j has the key -log(r_j) / s_j, in float64 whatever the dtype; the
+    smallest keys are masked.
+
+    A channel of weight 0 is masked only when fewer than `num_masked` have a positive weight; these channels
+    are ordered by -log(r_j). Equal keys: the lower channel first. A score of +inf is the limit of a large
+    one: masked before all finite ones, several of them ordered by -log(r_j). Under `normalize` a score of
+    -inf has weight 0 and lifts all finite ones to weight 1. A weight less than 2^-1000 of the row's largest
+    score in magnitude counts as 0 (possible in float64 only). A uniform of exactly 0 or 1 counts as the
+    nearest normal float64 inside.
+
+    Args:
+        scores: [N, C].
+        uniforms: [N, C] in [0, 1].
+        num_masked: in [0, C].
+        normalize: True: the weights are (s - min) / (max - min) over the channels of each row, and 1 in a
+            row whose scores are all equal. False: the weights are the scores themselves; those below 0 count
+            as 0.
+
+    Returns:
+        [N, C] in the scores' dtype, 0 for a masked channel and 1 for the others: exactly `num_masked` zeros a
+        row. No gradient flows through it.
+    """
+    result: Tensor = torch.ops.dgdd.weighted_channel_mask.default(scores, uniforms, num_masked, normalize)
+    return result
+
+
+def mask_channels(
+    features: Tensor,
+    weight: Tensor,
+    domain_index: Tensor,
+    uniforms: Tensor,
+    num_masked: int,
+    rescale: bool = True,
+    normalize: bool = True,
+    per_pixel: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """`channel_scores`, `weighted_channel_mask` and the masking itself in one pass over the features.
+
+    Differentiable in `features`, any number of times, with the mask held constant; nothing flows to the other
+    arguments.
+
+    Args:
+        features, weight, domain_index, per_pixel: as in `channel_scores`.
+        uniforms, num_masked, normalize: as in `weighted_channel_mask`.
+        rescale: True: multiply what is kept by C / (C - num_masked), so that the mean over the channels keeps
+            its size; `num_masked` = C, which leaves nothing to rescale, is refused. False: leave it as it is.
+
+    Returns:
+        masked [N, C, *] = features * mask * scale, channels last in memory if the features are, else
+        contiguous, and mask [N, C], bit for bit that of the two operators.
+    """
+    result: tuple[Tensor, Tensor] = torch.ops.dgdd.mask_channels.default(
+        features, weight, domain_index, uniforms, num_masked, rescale, normalize, per_pixel
+    )
+    return result
+
+
+# Shapes for tracing. Sizes may be symbols: nothing asks for their values beyond the operators' own checks.
+
+
+def _check_like(op: str, name: str, tensor: Tensor, dtype: torch.dtype, shape: torch.Size) -> None:
+    def message() -> str:
+        return f"dgdd::{op}: {name} must be {dtype} {list(shape)}, got {tensor.dtype} {list(tensor.shape)}"
+
+    torch._check(tensor.dtype == dtype and tensor.dim() == len(shape), message)
+    for size, expected in zip(tensor.shape, shape, strict=True):
+        torch._check(size == expected, message)
+
+
+def _check_surgery(
+    op: str, domain_grads: Tensor, base_grad: Tensor | None, domain_index: Tensor, domain_valid: Tensor | None
+) -> None:
+    torch._check(
+        domain_grads.dim() == 5,
+        lambda: f"dgdd::{op}: domain_grads must be [D, N, C, H, W], got {list(domain_grads.shape)}",
+    )
+    if base_grad is not None:
+        _check_like(op, "base_grad", base_grad, domain_grads.dtype, domain_grads.shape[1:])
+    _check_like(op, "domain_index", domain_index, torch.int64, domain_grads.shape[1:2])
+    if domain_valid is not None:
+        _check_like(op, "domain_valid", domain_valid, torch.bool, domain_grads.shape[:2])
+
+
+@torch.library.register_fake("dgdd::spectral_consensus")
+def _spectral_consensus_fake(domain_grads: Tensor, eps: float = EPS) -> tuple[Tensor, Tensor]:
+    torch._check(
+        domain_grads.dim() >= 3,
+        lambda: (
+            f"dgdd::spectral_consensus: domain_grads must be [D, *, H, W], got {list(domain_grads.shape)}"
+        ),
+    )
+    shape = domain_grads.shape[1:]
+    half_spectrum = (*shape[:-1], shape[-1] // 2 + 1)
+    return domain_grads.new_empty(shape), domain_grads.new_empty(half_spectrum)
+
+
+@torch.library.register_fake("dgdd::spectral_surgery")
+def _spectral_surgery_fake(
+    domain_grads: Tensor,
+    base_grad: Tensor | None,
+    domain_index: Tensor,
+    alpha: float,
+    beta: float,
+    eps: float = EPS,
+    weighted_deviation: bool = True,
+    domain_valid: Tensor | None = None,
+) -> Tensor:
+    _check_surgery("spectral_surgery", domain_grads, base_grad, domain_index, domain_valid)
+    return domain_grads.new_empty(domain_grads.shape[1:])
+
+
+@torch.library.register_fake("dgdd::spectral_surgery_step_")
+def _spectral_surgery_step_fake(
+    images: Tensor,
+    momentum_buffer: Tensor,
+    domain_grads: Tensor,
+    base_grad: Tensor | None,
+    domain_index: Tensor,
+    alpha: float,
+    beta: float,
+    lr: float,
+    momentum: float,
+    eps: float = EPS,
+    weighted_deviation: bool = True,
+    domain_valid: Tensor | None = None,
+) -> None:
+    op = "spectral_surgery_step_"
+    _check_surgery(op, domain_grads, base_grad, domain_index, domain_valid)
+    _check_like(op, "images", images, domain_grads.dtype, domain_grads.shape[1:])
+    _check_like(op, "momentum_buffer", momentum_buffer, domain_grads.dtype, domain_grads.shape[1:])
+
+
+def _check_scoring(op: str, features: Tensor, weight: Tensor, domain_index: Tensor) -> None:
+    torch._check(
+        features.dim() >= 2,
+        lambda: f"dgdd::{op}: features must be [N, C, *], got {list(features.shape)}",
+    )
+    torch._check(
+        weight.dim() == 2 and weight.shape[1] == features.shape[1],
+        lambda: f"dgdd::{op}: weight must be [D, C = {features.shape[1]}], got {list(weight.shape)}",
+    )
+    _check_like(op, "domain_index", domain_index, torch.int64, features.shape[:1])
+
+
+def _check_selection(op: str, rows: Tensor, uniforms: Tensor, num_masked: int) -> None:
+    _check_like(op, "uniforms", uniforms, uniforms.dtype, rows.shape[:2])
+    channels = rows.shape[1]
+    torch._check(
+        num_masked >= 0 and num_masked <= channels,
+        lambda: f"dgdd::{op}: num_masked must be in [0, C] = [0, {channels}], got {num_masked}",
+    )
+
+
+def _empty_like_features(features: Tensor) -> Tensor:
+    """As the compiled operators lay it out: channels last where the features are, else contiguous."""
+    if features.is_contiguous() or features.stride(1) != 1:
+        return features.new_empty(features.shape)
+    return features.new_empty(features.movedim(1, -1).shape).movedim(-1, 1)
+
+
+@torch.library.register_fake("dgdd::channel_scores")
+def _channel_scores_fake(
+    features: Tensor, weight: Tensor, domain_index: Tensor, per_pixel: bool = False
+) -> Tensor:
+    _check_scoring("channel_scores", features, weight, domain_index)
+    return features.new_empty(features.shape[:2])
+
+
+@torch.library.register_fake("dgdd::weighted_channel_mask")
+def _weighted_channel_mask_fake(
+    scores: Tensor, uniforms: Tensor, num_masked: int, normalize: bool = True
+) -> Tensor:
+    torch._check(
+        scores.dim() == 2,
+        lambda: f"dgdd::weighted_channel_mask: scores must be [N, C], got {list(scores.shape)}",
+    )
+    _check_selection("weighted_channel_mask", scores, uniforms, num_masked)
+    return scores.new_empty(scores.shape)
+
+
+@torch.library.register_fake("dgdd::mask_channels")
+def _mask_channels_fake(
+    features: Tensor,
+    weight: Tensor,
+    domain_index: Tensor,
+    uniforms: Tensor,
+    num_masked: int,
+    rescale: bool = True,
+    normalize: bool = True,
+    per_pixel: bool = False,
+) -> tuple[Tensor, Tensor]:
+    _check_scoring("mask_channels", features, weight, domain_index)
+    _check_selection("mask_channels", features, uniforms, num_masked)
+    return _empty_like_features(features), features.new_empty(features.shape[:2])
+
+
+@torch.library.register_fake("dgdd::apply_channel_mask")
+def _apply_channel_mask_fake(features: Tensor, mask: Tensor, scale: float) -> Tensor:
+    _check_like("apply_channel_mask", "mask", mask, features.dtype, features.shape[:2])
+    return _empty_like_features(features)
+
+
+# Autograd. What takes gradients or scores as data has a backward that raises; the step refuses what autograd
+# follows; a mask is constant, and applying one is its own derivative.
+
+
+class _Autograd(torch.library.Library):
+    """Kernels of the Autograd key that are asked only where autograd follows the call; every other call goes
+    straight on.
+
+    In Python, because torch's stable C++ interface can neither ask a tensor whether it requires a gradient
+    nor go on below autograd.
+    """
+
+    def impl(self, op_name: str, fn: Any, dispatch_key: str = "", **options: Any) -> None:
+        operator = getattr(torch.ops.dgdd, op_name).default
+        written = [
+            position
+            for position, argument in enumerate(operator._schema.arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        ]
+
+        def kernel(keyset: Any, *arguments: Any) -> Any:
+            if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
+                return fn(keyset, *arguments)
+            if written:  # graphs that saved these tensors must hear of it
+                torch.autograd.graph.increment_version([arguments[position] for position in written])
+            with torch._C._AutoDispatchBelowAutograd():
+                return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+
+        super().impl(op_name, kernel, dispatch_key, **options)
+
+
+_AUTOGRAD = _Autograd("dgdd", "IMPL")
+
+
+def _refuse_backward(op: str, reason: str) -> None:
+    def backward(context: Any, *output_grads: Tensor) -> None:
+        raise RuntimeError(
+            f"dgdd::{op} is not differentiable: {reason}. "
+            "Call it under torch.no_grad(), or on detached tensors"
+        )
+
+    torch.library.register_autograd(f"dgdd::{op}", backward, lib=_AUTOGRAD)
+
+
+_refuse_backward("spectral_consensus", "it takes gradients as data")
+_refuse_backward("spectral_surgery", "it takes gradients as data")
+_refuse_backward("channel_scores", "scores are for choosing channels")
+
+
+def _mask_is_constant(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.mark_non_differentiable(output)
+
+
+def _no_gradients(context: Any, mask_grad: Tensor) -> tuple[None, ...]:
+    return (None, None, None, None)
+
+
+torch.library.register_autograd(
+    "dgdd::weighted_channel_mask", _no_gradients, setup_context=_mask_is_constant, lib=_AUTOGRAD
+)
+
+
+def _keep_mask(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, mask = output
+    ctx.mark_non_differentiable(mask)
+    ctx.save_for_backward(mask)
+    channels, num_masked, rescale = mask.shape[1], inputs[4], inputs[5]
+    ctx.scale = channels / (channels - num_masked) if rescale and channels != 0 else 1.0
+
+
+def _mask_channels_backward(
+    context: Any, masked_grad: Tensor, mask_grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    (mask,) = context.saved_tensors
+    features_grad = torch.ops.dgdd.apply_channel_mask.default(masked_grad, mask, context.scale)
+    return (features_grad, *[None] * 7)
+
+
+torch.library.register_autograd(
+    "dgdd::mask_channels", _mask_channels_backward, setup_context=_keep_mask, lib=_AUTOGRAD
+)
+
+
+def _keep_applied(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
+    _, mask, ctx.scale = inputs
+    ctx.save_for_backward(mask)
+
+
+def _apply_channel_mask_backward(context: Any, masked_grad: Tensor) -> tuple[Tensor, None, None]:
+    (mask,) = context.saved_tensors
+    return torch.ops.dgdd.apply_channel_mask.default(masked_grad, mask, context.scale), None, None
+
+
+torch.library.register_autograd(
+    "dgdd::apply_channel_mask", _apply_channel_mask_backward, setup_context=_keep_applied, lib=_AUTOGRAD
+)
+
+
+def _refuse_step(keyset: Any, *arguments: Any) -> None:
+    raise RuntimeError(
+        "dgdd::spectral_surgery_step_ is not differentiable, and one of its tensors requires a gradient. "
+        "Call it under torch.no_grad(), like an optimiser's step"
+    )
+
+
+_AUTOGRAD.impl("spectral_surgery_step_", _refuse_step, "Autograd", with_keyset=True)

@@ -1,0 +1,1 @@
+"""Our images: how they begin, move, are kept and are looked at."""

@@ -1,0 +1,318 @@
+"""The result of a distillation: a few images per class, with all it takes to train on and repeat them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..files import write_atomically
+from .contact_sheet import draw_contact_sheet
+from .mosaics import check_factor, decode, tiles
+
+FORMAT_VERSION = 2
+_HEADER_KEY = "dgdd_fast_distilled_set"  # a single key: safetensors does not keep the order of several
+_TENSORS = ("images", "labels", "domains")
+_DESCRIPTION = ("mean", "std", "class_names", "domain_names", "flip_safe", "config", "provenance", "factor")
+_SIGNATURES = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"PK\x03\x04": "a zip archive (an .npz or a torch .pt file)",
+    b"\x80": "a pickle",
+}
+_GIVE = "give the .safetensors file that `dgdd distill` or DistilledSet.save wrote"
+_AGAIN = "copy the file again, or repeat the distillation"
+_UNSAFE_IN_FOLDER_NAMES = set('/\\:*?"<>|%')
+
+
+class DistilledSetError(ValueError):
+    """A distilled set, or the file that should hold one, is not valid. The message says what to do."""
+
+
+class NewerFormatError(DistilledSetError):
+    """The file is of a later version of dgdd-fast, which can read it."""
+
+
+class TrainingImages(NamedTuple):
+    """What to train on: images float32 [M, 3, H, W], normalised; labels and domains int64 [M]."""
+
+    images: Tensor
+    labels: Tensor
+    domains: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
+    """K * IPC synthetic images, the same number for each class, sorted by class.
+
+    With `factor` f > 1 each of them is a mosaic of f x f tiles, and what to train on are the tiles, enlarged:
+    M = K * IPC * f**2 images of the full size. As a PyTorch data set it gives those.
+
+    Raises DistilledSetError where the parts do not fit together.
+
+    Attributes:
+        images: float32 [N, 3, H, W], normalised: pixel = image * std + mean, not clamped to [0, 1].
+        labels: int64 [N], 0 .. 0 1 .. 1 up to K - 1.
+        domains: int64 [M], the source domain that each image, or tile in the order of `mosaics`, was
+            assigned to.
+        mean, std: of the pixels in [0, 1], per channel: what other images must be normalised with.
+        class_names: K distinct names.
+        domain_names: the source domains; the held-out target is not among them.
+        flip_safe: False where a mirrored image changes its class or has none (digits, letters).
+        config: the settings of the run, whole.
+        provenance: where the set comes from: data, target, iterations done, versions.
+        factor: tiles along each side of an image.
+    """
+
+    images: Tensor
+    labels: Tensor
+    domains: Tensor
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    class_names: tuple[str, ...]
+    domain_names: tuple[str, ...]
+    flip_safe: bool
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    factor: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("class_names", "domain_names"):
+            names = getattr(self, name)
+            _require(
+                isinstance(names, tuple) and names and all(isinstance(item, str) and item for item in names),
+                f"{name} must be a tuple of one or more non-empty strings, got {names!r}",
+            )
+            _require(len(set(names)) == len(names), f"{name} must not repeat a name, got {names!r}")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            _require(
+                isinstance(values, tuple)
+                and len(values) == 3
+                and all(isinstance(value, float) and math.isfinite(value) for value in values),
+                f"{name} must be a tuple of 3 finite numbers, one per colour channel, got {values!r}",
+            )
+        _require(all(value > 0 for value in self.std), f"std must be positive, got {self.std!r}")
+        _require(isinstance(self.flip_safe, bool), f"flip_safe must be true or false, got {self.flip_safe!r}")
+        for name in ("config", "provenance"):
+            _require(isinstance(getattr(self, name), dict), f"{name} must be a mapping")
+        self._check_tensors()
+
+    def _check_tensors(self) -> None:
+        images = self.images
+        for name in _TENSORS:
+            _require(isinstance(getattr(self, name), Tensor), f"{name} must be a tensor")
+        _require(
+            images.dtype == torch.float32
+            and images.ndim == 4
+            and images.shape[1] == 3
+            and images.numel() > 0,
+            f"images must be float32 [N, 3, H, W] with N, H, W > 0, got {images.dtype} {list(images.shape)}",
+        )
+        _require(type(self.factor) is int, f"factor must be a whole number, got {self.factor!r}")
+        try:
+            check_factor(self.factor, self.resolution)
+        except ValueError as error:
+            raise DistilledSetError(str(error)) from error
+        count, classes, domains = len(images), len(self.class_names), len(self.domain_names)
+        for name, length in (("labels", count), ("domains", count * self.factor**2)):
+            tensor = getattr(self, name)
+            _require(
+                tensor.dtype == torch.int64 and tensor.shape == (length,) and tensor.device == images.device,
+                f"{name} must be int64 [{length}] on {images.device}, "
+                f"got {tensor.dtype} {list(tensor.shape)} on {tensor.device}",
+            )
+        _require(count % classes == 0, f"{count} images do not divide evenly among {classes} classes")
+        per_class = count // classes
+        _require(
+            torch.equal(
+                self.labels, torch.arange(classes, device=images.device).repeat_interleave(per_class)
+            ),
+            f"labels must be sorted by class, {per_class} for each of 0 .. {classes - 1}",
+        )
+        lowest, highest = int(self.domains.min()), int(self.domains.max())
+        _require(
+            lowest >= 0 and highest < domains,
+            f"domains must lie in 0 .. {domains - 1}, got {lowest} .. {highest}",
+        )
+        broken = ~torch.isfinite(images).flatten(1).all(1)
+        _require(not broken.any(), f"image {int(broken.int().argmax())} has a value that is NaN or infinite")
+
+    @cached_property
+    def training_images(self) -> TrainingImages:
+        """The images to train on, decoded from the mosaics, with their labels and domains."""
+        images = decode(tiles(self.images, self.factor), self.factor)
+        return TrainingImages(images, self.labels.repeat_interleave(self.factor**2), self.domains)
+
+    def __len__(self) -> int:
+        """M, the number of images to train on."""
+        return len(self.domains)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        """A normalised image to train on, float32 [3, H, W], its label and its assigned domain."""
+        images, labels, domains = self.training_images
+        return images[index], int(labels[index]), int(domains[index])
+
+    @property
+    def ipc(self) -> int:
+        """Images per class."""
+        return len(self.images) // len(self.class_names)
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.images.shape[2], self.images.shape[3]
+
+    def pixels(self) -> Tensor:
+        """The images to look at, not to train on: uint8 [N, 3, H, W] on the CPU, de-normalised, clamped."""
+        return self._pixels_of(self.images)
+
+    def _pixels_of(self, images: Tensor) -> Tensor:
+        mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
+        return (images.cpu() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, atomically. The same set gives the same bytes.
+
+        Raises DistilledSetError where `config` or `provenance` hold what JSON cannot.
+        """
+        tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in _TENSORS}
+        description: dict[str, Any] = {"version": FORMAT_VERSION}
+        description |= {name: getattr(self, name) for name in _DESCRIPTION}
+        try:
+            # the round trip turns tuples into the lists that a reader will see
+            description = json.loads(json.dumps(description, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise DistilledSetError(
+                f"{path}: config and provenance must hold JSON values only: {error}"
+            ) from error
+        description["sha256"] = _checksum(tensors, description)
+        header = {_HEADER_KEY: json.dumps(description, ensure_ascii=False)}
+        write_atomically(Path(path), safetensors.torch.save(tensors, header))
+
+    @classmethod
+    def load(cls, path: str | Path) -> DistilledSet:
+        """Read a file that `save` wrote, onto the CPU, and check all of it.
+
+        Raises DistilledSetError for a damaged or foreign file, NewerFormatError for one of a newer format,
+        OSError for one that cannot be opened.
+        """
+        data = Path(path).read_bytes()
+        try:
+            content = _unpack(data)
+            missing = [name for name in _DESCRIPTION if name not in content]
+            _require(not missing, f"damaged: no {', '.join(missing)}; {_AGAIN}")
+            for name in ("mean", "std", "class_names", "domain_names"):
+                if isinstance(content[name], list):
+                    content[name] = tuple(content[name])
+            return cls(**{name: content[name] for name in (*_TENSORS, *_DESCRIPTION)})
+        except DistilledSetError as error:
+            raise type(error)(f"{path}: {error}") from error.__cause__
+
+    def export_folder(self, path: str | Path) -> None:
+        """Write ``domain/class/NNN.png`` below `path`, NNN being the row: a folder to load as data again.
+
+        These are the M images to train on, mosaics decoded: 8 bits, clamped. Raises FileExistsError where
+        `path` has content already.
+        """
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise FileExistsError(
+                f"{path} exists and is not an empty folder; choose a new folder for the images"
+            )
+        digits = max(3, len(str(len(self) - 1)))
+        images, labels, domains = self.training_images
+        for row, image in enumerate(self._pixels_of(images).permute(0, 2, 3, 1).numpy()):
+            domain = _folder_name(self.domain_names[int(domains[row])])
+            label = _folder_name(self.class_names[int(labels[row])])
+            folder = path / domain / label
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{row:0{digits}d}.png")
+
+    def contact_sheet(self, path: str | Path) -> None:
+        """Write the PNG of `contact_sheet_png`, atomically."""
+        write_atomically(Path(path), self.contact_sheet_png())
+
+    def contact_sheet_png(self) -> bytes:
+        """One PNG of all images as they are stored: classes in rows, grouped by assigned domain.
+
+        Mosaics whose tiles are of several domains form a group of their own.
+        """
+        of_tiles = self.domains.reshape(len(self.images), -1)
+        uniform = (of_tiles == of_tiles[:, :1]).all(1)
+        domains = torch.where(uniform, of_tiles[:, 0], len(self.domain_names))
+        mosaics = f" of {self.factor} x {self.factor} tiles" if self.factor > 1 else ""
+        sheet = draw_contact_sheet(
+            self.pixels().permute(0, 2, 3, 1).contiguous().numpy(),
+            self.labels.tolist(),
+            domains.tolist(),
+            self.class_names,
+            (*self.domain_names, *(() if uniform.all() else ("several domains",))),
+            title=f"{len(self.images)} images{mosaics}, {self.ipc} per class, "
+            f"{self.resolution[0]} x {self.resolution[1]} px",
+        )
+        png = io.BytesIO()
+        sheet.save(png, format="PNG")
+        return png.getvalue()
+
+
+def _require(holds: object, message: str) -> None:
+    if not holds:
+        raise DistilledSetError(message)
+
+
+def _checksum(tensors: dict[str, Tensor], description: dict[str, Any]) -> str:
+    """SHA-256 over the bytes of the tensors and the description, so that a flipped bit anywhere is found."""
+    digest = hashlib.sha256(json.dumps(description, ensure_ascii=False, allow_nan=False).encode())
+    for name in _TENSORS:
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _unpack(data: bytes) -> dict[str, Any]:
+    """The fields in the bytes of a file, known to be those of a distilled set as it was saved."""
+    try:
+        tensors = safetensors.torch.load(data)
+    except Exception as error:  # of several unrelated types, by which byte is wrong
+        kind = next((kind for signature, kind in _SIGNATURES.items() if data.startswith(signature)), None)
+        if kind is not None:
+            raise DistilledSetError(f"this is {kind}, not a distilled set; {_GIVE}") from error
+        raise DistilledSetError(f"damaged, or no safetensors file at all ({error}); {_AGAIN}") from error
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+    if _HEADER_KEY not in header:
+        names = ", ".join(sorted(tensors)) or "none"
+        raise DistilledSetError(f"a safetensors file but not a distilled set (tensors: {names}); {_GIVE}")
+    try:
+        description = json.loads(header[_HEADER_KEY])
+        version, checksum = description["version"], description.pop("sha256")
+    except (ValueError, TypeError, KeyError) as error:
+        raise DistilledSetError(f"damaged: its description cannot be read; {_AGAIN}") from error
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise NewerFormatError(
+            f"format version {version}, but this dgdd-fast reads version {FORMAT_VERSION}; upgrade dgdd-fast"
+        )
+    if set(tensors) != set(_TENSORS) or checksum != _checksum(tensors, description):
+        raise DistilledSetError(f"damaged: its content is not what was saved; {_AGAIN}")
+    return {**tensors, "factor": 1, **description}  # a file of version 1 knows no mosaics
+
+
+def _folder_name(name: str) -> str:
+    """`name` as one folder: characters that some file system refuses, and a leading dot, as %XX."""
+    return "".join(
+        f"%{ord(character):02X}"
+        if not character.isprintable()
+        or character in _UNSAFE_IN_FOLDER_NAMES
+        or (character == "." and place == 0)
+        else character
+        for place, character in enumerate(name)
+    )

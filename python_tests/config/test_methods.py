@@ -1,0 +1,77 @@
+"""Every method, from the embedded digits to its row of the table, in a grid of very small settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from dgdd_fast.commands import cli
+from dgdd_fast.experiments.grid import GridIndex, Workers, read_index, run_grid
+from dgdd_fast.experiments.study import Study, study_from_dict
+from dgdd_fast.synthetic.distilled_set import DistilledSet
+
+MATCHING = [
+    *("dm", "hdd", "datadam", "datadam-bn", "m3d", "dc", "dm+dam", "dm+fact"),
+    *("mmd", "mmd+dam", "mmd+fact", "cadm"),
+]
+CORESETS = ["random", "herding"]
+
+
+def study() -> Study:
+    pseudo_domains = {"method": "dm+sgs", "name": "dm+sgs, styles", "distill": {"pseudo_domains": 2}}
+    irm = {"method": "mmd", "name": "mmd, IRM", "pretrain": {"generalize": "irm"}}
+    bandwidths = {"method": "m3d+sgs", "name": "m3d+sgs, own", "distill": {"kernel_bandwidth": "domain"}}
+    own = [pseudo_domains, bandwidths, irm]
+    methods = [*CORESETS, "whole", *MATCHING, *(f"{name}+sgs" for name in MATCHING), *own]
+    evaluations = {name: {"generalize": name} for name in ("none", "mixstyle", "fact", "advfreq")}
+    return study_from_dict(
+        {
+            "data": "embedded-digits",
+            "resolution": 16,
+            "methods": methods,
+            "targets": ["street"],
+            "ipc": [4],
+            "seeds": [0],
+            "distill": {"iterations": 2, "batch_real": 2, "herding_epochs": 1, "network": {"width": 4}},
+            "pretrain": {"experts": 1, "epochs": 1, "network": {"width": 4}},
+            "evaluate": {"epochs": 1, "network": {"architecture": "convnet", "width": 4}},
+            "evaluations": evaluations,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("methods")
+    outcome = run_grid(study(), folder, Workers(), lambda report: None)
+    assert outcome.failures == {}
+    return folder
+
+
+def images(index: GridIndex, folder: Path, row: str) -> torch.Tensor:
+    cell = next(cell for cell in index.cells if cell.row == row)
+    return DistilledSet.load(folder / cell.set_folder / "distilled.safetensors").images
+
+
+def test_every_method_moves_the_images_its_own_way(grid: Path) -> None:
+    index = read_index(grid)
+    rows = [entry.key for entry in study().methods if entry.method not in (*CORESETS, "whole")]
+    found = {row: images(index, grid, row) for row in rows}
+    start = images(index, grid, "random")
+    for row, moved in found.items():
+        assert moved.shape == (40, 3, 16, 16)
+        assert moved.isfinite().all()
+        assert not torch.equal(moved, start), row
+    for place, row in enumerate(rows):
+        assert not any(torch.equal(found[row], found[other]) for other in rows[:place]), row
+
+
+def test_the_table_has_every_row_under_every_training(grid: Path) -> None:
+    result = CliRunner().invoke(cli.app, ["table", str(grid), "--format", "csv"])
+    assert result.exit_code == 0
+    for entry in study().methods:
+        assert entry.label in result.output
+    assert "missing" not in result.output

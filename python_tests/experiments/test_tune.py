@@ -1,0 +1,397 @@
+"""Tuning: what is tried, that the target takes no part, the choice, and a grid that takes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy_data import toy_domains, write_npz
+from typer.testing import CliRunner
+
+from dgdd_fast.commands import cli
+from dgdd_fast.config import DistillConfig
+from dgdd_fast.data import DomainDataset
+from dgdd_fast.experiments import job
+from dgdd_fast.experiments.choices import CHOICES_NAME, Choices, TunedColumn, chosen, read_choices
+from dgdd_fast.experiments.grid import Workers, load_data, read_index, run_grid
+from dgdd_fast.experiments.plan import plan
+from dgdd_fast.experiments.study import MethodEntry, Range, Study, TuneConfig, is_tunable, rows_of
+from dgdd_fast.experiments.tune import Trial, Trials, best, tune
+from dgdd_fast.synthetic.distilled_set import DistilledSet
+
+SETTINGS = {"distill.image_lr": Range(0.1, 10.0, relative=True), "distill.surgery.alpha": Range(0.5, 2.0)}
+STUDY = Study(
+    methods=(MethodEntry("dm"), MethodEntry("dm+sgs")),
+    targets=("domain0", "domain1"),
+    ipc=(2,),
+    seeds=(0,),
+    distill={"iterations": 1, "batch_real": 3, "network": {"width": 2}},
+    evaluate={"epochs": 1},
+    tune=TuneConfig(trials=3, settings=SETTINGS),
+)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = tmp_path_factory.mktemp("toy")
+    write_npz(toy_domains(domains=4), folder)
+    return dataclasses.replace(STUDY, data=str(folder))
+
+
+@pytest.fixture(scope="module")
+def tuned(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trials]:
+    folder = tmp_path_factory.mktemp("tuning")
+    found, outcome = tune(study, folder, Workers(), lambda report: None)
+    assert outcome.failures == {}
+    return folder, found
+
+
+def test_the_earlier_of_two_trials_alike_is_the_best() -> None:
+    trials = [Trial({"distill.image_lr": float(rate)}, {"x": mean}) for rate, mean in enumerate((40, 50, 50))]
+    assert best(trials) is trials[1]
+
+
+def test_every_method_has_the_same_number_of_trials_and_the_first_is_its_own(
+    tuned: tuple[Path, Trials],
+) -> None:
+    _, found = tuned
+    assert set(found) == {"domain0", "domain1"}
+    for rows in found.values():
+        assert set(rows) == {"dm", "dm+sgs"}
+        for budgets in rows.values():
+            assert [len(trials) for trials in budgets.values()] == [3]
+        first = rows["dm+sgs"][2][0].settings
+        assert first == {"distill.image_lr": 1.0, "distill.surgery.alpha": 1.0}
+        values = [trial.settings["distill.image_lr"] for trial in rows["dm"][2]]
+        assert len(set(values)) == 3
+        assert all(0.1 <= value <= 10 for value in values)
+
+
+def test_the_target_takes_no_part(tuned: tuple[Path, Trials]) -> None:
+    folder, found = tuned
+    for target, rows in found.items():
+        for budgets in rows.values():
+            for trial in budgets[2]:
+                assert set(trial.accuracies) == {f"domain{number}" for number in range(4)} - {target}
+        index = json.loads((folder / f"tune-{target}.json").read_text())
+        assert target not in index["data"]["domains"]
+        for cell in index["cells"]:
+            assert target not in json.loads((folder / cell["file"]).read_text())["accuracies"]
+            if cell["set_folder"]:
+                distilled = DistilledSet.load(folder / cell["set_folder"] / "distilled.safetensors")
+                assert target not in distilled.domain_names
+                assert cell["column"] not in distilled.domain_names
+
+
+def test_columns_share_the_sets_of_the_same_sources(tuned: tuple[Path, Trials]) -> None:
+    """Without domain0 and domain1 both columns distil domain2 and domain3."""
+    folder, _ = tuned
+    sets = {
+        target: {cell["set_folder"] for cell in json.loads(path.read_text())["cells"]}
+        for target in ("domain0", "domain1")
+        for path in [folder / f"tune-{target}.json"]
+    }
+    shared = sets["domain0"] & sets["domain1"]
+    assert {name.split("-")[1] for name in shared} == {"domain2+domain3"}
+    assert len(shared) == 1 + 3 + 3  # Random, and the trials of two methods
+
+
+def test_the_best_trial_is_chosen_and_written(tuned: tuple[Path, Trials]) -> None:
+    folder, found = tuned
+    choices = read_choices(folder)
+    for column, rows in found.items():
+        for row, budgets in rows.items():
+            trials = budgets[2]
+            winner = max(np.mean(list(trial.accuracies.values())) for trial in trials)
+            assert best(trials).mean == pytest.approx(winner)
+            assert choices.columns[column].rows[row][2] == best(trials).settings
+
+
+def test_tuning_again_computes_nothing(study: Study, tuned: tuple[Path, Trials]) -> None:
+    folder, found = tuned
+    again, outcome = tune(study, folder, Workers(), lambda report: None)
+    assert outcome.computed == []
+    assert again == found
+
+
+def test_the_trials_are_of_the_classes_of_the_study(study: Study, tmp_path: Path) -> None:
+    chosen_classes = dataclasses.replace(
+        study, classes=("class0", "class2"), methods=(MethodEntry("dm"),), targets=("domain0",)
+    )
+    _, outcome = tune(chosen_classes, tmp_path, Workers(), lambda report: None)
+    assert outcome.failures == {}
+    assert read_index(tmp_path, "tune-domain0").data["classes"] == ["class0", "class2"]
+
+
+def test_a_grid_takes_the_choice_for_each_column(study: Study, tuned: tuple[Path, Trials]) -> None:
+    folder, _ = tuned
+    choices = read_choices(folder)
+    choices.columns["domain0"].rows["dm+sgs"][2]["distill.surgery.alpha"] = 1.75
+    grid = plan(study, load_data(study), choices)
+    alphas = {
+        job.run.target: job.run.distill.surgery.alpha
+        for job in grid.jobs
+        if job.run.distill.surgery is not None
+    }
+    assert alphas["domain0"] == 1.75
+    assert alphas["domain1"] == choices.columns["domain1"].rows["dm+sgs"][2]["distill.surgery.alpha"]
+    assert {job.run.distill.image_lr for job in grid.jobs if "random" in job.name} == {1.0}
+    taken = dataclasses.replace(study, tuned=str(folder))
+    assert run_grid(taken, folder, Workers(), lambda report: None).failures == {}
+
+
+def test_a_sweep_keeps_its_value_and_takes_the_rest() -> None:
+    row = rows_of(Study(sweeps={"distill.surgery.alpha": (5,)}))[-1]
+    settings = {"distill.surgery.alpha": 2.0, "distill.surgery.beta": 0.7}
+    found = chosen(row, choices_of("dm+sgs", settings), "street", 10)
+    assert (found.distill.surgery.alpha, found.distill.surgery.beta) == (5, 0.7)
+
+
+def test_what_an_entry_sets_itself_is_neither_tuned_nor_taken_from_a_choice(
+    study: Study, tmp_path: Path
+) -> None:
+    alone = MethodEntry("dm+sgs", "g_cls", distill={"surgery": {"union": False, "alpha": 3.0}})
+    one = dataclasses.replace(
+        study, methods=(alone,), targets=("domain0",), tune=TuneConfig(2, settings=SETTINGS)
+    )
+    found, _ = tune(one, tmp_path, Workers(), lambda report: None)
+    assert {name for trial in found["domain0"]["g_cls"][2] for name in trial.settings} == {"distill.image_lr"}
+    (row,) = (row for row in rows_of(one) if row.key == "g_cls")
+    taken = chosen(
+        row, choices_of("g_cls", {"distill.surgery.alpha": 9.0, "distill.image_lr": 4.0}), "street", 10
+    )
+    assert (taken.distill.surgery.alpha, taken.distill.image_lr) == (3.0, 4.0)
+
+
+def test_a_setting_of_the_evaluation_starts_from_its_resolved_value(study: Study, tmp_path: Path) -> None:
+    """The trials are of the study's `evaluate` and the seeds of tuning: its other evaluations and seeds, its
+    sweeps and an earlier choice take no part. Half of them are below the middle of a logarithmic range."""
+    one = dataclasses.replace(
+        study,
+        methods=(MethodEntry("dm"),),
+        targets=("domain0",),
+        seeds=(3, 4),
+        evaluations={"strong": {"weight_decay": 0.1}, "plain": {}},
+        sweeps={"distill.image_lr": (0.5,)},
+        tune=TuneConfig(5, (7,), {"evaluate.weight_decay": Range(1e-3, 1e3, relative=True)}),
+        tuned=str(tmp_path / "earlier"),
+    )
+    found, outcome = tune(one, tmp_path, Workers(), lambda report: None)
+    assert outcome.failures == {}
+    assert set(found["domain0"]) == {"dm"}
+    own, *others = (trial.settings["evaluate.weight_decay"] for trial in found["domain0"]["dm"][2])
+    assert own == 5e-4
+    assert len(others) == 4
+    assert sorted(value > own for value in others) == [False, False, True, True]
+    index = read_index(tmp_path, "tune-domain0")
+    assert {cell.seed for cell in index.cells} == {7}
+    assert index.evaluations == [""]
+    assert {row["sweep"] for row in index.rows} == {None}
+    assert index.study.tuned is None
+
+
+def test_settings_that_do_not_act_on_a_coreset_are_not_tuned_for_it() -> None:
+    (herding,) = (row for row in rows_of(Study(methods=(MethodEntry("herding"),))) if row.key == "herding")
+    for name in ("image_lr", "iterations", "surgery.alpha", "optimizer", "pseudo_domains"):
+        assert not is_tunable(herding, f"distill.{name}")
+    for name in ("init", "factor", "herding_epochs", "network.width"):
+        assert is_tunable(herding, f"distill.{name}")
+    with pytest.raises(ValueError, match=r"no setting distill.gamma"):
+        is_tunable(herding, "distill.gamma")
+
+
+def test_a_number_of_pseudo_domains_is_tuned_where_a_row_has_one(study: Study, tmp_path: Path) -> None:
+    assert not any(is_tunable(row, "distill.pseudo_domains") for row in rows_of(study))
+    methods = (MethodEntry("dm", distill={"pseudo_domains": None}), MethodEntry("dm+sgs"))
+    settings = {
+        "distill.pseudo_domains": Range(2, 8, log=False, integer=True),
+        "distill.image_lr": Range(relative=True),
+    }
+    styles = dataclasses.replace(
+        study,
+        methods=methods,
+        targets=("domain0",),
+        distill={**study.distill, "pseudo_domains": 3},
+        tune=TuneConfig(3, settings=settings),
+    )
+    found, outcome = tune(styles, tmp_path, Workers(), lambda report: None)
+    assert outcome.failures == {}
+    tried = [trial.settings["distill.pseudo_domains"] for trial in found["domain0"]["dm+sgs"][2]]
+    assert tried[0] == 3
+    assert len(tried) == 3
+    assert all(2 <= count <= 8 for count in tried)
+    assert all(set(trial.settings) == {"distill.image_lr"} for trial in found["domain0"]["dm"][2])
+
+
+@pytest.mark.parametrize("protocol", ["leave-one-out", "in-distribution", "in-domain"])
+def test_trials_are_tested_on_training_images_alone(protocol: str, study: Study, tmp_path: Path) -> None:
+    """Other test images, with wrong labels too, change no trial."""
+    data = toy_domains(domains=4)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "changed").mkdir()
+    images, labels = data.images.clone(), data.labels.clone()
+    images[data.is_test] = 255 - images[data.is_test]
+    labels[data.is_test] = 0
+    write_npz(data, tmp_path / "plain")
+    write_npz(dataclasses.replace(data, images=images, labels=labels), tmp_path / "changed")
+    found = []
+    for name in ("plain", "changed"):
+        targets = None if protocol == "in-domain" else ("domain0",)
+        one = dataclasses.replace(
+            study,
+            data=str(tmp_path / name),
+            protocol=protocol,
+            targets=targets,
+            methods=(MethodEntry("dm"),),
+            evaluate={"epochs": 3},
+            tune=TuneConfig(2, settings={"distill.image_lr": Range(relative=True)}),
+        )
+        found.append(tune(one, tmp_path / f"tuning-{name}", Workers(), lambda report: None)[0])
+    assert found[0] == found[1]
+    for path in (tmp_path / "tuning-plain").glob("cells/*/evaluation-*"):
+        assert sum(json.loads(path.read_text())["images"].values()) == 27
+
+
+def test_a_choice_is_refused_where_it_was_made_for_something_else(
+    study: Study, tuned: tuple[Path, Trials], tmp_path: Path
+) -> None:
+    folder, _ = tuned
+    choices = read_choices(folder)
+
+    def refused(message: str, data: DomainDataset, **changes: object) -> None:
+        with pytest.raises(ValueError, match=message):
+            plan(dataclasses.replace(study, **changes), data, choices)  # type: ignore[arg-type]
+
+    data = load_data(study)
+    for protocol in ("single-source", "in-distribution"):
+        refused(f"for the protocol leave-one-out, but this study has {protocol}", data, protocol=protocol)
+    fewer = data.only_domains(["domain0", "domain1", "domain2"])
+    refused(
+        "for domain0 on the sources domain1, domain2, domain3, but this study has domain1, domain2;", fewer
+    )
+    refused("for images of 16 x 16 px, but this study has 8 x 8 px", toy_domains(domains=4, side=8))
+    images = data.images.clone()
+    images[data.domains == 3] += 1
+    refused("domain0 were tuned on other images of domain3", dataclasses.replace(data, images=images))
+    images = data.images.clone()
+    images[data.domains == 0] += 1  # the target took no part
+    one = dataclasses.replace(study, targets=("domain0",))
+    assert plan(one, dataclasses.replace(data, images=images), choices).jobs
+
+
+def test_a_choice_of_an_older_version_must_be_made_anew(tmp_path: Path) -> None:
+    columns = {"street": {"dm": {"10": {"settings": {}, "accuracy": 1.0, "trials": []}}}}
+    (tmp_path / CHOICES_NAME).write_text(json.dumps({"trials": 1, "seeds": [0], "columns": columns}))
+    with pytest.raises(ValueError, match=r"an older version wrote it.*make it anew with dgdd tune"):
+        read_choices(tmp_path)
+
+
+def choices_of(row: str, settings: dict[str, float]) -> Choices:
+    """For the column street and 10 images per class."""
+    return Choices("leave-one-out", (16, 16), {"street": TunedColumn({}, {row: {10: settings}})})
+
+
+@pytest.mark.parametrize(("column", "ipc"), [("moon", 10), ("street", 20)])
+def test_a_column_or_budget_without_a_choice_is_named(column: str, ipc: int) -> None:
+    row = next(row for row in rows_of(Study()) if row.key == "dm")
+    with pytest.raises(ValueError, match=f"nothing was tuned for dm, {ipc} images per class, {column}"):
+        chosen(row, choices_of("dm", {}), column, ipc)
+
+
+def test_what_cannot_be_tuned_is_refused(study: Study, tmp_path: Path) -> None:
+    def refused(message: str, **changes: object) -> None:
+        with pytest.raises(ValueError, match=message):
+            tune(dataclasses.replace(study, **changes), tmp_path, Workers(), lambda report: None)  # type: ignore[arg-type]
+
+    refused("with the source domain0 alone.* number of pseudo-domains", protocol="single-source")
+    refused("no method has any of the settings", tune=TuneConfig(settings={"distill.surgery.alpha": Range()}),
+            methods=(MethodEntry("dm"),))  # fmt: skip
+    three = ("domain0", "domain1", "domain2")
+    refused("domain0: without one of its two sources dm.sgs has no domains", domains=three)
+    refused("no setting distill.gamma", tune=TuneConfig(settings={"distill.gamma": Range()}))
+    refused("trials must be at least 1", tune=TuneConfig(trials=0))
+    refused("distill.optimizer of dm is 'sgd', but only numbers have a range",
+            tune=TuneConfig(settings={"distill.optimizer": Range()}))  # fmt: skip
+    depth = TuneConfig(1, settings={"evaluate.network.depth": Range(1, 3, relative=True)})
+    refused("evaluate.network.depth of dm is None, but only numbers have a range", tune=depth,
+            evaluate={"network": {"architecture": "resnet18"}})  # fmt: skip
+    refused("must begin above 0", tune=TuneConfig(settings={"distill.momentum": Range(0, 0.9)}))
+    with pytest.raises(ValueError, match="holds no tuning"):
+        read_choices(tmp_path)
+
+
+def test_whole_numbers_are_tried_once_each(study: Study, tmp_path: Path) -> None:
+    settings = {"distill.iterations": Range(1, 2, log=False, integer=True)}
+    one = dataclasses.replace(
+        study, methods=(MethodEntry("dm"),), targets=("domain0",), tune=TuneConfig(9, settings=settings)
+    )
+    found, _ = tune(one, tmp_path, Workers(), lambda report: None)
+    assert [trial.settings for trial in found["domain0"]["dm"][2]] == [
+        {"distill.iterations": 1},
+        {"distill.iterations": 2},
+    ]
+
+
+def test_the_command_writes_the_choice_and_its_picture(study: Study, tmp_path: Path) -> None:
+    values = {
+        "data": study.data,
+        "targets": ["domain3"],
+        "methods": ["dm"],
+        "ipc": [1],
+        "seeds": [0],
+        "distill": study.distill,
+        "evaluate": study.evaluate,
+        "tune": {"trials": 2, "settings": {"distill.image_lr": {"low": 0.5, "high": 2}}},
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(values))
+    runner = CliRunner()
+    result = runner.invoke(cli.app, ["tune", str(path), "--out", str(tmp_path / "tuning")])
+    assert result.exit_code == 0, result.output
+    assert "domain3, dm, 1 per class: distill.image_lr" in result.output
+    assert "%withthestudy'sownsettings" in "".join(result.output.split())
+    assert Image.open(tmp_path / "tuning" / "tuning.png").width > 300
+    arguments = ["grid", str(path), "--tuned", str(tmp_path / "tuning"), "--out", str(tmp_path / "grid")]
+    result = runner.invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+
+
+def test_a_trial_that_failed_once_is_left_out_and_the_command_says_whose_it_was(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study's own settings fail where domain3 is left out, and there alone."""
+    distil = job.distill
+
+    def failing(sources: DomainDataset, config: DistillConfig, **rest: Any) -> DistilledSet:
+        if config.image_lr == 8 and sources.domain_names == ("domain1", "domain2"):
+            raise RuntimeError("no")
+        return distil(sources, config, **rest)
+
+    monkeypatch.setattr(job, "distill", failing)
+    values = {
+        "data": study.data,
+        "targets": ["domain0"],
+        "methods": ["dm"],
+        "ipc": [1],
+        "seeds": [0],
+        "distill": {**study.distill, "image_lr": 8},
+        "evaluate": study.evaluate,
+        "tune": {"trials": 3, "settings": {"distill.image_lr": {"low": 0.5, "high": 2, "relative": True}}},
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(values))
+    result = CliRunner().invoke(cli.app, ["tune", str(path), "--out", str(tmp_path / "tuning")])
+    assert result.exit_code == 1, result.output
+    assert "itsownsettingsfailed" in "".join(result.output.split())
+    content = json.loads((tmp_path / "tuning" / CHOICES_NAME).read_text())
+    trials = content["columns"]["domain0"]["rows"]["dm"]["1"]["trials"]
+    assert len(trials) == 2
+    for trial in trials:
+        assert not trial["own"]
+        assert set(trial["accuracies"]) == {"domain1", "domain2", "domain3"}
+        assert 4 <= trial["settings"]["distill.image_lr"] <= 16

@@ -1,0 +1,458 @@
+"""Experts: gradient reversal, the loss, the pool's files, interpolation, interruptions, refusals."""
+
+import dataclasses
+import json
+import math
+import signal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from toy_data import toy_domains
+
+from dgdd_fast.config import AugmentConfig, NetworkConfig, PretrainConfig
+from dgdd_fast.data import normalise
+from dgdd_fast.experts import Expert, ExpertPool, ExpertPoolError, reverse_gradient
+from dgdd_fast.experts import pretrain as pretrain_module
+from dgdd_fast.experts.pretrain import CHECKPOINT_NAME, PretrainingInterrupted, pretrain, resolve
+from dgdd_fast.generalization.fact import mix_amplitudes
+from dgdd_fast.generalization.irm import invariance_penalty
+from dgdd_fast.interruption import TrainingDivergedError
+from dgdd_fast.networks import initialise
+from dgdd_fast.seeds import generator
+
+NETWORK = NetworkConfig(architecture="resnet18", width=4)
+TINY = PretrainConfig(experts=2, epochs=3, batch_size=40, network=NETWORK, checkpoint_every=2)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return toy_domains()
+
+
+@pytest.fixture(scope="module")
+def folder(data, tmp_path_factory):
+    """A finished pool."""
+    path = tmp_path_factory.mktemp("experts")
+    pretrain(data, TINY, path)
+    return path
+
+
+def weights(pool, index, share):
+    expert = pool.new_expert()
+    pool.fill_(expert, index, share)
+    return [parameter.clone() for parameter in expert.parameters()]
+
+
+def equal(first, second):
+    return all(one.equal(other) for one, other in zip(first, second, strict=True))
+
+
+def new_expert(reversal_weight=0.25, seed=0):
+    expert = Expert(3, 2, (16, 16), NETWORK, reversal_weight)
+    initialise(expert.network, generator(seed))
+    initialise(expert.discriminators, generator(seed, "discriminators"))
+    return expert.double()
+
+
+def test_reversal_is_the_identity_with_the_gradient_turned_round():
+    features = torch.randn(4, 5, generator=generator(0), requires_grad=True)
+    cotangent = torch.randn(4, 5, generator=generator(1))
+    result = reverse_gradient(features, 0.25)
+    assert result.equal(features)
+    (gradient,) = torch.autograd.grad(result, features, cotangent)
+    assert gradient.equal(-0.25 * cotangent)
+
+
+def test_the_domain_loss_reaches_the_discriminators_as_it_is_and_the_network_reversed():
+    images = torch.randn(5, 3, 16, 16, generator=generator(2), dtype=torch.float64)
+    domains = torch.tensor([0, 1, 1, 0, 1])
+
+    def gradients(reversal_weight):
+        expert = new_expert(reversal_weight)
+        loss = sum(F.cross_entropy(logits, domains) for logits in expert(images)[1])
+        loss.backward()
+        trunk = [p.grad for n, p in expert.network.named_parameters() if not n.startswith("classifier")]
+        return trunk, [p.grad for p in expert.discriminators.parameters()]
+
+    # A weight of -1 reverses nothing.
+    trunk, heads = gradients(-1.0)
+    reversed_trunk, same_heads = gradients(0.25)
+    assert all(gradient.abs().max() > 0 for gradient in heads)
+    assert sum(gradient.abs().sum() for gradient in trunk) > 0
+    for gradient, expected in zip(reversed_trunk, trunk, strict=True):
+        torch.testing.assert_close(gradient, -0.25 * expected)
+    for gradient, expected in zip(same_heads, heads, strict=True):
+        torch.testing.assert_close(gradient, expected)
+    assert all(gradient.abs().max() == 0 for gradient in gradients(0.0)[0])
+
+
+def test_an_expert_tells_the_classes_and_at_each_stage_the_domains():
+    expert = new_expert()
+    images = torch.randn(5, 3, 16, 16, generator=generator(2), dtype=torch.float64)
+    logits, domain_logits = expert(images)
+    assert logits.equal(expert.network(images))
+    assert domain_logits.shape == (4, 5, 2)
+    for stage in range(1, 5):
+        maps = expert.network.forward_to(images, stage)
+        expected = expert.discriminators[stage - 1](maps.mean((2, 3)))
+        torch.testing.assert_close(domain_logits[stage - 1], expected)
+
+
+@pytest.mark.parametrize("generalize", ["none", "irm", "fact"])
+def test_a_step_follows_the_loss_and_sgd_as_written_down(data, tmp_path, monkeypatch, generalize):
+    """Two steps of whole batches by hand: order, loss, weight decay, momentum."""
+    config = dataclasses.replace(
+        TINY, experts=1, epochs=1, batch_size=54, cutmix_probability=0.0, domain_weight=0.7,
+        augment=AugmentConfig(strategy="none"), generalize=generalize, irm_weight=3.0, irm_warmup=1,
+    )  # fmt: skip
+    monkeypatch.setattr(pretrain_module, "rows_per_chunk", lambda *_: 20)
+    pool = pretrain(data, config, tmp_path)
+
+    expert = pool.new_expert()
+    pool.fill_(expert, 0, 0.0)
+    parameters = [parameter.requires_grad_() for parameter in expert.parameters()]
+    speed = [torch.zeros_like(parameter) for parameter in parameters]
+    class_loss = domain_loss = right = 0.0
+    order = torch.randperm(108, generator=generator(0, "expert", 0, "order", 0))
+    for step, rows in enumerate(order.split(54)):
+        images = normalise(data.images[rows], pool.mean, pool.std)
+        if generalize == "fact":
+            random = generator(0, "expert", 0, "fact", step)
+            partner, share = torch.randperm(54, generator=random), torch.rand(54, generator=random)
+            mean, std = (torch.tensor(values)[:, None, None] for values in (pool.mean, pool.std))
+            pixels = images * std + mean
+            images = (mix_amplitudes(pixels, pixels[partner], share) - mean) / std
+        logits, domain_logits = expert(images)
+        stages = [F.cross_entropy(stage, data.domains[rows]) for stage in domain_logits]
+        losses = F.cross_entropy(logits, data.labels[rows]), sum(stages) / 4
+        loss = losses[0] + 0.7 * losses[1]
+        if generalize == "irm":
+            penalty = invariance_penalty(logits, data.labels[rows], data.domains[rows])
+            loss = loss / (3.0 if step else 1.0) + penalty
+            speed = [torch.zeros_like(parameter) for parameter in parameters]  # the weight changed
+        gradients = torch.autograd.grad(loss, parameters)
+        class_loss, domain_loss = class_loss + losses[0].item() / 2, domain_loss + losses[1].item() / 2
+        right += (logits.argmax(1) == data.labels[rows]).sum().item()
+        with torch.no_grad():
+            for parameter, gradient, velocity in zip(parameters, gradients, speed, strict=True):
+                velocity.mul_(0.9).add_(gradient + 5e-4 * parameter)
+                parameter.sub_(0.01 * velocity)
+    for actual, expected in zip(weights(pool, 0, 1.0), parameters, strict=True):
+        torch.testing.assert_close(actual, expected.detach(), rtol=1e-3, atol=1e-5)
+    ((measured,),) = pool.log
+    assert measured["class_loss"] == pytest.approx(class_loss, rel=1e-4)
+    assert measured["domain_loss"] == pytest.approx(domain_loss, rel=1e-4)
+    assert measured["accuracy"] == pytest.approx(100 * right / 108)
+
+
+def test_the_learning_rate_falls_after_two_thirds_and_five_sixths(data, tmp_path, monkeypatch):
+    rates = []
+    honest = torch.optim.SGD.step
+
+    def step(self, *arguments):
+        rates.append(self.param_groups[0]["lr"])
+        return honest(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    pretrain(data, dataclasses.replace(TINY, experts=1, epochs=12, batch_size=108), tmp_path)
+    assert rates == pytest.approx([0.01] * 8 + [0.002] * 2 + [0.0004] * 2)
+
+
+def with_stripes(data):
+    """Domains that stripes tell apart: instance normalisation removes the toy data's colour and contrast."""
+    stripes = torch.stack([torch.arange(16) // (2**domain) % 2 for domain in range(3)])
+    images = (data.images * 0.75 + 30 * stripes[data.domains][:, None, None]).byte()
+    return dataclasses.replace(data, images=images)
+
+
+def test_experts_learn_the_classes_and_discriminators_the_domains(data, tmp_path):
+    """With the reversal off the discriminators are plain classifiers of the domain."""
+    data = with_stripes(data)
+    config = PretrainConfig(
+        experts=1, epochs=12, batch_size=12, learning_rate=0.02, reversal_weight=0.0, domain_weight=10.0,
+        cutmix_probability=0.0, network=dataclasses.replace(NETWORK, width=8),
+        augment=AugmentConfig(strategy="none"),
+    )  # fmt: skip
+    pool = pretrain(data, config, tmp_path)
+    last = pool.log[0][-1]
+    assert last["accuracy"] > 80  # chance is 33
+    assert min(last["domain_accuracy"]) > 55
+
+
+def test_with_the_reversal_off_the_network_is_the_plain_expert(data, tmp_path):
+    observed = dataclasses.replace(TINY, experts=1, reversal_weight=0.0)
+    plain = dataclasses.replace(observed, domain_weight=0.0)
+    pools = [pretrain(data, config, tmp_path / str(i)) for i, config in enumerate((observed, plain))]
+    count = sum(1 for _ in pools[0].new_expert().network.parameters())
+    first, second = (weights(pool, 0, 1.0) for pool in pools)
+    assert equal(first[:count], second[:count])
+    assert not equal(first[count:], second[count:])
+
+
+def test_refitting_teaches_the_discriminators_alone_and_can_be_interrupted(data, tmp_path, monkeypatch):
+    data = with_stripes(data)
+    reversed_ = PretrainConfig(
+        experts=1, epochs=6, batch_size=12, learning_rate=0.02, reversal_weight=3.0, cutmix_probability=0.0,
+        network=dataclasses.replace(NETWORK, width=8), augment=AugmentConfig(strategy="none"),
+    )  # fmt: skip
+    refitted = dataclasses.replace(reversed_, refit_epochs=6)
+    before = pretrain(data, reversed_, tmp_path / "before")
+    after = pretrain(data, refitted, tmp_path / "after")
+    count = sum(1 for _ in before.new_expert().network.parameters())
+    first, second = (weights(pool, 0, 1.0) for pool in (before, after))
+    assert equal(first[:count], second[:count])
+    assert not any(one.equal(other) for one, other in zip(first[count:], second[count:], strict=True))
+    assert len(after.log[0]) == 12
+    assert after.log[0][:6] == before.log[0]
+    told = [sum(pool.log[0][-1]["domain_accuracy"]) / 4 for pool in (before, after)]
+    assert told[1] > told[0] + 10
+
+    honest = torch.optim.SGD.step
+    steps = 0
+
+    def step(self, *arguments):
+        nonlocal steps
+        steps += 1
+        if steps == 58:  # of nine an epoch
+            signal.raise_signal(signal.SIGINT)
+        return honest(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    with pytest.raises(PretrainingInterrupted, match="6 of 12 epochs"):
+        pretrain(data, refitted, tmp_path / "resumed")
+    pretrain(data, refitted, tmp_path / "resumed", resume=True)
+    name = "expert_00.safetensors"
+    assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "after" / name).read_bytes()
+
+
+def test_a_pool_comes_back_from_its_folder(data, folder):
+    assert {path.name for path in folder.iterdir()} == {
+        "pool.json", "expert_00.safetensors", "expert_01.safetensors",
+    }  # fmt: skip
+    pool = ExpertPool.load(folder)
+    assert len(pool) == 2
+    assert pool.config == resolve(TINY, data)
+    assert pool.config.network.width == 4
+    assert (pool.class_names, pool.domain_names) == (data.class_names, data.domain_names)
+    assert (pool.resolution, pool.fingerprint) == ((16, 16), data.fingerprint())
+    mean, std = data.channel_statistics()
+    assert (pool.mean, pool.std) == (tuple(mean.tolist()), tuple(std.tolist()))
+    assert [len(epochs) for epochs in pool.log] == [3, 3]
+    assert len(pool.log[1][2]["domain_accuracy"]) == 4
+    expert = pool.new_expert()
+    assert not expert.training
+    assert not any(parameter.requires_grad for parameter in expert.parameters())
+    assert expert(torch.zeros(2, 3, 16, 16))[0].shape == (2, 3)
+
+
+def test_experts_lie_between_their_initial_and_trained_weights(folder):
+    pool = ExpertPool.load(folder)
+    fresh = pool.new_expert()
+    initialise(fresh.network, generator(0, "expert", 1, "network"))
+    initialise(fresh.discriminators, generator(0, "expert", 1, "discriminators"))
+    initial, trained = weights(pool, 1, 0.0), weights(pool, 1, 1.0)
+    assert equal(initial, fresh.parameters())
+    assert not any(one.equal(other) for one, other in zip(initial, trained, strict=True))
+    for actual, start, end in zip(weights(pool, 1, 0.3), initial, trained, strict=True):
+        torch.testing.assert_close(actual, 0.7 * start + 0.3 * end)
+    assert not equal(trained, weights(pool, 0, 1.0))
+    assert equal(trained, weights(pool, 1, 1.0))  # the pool's own weights were left alone
+    with pytest.raises(IndexError, match="experts 0 to 1, got 2"):
+        pool.fill_(fresh, 2, 0.5)
+
+
+def test_a_seed_repeats_bit_for_bit_and_another_differs(data, folder, tmp_path):
+    pool = ExpertPool.load(folder)
+    again = pretrain(data, TINY, tmp_path / "again")
+    other = pretrain(data, dataclasses.replace(TINY, seed=1, experts=1), tmp_path / "other")
+    assert again.log == pool.log
+    assert all(equal(weights(again, index, 1.0), weights(pool, index, 1.0)) for index in range(2))
+    assert not equal(weights(other, 0, 1.0), weights(pool, 0, 1.0))
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 4, 5, 6])
+def test_ctrl_c_keeps_what_is_done_and_the_resumed_pool_is_bit_for_bit_alike(
+    data, folder, tmp_path, stop_at, monkeypatch
+):
+    """Steps 1 to 9 are of the first expert, three an epoch."""
+    honest = torch.optim.SGD.step
+    steps = 0
+
+    def step(self, *arguments):
+        nonlocal steps
+        steps += 1
+        if steps == stop_at or steps == stop_at + 9:
+            signal.raise_signal(signal.SIGINT)
+        return honest(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    for _ in range(2):
+        with pytest.raises(PretrainingInterrupted, match=r"of 3 epochs of expert . of 2; .*--resume"):
+            pretrain(data, TINY, tmp_path, resume=True)
+        assert (tmp_path / CHECKPOINT_NAME).exists()
+        with pytest.raises(ExpertPoolError, match=r"of 2 experts: finish it first .*--resume"):
+            ExpertPool.load(tmp_path)
+    resumed = pretrain(data, TINY, tmp_path, resume=True)
+    assert steps == 18  # no step was taken twice
+    whole = ExpertPool.load(folder)
+    assert resumed.log == whole.log
+    for index in range(2):
+        name = f"expert_{index:02d}.safetensors"
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    assert not (tmp_path / CHECKPOINT_NAME).exists()
+
+
+def test_a_crash_goes_back_to_the_last_checkpoint_only(data, folder, tmp_path):
+    seen = []
+
+    def crash(state):
+        seen.append((state.expert, state.epoch))
+        if state == (1, 2, 3, 3, state.measures):
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        pretrain(data, TINY, tmp_path, progress=crash)
+    assert seen == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)]
+    seen.clear()
+    pool = pretrain(
+        data, TINY, tmp_path, resume=True, progress=lambda state: seen.append((state.expert, state.epoch))
+    )
+    assert seen == [(1, 3)]
+    assert equal(weights(pool, 1, 1.0), weights(ExpertPool.load(folder), 1, 1.0))
+
+
+def test_a_pool_can_be_enlarged(data, folder, tmp_path):
+    checkpoint = tmp_path / CHECKPOINT_NAME
+    left_over = []
+
+    def keep(state):
+        if checkpoint.exists():
+            left_over.append(checkpoint.read_bytes())
+
+    pretrain(data, dataclasses.replace(TINY, experts=1), tmp_path, progress=keep)
+    first = (tmp_path / "expert_00.safetensors").stat().st_mtime_ns
+    checkpoint.write_bytes(left_over[-1])  # as after a crash between the expert's file and the clearing up
+    pool = pretrain(data, TINY, tmp_path, resume=True)
+    assert (tmp_path / "expert_00.safetensors").stat().st_mtime_ns == first
+    assert equal(weights(pool, 1, 1.0), weights(ExpertPool.load(folder), 1, 1.0))
+    assert pool.config.experts == 2
+    with pytest.raises(ExpertPoolError, match="already holds 2 experts, more than 1"):
+        pretrain(data, dataclasses.replace(TINY, experts=1), tmp_path, resume=True)
+
+
+def test_a_pool_in_the_way_or_of_other_settings_or_data_is_refused(data, folder, tmp_path):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ValueError, match=r"pool\.json exists: go on with it .*--resume"):
+        pretrain(data, TINY, folder)
+    with pytest.raises(ExpertPoolError, match=r"experts with learning_rate = 0\.01, now 0\.5"):
+        pretrain(data, dataclasses.replace(TINY, learning_rate=0.5), folder, resume=True)
+    with pytest.raises(ExpertPoolError, match="other images of the same classes and domains"):
+        pretrain(toy_domains(seed=5), TINY, folder, resume=True)
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+    (tmp_path / "expert_00.safetensors").write_bytes(before["expert_00.safetensors"])
+    with pytest.raises(ExpertPoolError, match=r"holds experts, but no pool\.json"):
+        pretrain(data, TINY, tmp_path)
+
+
+def test_a_pool_knows_its_data(data, folder):
+    pool = ExpertPool.load(folder)
+    pool.check(data)
+    for other, message in (
+        (data.only_domains(["domain0", "domain1"]), "with domains domain0, domain1, domain2, the data have"),
+        (toy_domains(classes=2), "with classes class0, class1, class2, the data have class0, class1;"),
+        (toy_domains(side=12), "with resolution 16, 16, the data have 12, 12"),
+        (data.train(), "other images"),
+    ):
+        with pytest.raises(ExpertPoolError, match=message):
+            pool.check(other)
+
+
+@pytest.mark.parametrize("damage", ["no pool", "text", "foreign", "missing", "truncated", "swapped"])
+def test_damage_is_named(damage, folder, tmp_path):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    pool_file, expert_file = tmp_path / "pool.json", tmp_path / "expert_01.safetensors"
+    content = json.loads(pool_file.read_text())
+    if damage == "no pool":
+        pool_file.unlink()
+    elif damage == "text":
+        pool_file.write_text("{")
+    elif damage == "foreign":
+        pool_file.write_text(json.dumps({**content, "format": "something else"}))
+    elif damage == "missing":
+        expert_file.unlink()
+    elif damage == "truncated":
+        expert_file.write_bytes(expert_file.read_bytes()[:-50])
+    else:
+        content["config"]["network"]["width"] = 8
+        pool_file.write_text(json.dumps(content))
+    with pytest.raises((ExpertPoolError, FileNotFoundError), match=r"pool\.json|expert_01\.safetensors"):
+        weights(ExpertPool.load(tmp_path), 1, 1.0)
+
+
+def test_a_damaged_checkpoint_is_named(data, tmp_path):
+    pretrain(data, dataclasses.replace(TINY, experts=1), tmp_path)
+    (tmp_path / CHECKPOINT_NAME).write_text("not a checkpoint")
+    with pytest.raises(ExpertPoolError, match=r"checkpoint\.safetensors is damaged or no checkpoint"):
+        pretrain(data, TINY, tmp_path, resume=True)
+
+
+def test_divergence_is_reported_and_finished_experts_are_kept(data, tmp_path, monkeypatch):
+    honest = pretrain_module.normalise
+    calls = 0
+
+    def poisoned(*arguments):
+        nonlocal calls
+        calls += 1
+        return honest(*arguments) * (float("nan") if calls > 12 else 1)
+
+    monkeypatch.setattr(pretrain_module, "normalise", poisoned)
+    with pytest.raises(
+        TrainingDivergedError, match=r"expert 2 is nan in epoch 2 of 3; use a smaller .* than 0\.01"
+    ):
+        pretrain(data, TINY, tmp_path)
+    monkeypatch.undo()
+    assert len(pretrain(data, TINY, tmp_path, resume=True)) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"experts": 0}, "pretrain.experts must be at least 1, got 0"),
+        ({"checkpoint_every": 0}, "pretrain.checkpoint_every must be at least 1"),
+        ({"learning_rate": 0.0}, "pretrain.learning_rate must be positive and finite, got 0"),
+        ({"learning_rate": math.inf}, "pretrain.learning_rate must be positive and finite, got inf"),
+        ({"momentum": 1.0}, "pretrain.momentum must be at least 0 and less than 1, got 1"),
+        ({"momentum": -0.1}, "pretrain.momentum must be at least 0"),
+        ({"weight_decay": -5e-4}, "pretrain.weight_decay must be finite and not negative, got -0.0005"),
+        ({"irm_weight": -1.0}, "pretrain.irm_weight must be finite and not negative"),
+        ({"reversal_weight": math.nan}, "pretrain.reversal_weight must be finite and not negative, got nan"),
+        ({"cutmix_probability": math.nan}, r"cutmix_probability must lie in \[0, 1\], got nan"),
+        ({"cutmix_probability": 1.5}, r"cutmix_probability must lie in \[0, 1\]"),
+        ({"network": NetworkConfig()}, "resnet18 or resnet50, got convnet"),
+        ({"network": dataclasses.replace(NETWORK, norm="batch")}, "normalise each sample by itself"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(data, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        pretrain(data, dataclasses.replace(TINY, **change), tmp_path / "experts")
+    assert not (tmp_path / "experts").exists()
+
+
+def test_half_precision_trains_nearly_the_same(data, tmp_path):
+    one = dataclasses.replace(TINY, experts=1)
+    exact = pretrain(data, one, tmp_path / "exact")
+    half = pretrain(data, dataclasses.replace(one, precision="bfloat16"), tmp_path / "half")
+    assert half.log[0][-1]["class_loss"] == pytest.approx(exact.log[0][-1]["class_loss"], rel=0.1)
+    assert half.log != exact.log
+
+
+def test_devices_agree(data, folder, tmp_path, device):
+    pool = pretrain(data, dataclasses.replace(TINY, experts=1), tmp_path, device=device)
+    expert = pool.new_expert(device)
+    pool.fill_(expert, 0, 1.0)
+    assert expert.network.classifier.weight.device.type == device.type
+    # Nine steps leave the same weights up to rounding.
+    for actual, expected in zip(expert.parameters(), weights(ExpertPool.load(folder), 0, 1.0), strict=True):
+        assert (actual.cpu() - expected).norm() <= 0.02 * expected.norm() + 1e-3

@@ -1,0 +1,487 @@
+"""MMD and CADM: the literal formulation in float64, the terms of the loss, masks, resumed runs, errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from toy_data import toy_domains, without_rows
+from toy_experts import NETWORK, toy_experts
+
+from dgdd_fast.config import (
+    AugmentConfig,
+    DistillConfig,
+    ExpertConfig,
+    MaskConfig,
+    NetworkConfig,
+    SurgeryConfig,
+)
+from dgdd_fast.data import DomainDataset, normalise
+from dgdd_fast.data.augment import augment, draw_siamese
+from dgdd_fast.distillation import (
+    DistillationDivergedError,
+    DistillationInterrupted,
+    Progress,
+    build_objective,
+    distill,
+    resolve,
+)
+from dgdd_fast.experts import ExpertPool, ExpertPoolError
+from dgdd_fast.masking import draw_stage, draw_uniforms, mask
+from dgdd_fast.matching.expert_matching import Regularisation, draw_expert
+from dgdd_fast.networks import ResNet
+from dgdd_fast.ops import reference
+from dgdd_fast.seeds import generator
+from dgdd_fast.synthetic.gradients import ImageGradients
+from dgdd_fast.synthetic.initial import assign_domains, initial_tiles, real_batch
+from dgdd_fast.synthetic.mosaics import tiles
+
+DATA = toy_domains(per_cell=8)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(toy_experts(tmp_path_factory.mktemp("experts"), DATA))
+
+
+def settings(folder: str, objective: str = "cadm", **changes: object) -> DistillConfig:
+    config = DistillConfig(
+        objective=objective,
+        experts=ExpertConfig(pool=folder),
+        ipc=2,
+        iterations=6,
+        image_lr=0.02,
+        batch_real=5,
+        checkpoint_every=2,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def masks(config: DistillConfig, **changes: object) -> DistillConfig:
+    return dataclasses.replace(config, masks=MaskConfig(**changes))
+
+
+def experts(config: DistillConfig, **changes: object) -> DistillConfig:
+    assert config.experts is not None
+    return dataclasses.replace(config, experts=dataclasses.replace(config.experts, **changes))
+
+
+class Setting:
+    """A resolved run on `data`, its first tiles, and its gradients."""
+
+    def __init__(self, config: DistillConfig, data: DomainDataset = DATA, device: torch.device = CPU) -> None:
+        self.data = data
+        self.config = resolve(config, data)
+        self.mean, self.std = data.channel_statistics()
+        self.assigned = assign_domains(data.counts(), self.config.ipc, self.config.factor)
+        self.tiles = initial_tiles(data, self.assigned, self.config, self.mean, self.std)
+        parts = (self.mean, self.std, self.assigned.flatten(), device)
+        self.objective = build_objective(data, self.config, *parts)
+        self.tiles = self.tiles.to(device)
+
+    def gradients(self, iteration: int, by_domain: bool = False) -> ImageGradients:
+        return self.objective.gradients(self.tiles, iteration, by_domain)
+
+
+class Literal:
+    """MMD and CADM as the paper reads, in float64: every image and every mask a full pass of its own."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.config = setting.config
+        self.pool = ExpertPool.load(self.config.experts.pool)
+
+    def expert(self, iteration: int, trained: bool):
+        index, share = draw_expert(self.config, len(self.pool), iteration)
+        expert = self.pool.new_expert()
+        self.pool.fill_(expert, index, 1.0 if trained else share)
+        return expert.double()
+
+    def features(self, expert, image: Tensor, stage: int | None, domain: int, uniforms: Tensor) -> Tensor:
+        """[1, F] of an image [3, H, W], masked after `stage`."""
+        if stage is None:
+            return expert.network.features(image[None])
+        maps = expert.network.forward_to(image[None], stage)
+        scores = reference.channel_scores(
+            maps,
+            expert.discriminators[stage - 1].weight,
+            torch.tensor([domain]),
+            self.config.masks.score == "pixel",
+        )
+        count = int(self.config.masks.share * maps.shape[1])
+        keep = reference.weighted_channel_mask(scores.detach(), uniforms[None], count)
+        assert int((keep == 0).sum()) == count
+        scale = maps.shape[1] / (maps.shape[1] - count) if self.config.masks.rescale else 1.0
+        return expert.network.forward_from(maps * keep[:, :, None, None] * scale, stage)
+
+    def images(self, tiles: Tensor, label: int, purpose: str, iteration: int) -> Tensor:
+        full = F.interpolate(
+            tiles, scale_factor=float(self.config.factor), mode="bilinear", align_corners=False
+        )
+        return self.augmented(full, label, purpose, iteration)
+
+    def augmented(self, images: Tensor, label: int, purpose: str, iteration: int) -> Tensor:
+        data, config = self.setting.data, self.config
+        random = generator(config.seed, purpose, iteration)
+        draw = draw_siamese(config.augment, data.resolution, data.num_classes, random)
+        return augment(images, draw, torch.full((len(images),), label))
+
+    def matching(self, iteration: int, domain: int | None = None) -> Tensor:
+        """The gradient of Eq. 2 or 7 against all domains or one."""
+        setting, config = self.setting, self.config
+        expert = self.expert(iteration, trained=False)
+        rows, _ = real_batch(setting.data.cells(), config.batch_real, config.seed, iteration)
+        stage = None
+        if config.masks is not None and config.masks.matching:
+            stage = draw_stage(config.masks, 4, config.seed, "matching", iteration)
+        channels = expert.network.channels[(stage or 1) - 1]
+        uniforms = draw_uniforms(len(rows), channels, config.seed, "matching", iteration)
+        tiles = setting.tiles.double().requires_grad_()
+        loss = torch.zeros((), dtype=torch.float64)
+        for label, own in enumerate(tiles.split(len(tiles) // setting.data.num_classes)):
+            reals = []
+            for place, row in enumerate(rows.tolist()):
+                real_domain = int(setting.data.domains[row])
+                if setting.data.labels[row] == label and domain in (None, real_domain):
+                    image = normalise(setting.data.images[row][None], setting.mean, setting.std).double()
+                    image = self.augmented(image, label, "augment", iteration)[0]
+                    reals.append(self.features(expert, image, stage, real_domain, uniforms[place]))
+            if not reals:
+                continue
+            synthetic = expert.network.features(self.images(own, label, "augment", iteration))
+            loss = loss + (torch.cat(reals).mean(0) - synthetic.mean(0)).square().sum()
+        return torch.autograd.grad(loss, tiles)[0]
+
+    def regularisation(self, iteration: int) -> Tensor:
+        """The gradient of Eq. 3, or of Eq. 12 with two full passes."""
+        setting, config = self.setting, self.config
+        expert = self.expert(iteration, trained=True)
+        stage = None
+        if config.masks is not None:
+            stage = draw_stage(config.masks, 4, config.seed, "regularisation", iteration)
+        channels = expert.network.channels[(stage or 1) - 1]
+        uniforms = [
+            draw_uniforms(len(setting.tiles), channels, config.seed, "regularisation", iteration, copy)
+            for copy in range(2)
+        ]
+        tiles = setting.tiles.double().requires_grad_()
+        size = len(tiles) // setting.data.num_classes
+        loss = torch.zeros((), dtype=torch.float64)
+        for label in range(setting.data.num_classes):
+            places = range(label * size, (label + 1) * size)
+            images = self.images(
+                tiles[places.start : places.stop], label, "augment regularisation", iteration
+            )
+            domains = setting.assigned.flatten()[places.start : places.stop].tolist()
+            targets = torch.full((size,), label)
+
+            def logits(stage: int | None, copy: int, labelled=(images, domains, places)) -> Tensor:
+                features = [
+                    self.features(expert, image, stage, domain, uniforms[copy][place])
+                    for image, domain, place in zip(*labelled, strict=True)
+                ]
+                return expert.network.classifier(torch.cat(features))
+
+            plain, masked = logits(None, 0), [logits(stage, copy) for copy in range(2)]
+            judged = [plain]
+            if config.masks is not None and config.masks.regularisation:
+                judged = masked if config.masks.consistency else masked[:1]
+            if config.experts.regularise:
+                loss = loss + sum(F.cross_entropy(each, targets) for each in judged) / len(judged)
+            if config.masks is not None and config.masks.consistency and stage is not None:
+                first, second = (F.log_softmax(each, 1) for each in masked)
+                both = [
+                    F.kl_div(one, other, reduction="none", log_target=True).mean()
+                    for one, other in ((first, second), (second, first))
+                ]
+                loss = loss + config.masks.consistency_weight * sum(both) / 2
+        return torch.autograd.grad(loss, tiles)[0] if loss.requires_grad else torch.zeros_like(tiles)
+
+
+def assert_same_gradient(found: Tensor, expected: Tensor) -> None:
+    """Up to float32 rounding, which is large for the rare image that has a ReLU at its kink."""
+    norms = expected.flatten(1).norm(dim=1)
+    errors = (found - expected).flatten(1).norm(dim=1)
+    assert float((errors < 1e-3 * norms).float().mean()) > 0.8
+    assert float(errors.norm()) < 0.1 * float(norms.norm())
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+CASES = {
+    "mmd": lambda config: dataclasses.replace(config, objective="mmd"),
+    "mmd, trained experts": lambda config: experts(
+        dataclasses.replace(config, objective="mmd"), interpolate=False
+    ),
+    "cadm": lambda config: config,
+    "cadm, pixel scores, no rescaling": lambda config: masks(config, score="pixel", rescale=False, share=0.6),
+    "cadm without mosaics": lambda config: dataclasses.replace(config, factor=1),
+    "L_adm alone": lambda config: experts(masks(config, consistency=False), regularise=False),
+    "L_reg alone": lambda config: experts(masks(config, matching=False, consistency=False), match=False),
+    "L_cons alone": lambda config: experts(
+        masks(config, matching=False, regularisation=False), match=False, regularise=False
+    ),
+    "L_cons and the plain cross entropy": lambda config: masks(config, regularisation=False, matching=False),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_gradient_is_that_of_the_literal_formulation_in_float64(case, folder: str) -> None:
+    setting = Setting(case(settings(folder)))
+    literal = Literal(setting)
+    for iteration in range(3):
+        expected = torch.zeros(setting.tiles.shape, dtype=torch.float64)
+        if setting.config.experts.match:
+            expected += literal.matching(iteration)
+        expected += literal.regularisation(iteration)
+        found = setting.gradients(iteration)
+        assert found.union is not None
+        if bool((expected == 0).all()):
+            assert bool((found.union == 0).all())
+        else:
+            assert_same_gradient(found.union, expected)
+
+
+def test_by_domain_are_matching_gradients_and_the_union_has_the_regularisation_too(folder: str) -> None:
+    # cells of 5, 3 and 0 real images: the domains' shares differ
+    data = without_rows(without_rows(DATA, 1, 2, keep=3), 2, 0, keep=0)
+    pool = toy_experts(Path(folder).parent / "uneven", data)
+    setting = Setting(settings(str(pool)), data)
+    literal = Literal(setting)
+    found = setting.gradients(1, by_domain=True)
+    assert found.by_domain is not None
+    assert found.union is not None
+    for domain in range(3):
+        filled = setting.objective.labels != 2 if domain == 0 else slice(None)
+        assert_same_gradient(found.by_domain[domain][filled], literal.matching(1, domain)[filled])
+    _, sizes = real_batch(data.cells(), 5, setting.config.seed, 1)
+    shares = (sizes / sizes.sum(1, keepdim=True))[setting.objective.labels].T[:, :, None, None, None]
+    _, regularisation = setting.objective.regularisation.gradients(setting.tiles, 1)
+    assert float(regularisation.norm()) > 0
+    torch.testing.assert_close(found.union, (shares * found.by_domain).sum(0) + regularisation)
+    assert found.valid is not None
+    assert not found.valid[0, setting.objective.labels == 2].any()
+    assert relative_error(found.union, setting.gradients(1).union) < 1e-3
+    whole = Setting(settings(folder)).gradients(1, by_domain=True)
+    assert whole.union is not None  # the plain mean of the domains would lack the regularisation
+
+
+def test_the_terms_are_named_and_add_up_to_the_loss(folder: str) -> None:
+    seen: list[Progress] = []
+    distill(DATA, settings(folder, iterations=8), progress=seen.append)
+    assert [set(state.terms) for state in seen] == [{"matching", "regularisation", "consistency"}] * 8
+    assert all(state.loss == pytest.approx(sum(state.terms.values())) for state in seen)
+    config = resolve(settings(folder), DATA)
+    for iteration, state in enumerate(seen):
+        masked = draw_stage(config.masks, 4, config.seed, "regularisation", iteration) is not None
+        assert (state.terms["consistency"] > 0) == masked
+    assert {state.terms["consistency"] > 0 for state in seen} == {True, False}
+
+
+def test_chunks_change_nothing_but_rounding(folder: str) -> None:
+    config = settings(folder)
+    roomy, tight = (
+        Setting(dataclasses.replace(config, memory_budget_mib=budget)).gradients(3, by_domain=True)
+        for budget in (2048, 1)
+    )
+    assert relative_error(tight.union, roomy.union) < 1e-3
+    assert relative_error(tight.by_domain, roomy.by_domain) < 1e-3
+
+
+def test_every_device_finds_the_same_gradient(folder: str, device: torch.device) -> None:
+    config = settings(folder)
+    on_cpu = Setting(config).gradients(0, by_domain=True)
+    found = Setting(config, device=device).gradients(0, by_domain=True)
+    for one, other in ((found.union, on_cpu.union), (found.by_domain[1], on_cpu.by_domain[1])):
+        assert_same_gradient(one.cpu(), other)
+
+
+def test_stages_and_activation_are_drawn_evenly_and_independently() -> None:
+    config = MaskConfig()
+    count = 4000
+    drawn = [
+        [draw_stage(config, 4, 0, purpose, iteration) for iteration in range(count)]
+        for purpose in ("matching", "regularisation")
+    ]
+    for stages in drawn:
+        # 5 standard deviations of a binomial of probability 0.2 (each stage and no masking) are 127
+        assert all(abs(stages.count(value) - count / 5) < 127 for value in (1, 2, 3, 4, None))
+    both = sum(first is None and second is None for first, second in zip(*drawn, strict=True))
+    assert abs(both - count / 25) < 5 * (count * 0.04 * 0.96) ** 0.5
+
+
+def test_uniform_masks_ask_no_discriminator(folder: str) -> None:
+    """4,000 masks of 2 in 8 channels: a frequency is off by 0.03 once in 10,000."""
+    expert = ExpertPool.load(folder).new_expert()
+    expert.discriminators[0] = torch.nn.Linear(8, expert.discriminators[0].out_features)
+    torch.nn.init.ones_(expert.discriminators[0].weight)
+    maps = torch.linspace(0, 1, 8).expand(4000, 8)[:, :, None, None].contiguous()
+    domain = torch.zeros(4000, dtype=torch.int64)
+    uniforms = draw_uniforms(4000, 8, 0, "test")
+    masked = {
+        score: (mask(maps, expert, 1, domain, uniforms, MaskConfig(0.25, score=score))[1] == 0).float()
+        for score in ("gap", "uniform")
+    }
+    assert all(each.sum(1).eq(2).all() for each in masked.values())
+    torch.testing.assert_close(masked["uniform"].mean(0), torch.full((8,), 0.25), rtol=0, atol=0.03)
+    assert masked["gap"][:, -1].mean() > masked["gap"][:, 1].mean() + 0.1
+
+
+def test_two_copies_and_two_iterations_have_different_masks() -> None:
+    first = draw_uniforms(50, 8, 0, "regularisation", 3, 0)
+    assert torch.equal(first, draw_uniforms(50, 8, 0, "regularisation", 3, 0))
+    for other in (("regularisation", 3, 1), ("regularisation", 4, 0), ("matching", 3)):
+        assert not torch.equal(first, draw_uniforms(50, 8, 0, *other))
+
+
+@pytest.mark.parametrize("surgery", [None, SurgeryConfig()], ids=["cadm", "cadm+sgs"])
+def test_an_interrupted_run_resumes_bit_for_bit(
+    surgery: SurgeryConfig | None, folder: str, tmp_path: Path
+) -> None:
+    config = settings(folder, surgery=surgery, checkpoint_every=100)
+    whole = distill(DATA, config).images
+
+    def interrupt(state: Progress) -> None:
+        if state.iteration == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(DistillationInterrupted):
+        distill(DATA, config, run_folder=tmp_path, progress=interrupt)
+    assert torch.equal(distill(DATA, config, run_folder=tmp_path, resume=True).images, whole)
+
+
+def test_moved_experts_may_go_on_with_a_run_and_other_experts_may_not(folder: str, tmp_path: Path) -> None:
+    config = settings(folder, iterations=2)
+    distill(DATA, config, run_folder=tmp_path / "run")
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for file in Path(folder).iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    longer = experts(dataclasses.replace(config, iterations=3), pool=str(moved))
+    whole = distill(DATA, dataclasses.replace(config, iterations=3)).images
+    assert torch.equal(distill(DATA, longer, run_folder=tmp_path / "run", resume=True).images, whole)
+    others = experts(longer, pool=str(toy_experts(tmp_path / "others", DATA, experts=3)))
+    with pytest.raises(ValueError, match="other data or with other experts"):
+        distill(DATA, others, run_folder=tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("objective", ["mmd", "cadm"])
+def test_every_term_falls(objective: str, tmp_path: Path) -> None:
+    """In one expert and without augmentation; random networks tell little else about images of 16 px."""
+    config = settings(
+        str(toy_experts(tmp_path, DATA, experts=1)),
+        objective,
+        iterations=40,
+        init="noise",
+        batch_real=8,
+        augment=AugmentConfig(strategy="none"),
+    )
+    before = Setting(experts(config, interpolate=False))
+    after = Setting(before.config)
+    after.tiles = tiles(distill(DATA, before.config).images, 2)
+    losses = [sum(each.gradients(step).losses for step in range(100, 106)) for each in (before, after)]
+    assert float(losses[1][0]) < 0.7 * float(losses[0][0])
+    assert float(losses[1][1]) < float(losses[0][1])
+    assert float(losses[1][2]) < float(losses[0][2]) or objective == "mmd"
+
+
+def test_the_objectives_own_settings_are_recorded(folder: str) -> None:
+    plain = DistillConfig(objective="cadm", experts=ExpertConfig(pool=folder))
+    config = resolve(plain, DATA)
+    assert (config.factor, config.optimizer, config.image_lr, config.clamp) == (2, "adam", 1e-3, True)
+    assert config.batch_real == 341  # 1024 a class over three domains
+    assert (config.augment.strategy, config.augment.composition) == ("color_crop_cutout", "sequence")
+    assert config.network == NETWORK
+    assert config.masks == MaskConfig()
+    assert resolve(config, DATA) == config
+    mine = dataclasses.replace(plain, factor=1, optimizer="sgd", image_lr=0.1, clamp=False, batch_real=7)
+    kept = resolve(mine, DATA)
+    assert (kept.factor, kept.optimizer, kept.image_lr, kept.clamp, kept.batch_real) == (
+        1, "sgd", 0.1, False, 7,
+    )  # fmt: skip
+    assert resolve(dataclasses.replace(plain, objective="mmd"), DATA).masks is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: experts(config, pool="nowhere"), "no experts in nowhere: train them with `dgdd pre"),
+        (lambda config: experts(config, match=False, regularise=False), None),
+        (
+            lambda config: masks(experts(config, match=False, regularise=False), consistency=False),
+            "nothing is left to descend",
+        ),
+        (
+            lambda config: dataclasses.replace(experts(config, match=False), surgery=SurgeryConfig()),
+            "experts.match must be on",
+        ),
+        (lambda config: masks(config, share=1.0), "masks.share must be below 1"),
+        (lambda config: masks(config, share=-0.1), r"masks.share must lie in \[0, 1\], got -0.1"),
+        (lambda config: masks(config, activation_probability=2.0), "masks.activation_probability must lie"),
+        (lambda config: masks(config, consistency_weight=-1.0), "masks.consistency_weight must be 0 or more"),
+        (lambda config: dataclasses.replace(masks(config), objective="mmd"), "masks are for cadm"),
+        (lambda config: dataclasses.replace(config, objective="dm"), "settings of mmd and cadm, not of dm"),
+        (
+            lambda config: dataclasses.replace(config, network=NetworkConfig(width=8)),
+            "compares features in its experts",
+        ),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(change, message: str | None, folder: str) -> None:
+    config = change(settings(folder))
+    if message is None:
+        resolve(config, DATA)
+        return
+    with pytest.raises(ValueError, match=message):
+        resolve(config, DATA)
+
+
+def test_settings_are_resolved_before_there_are_experts_but_nothing_is_distilled(folder: str) -> None:
+    config = experts(settings(folder), pool=None)
+    assert resolve(config, DATA).batch_real == resolve(settings(folder), DATA).batch_real
+    with pytest.raises(ValueError, match=r"masks.share must lie"):
+        resolve(masks(config, share=1.5), DATA)
+    with pytest.raises(ValueError, match=r"train them with `dgdd pretrain`.*--experts FOLDER"):
+        distill(DATA, config)
+
+
+def test_experts_for_other_images_are_refused(folder: str) -> None:
+    with pytest.raises(ExpertPoolError, match="other images"):
+        distill(toy_domains(per_cell=8, seed=1), settings(folder))
+
+
+def test_a_nan_is_named(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Regularisation.gradients
+
+    def poisoned(self: Regularisation, images: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
+        losses, gradient = honest(self, images, iteration)
+        gradient[9] = float("nan")  # tile 9 is of class 1
+        return losses, gradient
+
+    monkeypatch.setattr(Regularisation, "gradients", poisoned)
+    for surgery in (None, SurgeryConfig()):
+        with pytest.raises(DistillationDivergedError, match="class class1 at iteration 0"):
+            distill(DATA, settings(folder, surgery=surgery))
+
+
+def test_half_precision_real_features_change_the_gradient_little(folder: str) -> None:
+    exact = Setting(settings(folder)).gradients(3).union
+    half = Setting(settings(folder, precision="bfloat16")).gradients(3).union
+    assert 0 < relative_error(half, exact) < 0.1
+
+
+def test_the_networks_stay_as_the_pool_says(folder: str) -> None:
+    setting = Setting(settings(folder))
+    setting.gradients(0, by_domain=True)
+    network = setting.objective.matching.space.network
+    assert isinstance(network, ResNet)
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert all(parameter.grad is None for parameter in network.parameters())

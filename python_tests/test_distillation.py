@@ -1,0 +1,511 @@
+"""The distillation loop: the literal formulation, determinism, resume, interruptions, divergence."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_runs import MOSAICS, SMALL, WITH_SURGERY, relative_change
+from toy_data import toy_domains, without_rows
+
+from dgdd_fast.config import DistillConfig, DomainMaskConfig, NetworkConfig, SurgeryConfig, to_dict
+from dgdd_fast.config.run import with_method
+from dgdd_fast.data import normalise
+from dgdd_fast.data.augment import augment, draw_siamese
+from dgdd_fast.data.pseudo_domains import with_pseudo_domains
+from dgdd_fast.distillation import (
+    CHECKPOINT_NAME,
+    DistillationDivergedError,
+    DistillationInterrupted,
+    Progress,
+    build_objective,
+    distill,
+    resolve,
+)
+from dgdd_fast.matching.feature_matching import Matching
+from dgdd_fast.networks import ConvNet, initialise
+from dgdd_fast.seeds import generator
+from dgdd_fast.synthetic.checkpoint import Checkpoint, CheckpointError
+from dgdd_fast.synthetic.gradients import ImageGradients
+from dgdd_fast.synthetic.initial import assign_domains, initial_tiles, real_batch
+from dgdd_fast.synthetic.mosaics import reduce, tiles
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def literal_driver():
+    spec = importlib.util.spec_from_file_location("literal_driver", ROOT / "bench" / "literal_driver.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("cells", ["full", "a small cell", "an empty cell"])
+@pytest.mark.parametrize(
+    "surgery", [None, SurgeryConfig(1.5, 0.4), SurgeryConfig(0.7, 1.2, consensus="mean")], ids=str
+)
+def test_same_images_as_the_literal_formulation(surgery: SurgeryConfig | None, cells: str) -> None:
+    data = toy_domains()
+    if cells != "full":
+        data = without_rows(data, 1, 2, keep=3 if cells == "a small cell" else 0)
+    config = dataclasses.replace(SMALL, surgery=surgery)
+    fast = distill(data, config).images
+    literal = literal_driver().literal_distill(data, config)
+    start = distill(data, dataclasses.replace(config, iterations=0)).images
+    # The images move by about their own size; float32 rounding through the network is what remains.
+    assert relative_change(fast, literal, start) < 2e-4
+
+
+OBJECTIVES = {
+    "hdd": {"objective": "hdd", "image_lr": 0.2},
+    "datadam": {"objective": "datadam", "image_lr": 1.0},
+    "datadam power 4": {"objective": "datadam", "image_lr": 1.0, "attention_power": 4.0},
+    "m3d": {"objective": "m3d", "image_lr": 20.0},
+    "m3d own bandwidth": {"objective": "m3d", "image_lr": 20.0, "kernel_bandwidth": "domain"},
+    "dc": {"objective": "dc", "image_lr": 1.0},
+}
+
+
+@pytest.mark.parametrize("cells", ["full", "a small cell", "an empty cell"])
+@pytest.mark.parametrize("surgery", [None, SurgeryConfig(1.5, 0.4)], ids=["alone", "sgs"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_is_its_literal_formulation(
+    name: str, surgery: SurgeryConfig | None, cells: str
+) -> None:
+    data = toy_domains()
+    if cells != "full":
+        data = without_rows(data, 1, 2, keep=3 if cells == "a small cell" else 0)
+    config = dataclasses.replace(SMALL, surgery=surgery, iterations=2, **OBJECTIVES[name])
+    fast = distill(data, config).images
+    literal = literal_driver().literal_distill(data, config)
+    start = distill(data, dataclasses.replace(config, iterations=0)).images
+    assert (literal - start).square().mean().sqrt() > 0.01  # something moved, in image standard deviations
+    assert relative_change(fast, literal, start) < 1e-3
+
+
+@pytest.mark.parametrize("method", ["dm", "hdd", "datadam", "datadam-bn", "m3d", "dc", "dm+fact"])
+def test_devices_agree_on_the_gradients(method: str, device: torch.device) -> None:
+    data = without_rows(toy_domains(), 1, 2, keep=0)
+    config = resolve(with_method(SMALL, method), data)
+    mean, std = data.channel_statistics()
+    domains = assign_domains(data.counts(), 4)
+    start = initial_tiles(data, domains, config, mean, std)
+    here, there = (
+        build_objective(data, config, mean, std, domains.flatten(), place).gradients(start.to(place), 0, True)
+        for place in (torch.device("cpu"), device)
+    )
+    for expected, actual in zip(here, there, strict=True):
+        assert expected is not None
+        assert actual is not None
+        expected, actual = expected.double(), actual.cpu().double()
+        torch.testing.assert_close(actual, expected, rtol=1e-2, atol=2e-3 * float(expected.max()))
+
+
+@pytest.mark.parametrize("cells", ["full", "an empty cell"])
+def test_batch_normalised_attention_against_plain_layers(cells: str) -> None:
+    """DataDAM as released: every pass over all classes, its images sharing the statistics."""
+    data = toy_domains()
+    if cells != "full":
+        data = without_rows(data, 1, 2, keep=0)
+    config = resolve(dataclasses.replace(SMALL, objective="datadam-bn"), data)
+    assert config.network.norm == "batch"
+    mean, std = data.channel_statistics()
+    domains = assign_domains(data.counts(), 4)
+    start = initial_tiles(data, domains, config, mean, std)
+    objective = build_objective(data, config, mean, std, domains.flatten(), torch.device("cpu"))
+    found = objective.gradients(start, 7, by_domain=True)
+    assert found.by_domain is not None
+    assert found.union is not None
+
+    network = ConvNet(3, (16, 16), config.network)
+    initialise(network, generator(config.seed, "network", 7))
+    draw = draw_siamese(config.augment, (16, 16), 3, generator(config.seed, "augment", 7))
+    rows, _ = real_batch(data.cells(), 6, config.seed, 7)
+
+    def parts(images: torch.Tensor, labels: torch.Tensor) -> dict[int, list[torch.Tensor]]:
+        maps, compared = augment(images, draw, labels), []
+        for block in network.blocks:
+            maps = F.conv2d(maps, block.convolution.weight, block.convolution.bias, padding=1)
+            maps = F.batch_norm(maps, None, None, training=True).relu()
+            compared.append(F.normalize(maps.sum(1).flatten(1), dim=1))
+            maps = F.avg_pool2d(maps, 2)
+        compared = [*compared[:-1], 0.1 * maps.flatten(1)]
+        return {
+            label: [10 * part[labels == label].mean(0) for part in compared]
+            for label in labels.unique().tolist()
+        }
+
+    for domain in (None, 0, 1, 2):
+        real = rows if domain is None else rows[data.domains[rows] == domain]
+        targets = parts(normalise(data.images[real], mean, std), data.labels[real])
+        images = start.clone().requires_grad_()
+        seen = parts(images, torch.arange(3).repeat_interleave(4))
+        loss = sum(
+            (own - other).square().sum()
+            for label in targets
+            for own, other in zip(seen[label], targets[label], strict=True)
+        )
+        (expected,) = torch.autograd.grad(loss, images)
+        actual = found.union if domain is None else found.by_domain[domain]
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    assert (found.valid is None) == (cells == "full")
+
+
+@pytest.mark.parametrize("objective", ["dm", "hdd", "datadam", "m3d"])
+def test_chunks_change_nothing_but_rounding(objective: str) -> None:
+    data = toy_domains(side=16, per_cell=20)
+    config = dataclasses.replace(
+        WITH_SURGERY,
+        objective=objective,
+        ipc=24,
+        network=NetworkConfig(width=64, depth=2),
+        batch_real=20,
+        image_lr=20.0 if objective == "m3d" else 0.2,
+        iterations=2,
+    )
+    roomy = distill(data, config).images
+    # 1 MiB holds four images' graphs: forwards in small chunks, graphs built again for their backward.
+    tight = distill(data, dataclasses.replace(config, memory_budget_mib=1)).images
+    start = distill(data, dataclasses.replace(config, iterations=0)).images
+    assert relative_change(tight, roomy, start) < 2e-4
+
+
+def test_mosaics_move_tile_by_tile_and_stay_within_the_pixel_range() -> None:
+    data = toy_domains()
+    start = distill(data, dataclasses.replace(MOSAICS, iterations=0))
+    end = distill(data, dataclasses.replace(MOSAICS, iterations=20, image_lr=0.05))
+    assert end.images.shape == (12, 3, 16, 16)
+    assert torch.equal(end.domains, assign_domains(data.counts(), 4, factor=2).flatten())
+    assert end.training_images.images.shape == (48, 3, 16, 16)
+    mean, std = (torch.tensor(part).view(3, 1, 1) for part in (end.mean, end.std))
+    pixels = [images * std + mean for images in (start.images, end.images)]
+    assert float(pixels[1].min()) > -1e-6
+    assert float(pixels[1].max()) < 1 + 1e-6
+    moved = (pixels[1] - pixels[0]).abs()
+    assert (moved.flatten(1).mean(1) > 0.01).all()
+    # without clamping the same run leaves the range
+    free = distill(data, dataclasses.replace(MOSAICS, iterations=20, image_lr=0.05, clamp=False))
+    assert float((free.images * std + mean).max()) > 1.05
+
+
+def test_the_first_mosaics_are_shrunken_real_images_of_the_tiles_cells() -> None:
+    data = toy_domains(per_cell=16)
+    config = dataclasses.replace(SMALL, ipc=1, factor=2, objective="random")
+    result = distill(data, config)
+    mean, std = data.channel_statistics()
+    real = reduce(normalise(data.images, mean, std), 2)
+    shown = tiles(result.images, 2)
+    rows = [(real == tile).flatten(1).all(1).nonzero().item() for tile in shown]
+    assert len(set(rows)) == 12
+    assert torch.equal(data.labels[rows], torch.arange(3).repeat_interleave(4))
+    assert torch.equal(data.domains[rows], result.domains)
+    # one image a class, three domains: the tiles are dealt out evenly
+    assert torch.bincount(result.domains).tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("method", "image_lr", "share"),
+    [
+        ("dm", 2.0, 0.5),
+        ("dm+sgs", 2.0, 0.5),
+        ("hdd", 1.0, 0.8),
+        ("hdd+sgs", 1.0, 0.8),
+        ("datadam", 1.0, 0.4),
+        ("datadam-bn+sgs", 1.0, 0.8),
+        ("m3d", 100.0, 0.8),
+        ("dc", 1.0, 0.85),
+    ],
+)
+def test_the_images_match_better_in_networks_that_they_have_not_seen(
+    method: str, image_lr: float, share: float
+) -> None:
+    data = toy_domains()
+    config = dataclasses.replace(SMALL, iterations=100, image_lr=image_lr, batch_real=12, init="noise")
+    config = resolve(with_method(config, method), data)
+    mean, std = data.channel_statistics()
+    domains = assign_domains(data.counts(), config.ipc).flatten()
+    objective = build_objective(data, config, mean, std, domains, torch.device("cpu"))
+
+    def loss(images: torch.Tensor) -> float:
+        unseen = range(config.iterations, config.iterations + 6)
+        return sum(float(objective.gradients(images, step, by_domain=False).losses.sum()) for step in unseen)
+
+    start = distill(data, dataclasses.replace(config, iterations=0)).images
+    assert loss(distill(data, config).images) < share * loss(start)
+
+
+def test_surgery_without_strength_is_the_objective_alone() -> None:
+    data = toy_domains()
+    plain = distill(data, SMALL).images
+    surgery = distill(data, dataclasses.replace(SMALL, surgery=SurgeryConfig(0.0, 0.0))).images
+    start = distill(data, dataclasses.replace(SMALL, iterations=0)).images
+    assert relative_change(surgery, plain, start) < 2e-4
+
+
+def test_random_keeps_the_initial_images_that_the_other_methods_start_from() -> None:
+    data = toy_domains()
+    random = distill(data, dataclasses.replace(SMALL, objective="random"))
+    start = distill(data, dataclasses.replace(SMALL, iterations=0))
+    assert torch.equal(random.images, start.images)
+    mean, std = data.channel_statistics()
+    config = dataclasses.replace(SMALL, objective="random")
+    expected = initial_tiles(data, assign_domains(data.counts(), config.ipc), config, mean, std)
+    assert torch.equal(random.images, expected)
+
+
+@pytest.mark.parametrize("init", ["uniform", "random"])
+def test_herding_keeps_real_images_and_knows_their_domains(init: str, tmp_path: Path) -> None:
+    data = toy_domains()
+    config = dataclasses.replace(SMALL, objective="herding", init=init, herding_epochs=3)
+    herded = distill(data, config, run_folder=tmp_path)
+    pixels = herded.pixels().flatten(1)
+    chosen = (pixels[:, None] == data.images.flatten(1)).all(2).long().argmax(1)
+    assert torch.equal(data.images[chosen].flatten(1), pixels)
+    assert len(set(chosen.tolist())) == 12
+    assert torch.equal(data.labels[chosen], herded.labels)
+    assert torch.equal(data.domains[chosen], herded.domains)
+    if init == "uniform":
+        assert torch.equal(herded.domains, assign_domains(data.counts(), 4).flatten())
+    assert torch.equal(distill(data, config, run_folder=tmp_path, resume=True).images, herded.images)
+    other = dataclasses.replace(config, seed=1)
+    assert not torch.equal(distill(data, other).images, herded.images)
+
+
+def test_pseudo_domains_are_distilled_like_domains() -> None:
+    data = toy_domains()
+    config = dataclasses.replace(WITH_SURGERY, pseudo_domains=2)
+    result = distill(data, config, target="elsewhere")
+    styles = with_pseudo_domains(data, 2, config.network, config.seed)
+    assert result.domain_names == styles.domain_names == ("style1", "style2")
+    assert result.provenance["sources"] == ["domain0", "domain1", "domain2"]
+    expected = distill(styles, WITH_SURGERY)
+    assert torch.equal(result.images, expected.images)
+    assert torch.equal(result.domains, expected.domains)
+    with pytest.raises(ValueError, match=r"pseudo-domains must be in 1\.\.108"):
+        distill(data, dataclasses.replace(config, pseudo_domains=0))
+
+
+def test_the_result_names_its_classes_domains_settings_and_origin() -> None:
+    data = toy_domains()
+    result = distill(data, WITH_SURGERY, target="elsewhere")
+    assert torch.equal(result.labels, torch.arange(3).repeat_interleave(4))
+    assert torch.equal(result.domains, assign_domains(data.counts(), 4).flatten())
+    assert result.config["surgery"] == to_dict(WITH_SURGERY.surgery)
+    assert result.config["augment"]["strategy"] == "color_crop_cutout_flip_scale_rotate"
+    assert result.config["network"]["depth"] == 2
+    resolved = {"factor": 1, "optimizer": "sgd", "image_lr": 0.2, "clamp": False, "batch_real": 6}
+    assert {name: result.config[name] for name in resolved} == resolved
+    assert result.provenance["target"] == "elsewhere"
+    assert result.provenance["iterations"] == 4
+
+
+def test_a_seed_repeats_bit_for_bit_and_another_differs() -> None:
+    data = toy_domains()
+    first, again = (distill(data, WITH_SURGERY).images for _ in range(2))
+    other = distill(data, dataclasses.replace(WITH_SURGERY, seed=1)).images
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("config", [SMALL, WITH_SURGERY, MOSAICS], ids=["dm", "dm+sgs", "mosaics, adam"])
+def test_ctrl_c_leaves_a_checkpoint_and_the_resumed_run_ends_bit_for_bit_alike(
+    config: DistillConfig, tmp_path: Path
+) -> None:
+    data = toy_domains()
+    handler = signal.getsignal(signal.SIGINT)
+    config = dataclasses.replace(config, iterations=7, checkpoint_every=100)
+    whole = distill(data, config).images
+
+    def interrupt(state: Progress) -> None:
+        if state.iteration == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(DistillationInterrupted, match=r"after iteration 3 of 7; resume from .*--resume"):
+        distill(data, config, run_folder=tmp_path, progress=interrupt)
+    assert Checkpoint.load(tmp_path / CHECKPOINT_NAME).iteration == 3
+    seen: list[int] = []
+    resumed = distill(
+        data,
+        config,
+        run_folder=tmp_path,
+        resume=True,
+        progress=lambda state: seen.append(state.iteration),
+    )
+    assert seen == [4, 5, 6, 7]
+    assert torch.equal(resumed.images, whole)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_finished_run_can_be_prolonged(tmp_path: Path) -> None:
+    data = toy_domains()
+    distill(data, WITH_SURGERY, run_folder=tmp_path)
+    longer = dataclasses.replace(WITH_SURGERY, iterations=6)
+    prolonged = distill(data, longer, run_folder=tmp_path, resume=True)
+    assert torch.equal(prolonged.images, distill(data, longer).images)
+    with pytest.raises(CheckpointError, match="already at iteration 6"):
+        distill(data, WITH_SURGERY, run_folder=tmp_path, resume=True)
+
+
+KILLED_RUN = """
+import sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from dgdd_fast.distillation import distill
+from small_runs import WITH_SURGERY
+from toy_data import toy_domains
+import dataclasses
+config = dataclasses.replace(WITH_SURGERY, iterations=400, checkpoint_every=1)
+def tell(state):
+    print(state.iteration, flush=True)
+result = distill(toy_domains(), config, run_folder=Path(sys.argv[1]), resume=True, progress=tell)
+"""
+
+
+def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
+    """SIGKILL at an arbitrary moment of a run that writes a checkpoint every iteration, twice, then the
+    rest."""
+    script = KILLED_RUN.format(tests=str(Path(__file__).parent / "helpers"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for wait in (0.011, 0.037):
+        run = subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, env=environment, text=True
+        )
+        assert run.stdout is not None
+        run.stdout.readline()
+        time.sleep(wait)
+        run.kill()
+        run.communicate()
+        assert run.returncode == -signal.SIGKILL
+    stopped_at = Checkpoint.load(tmp_path / CHECKPOINT_NAME).iteration
+    assert 0 < stopped_at < 400
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        config = dataclasses.replace(WITH_SURGERY, iterations=stopped_at + 3, checkpoint_every=1)
+        resumed = distill(toy_domains(), config, run_folder=tmp_path, resume=True).images
+        whole = distill(toy_domains(), config).images
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(resumed, whole)
+
+
+@pytest.mark.parametrize("config", [SMALL, WITH_SURGERY], ids=["dm", "dm+sgs"])
+def test_a_nan_stops_with_class_iteration_and_the_last_good_checkpoint(
+    config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = toy_domains()
+    honest = Matching.gradients
+
+    def poisoned(self: Matching, images: torch.Tensor, iteration: int, by_domain: bool) -> ImageGradients:
+        gradients = honest(self, images, iteration, by_domain)
+        if iteration == 3:
+            found = gradients.by_domain if by_domain else gradients.union
+            assert found is not None
+            found[..., 5, 1, 2, 3] = float("nan")  # image 5 is of class 1
+        return gradients
+
+    monkeypatch.setattr(Matching, "gradients", poisoned)
+    with pytest.raises(
+        DistillationDivergedError, match=r"class class1 at iteration 3; the last good checkpoint is .*"
+    ):
+        distill(data, config, run_folder=tmp_path)
+    kept = Checkpoint.load(tmp_path / CHECKPOINT_NAME)
+    assert kept.iteration == 2
+    assert torch.isfinite(kept.images).all()
+
+
+def test_an_exploding_learning_rate_is_stopped_by_the_real_check() -> None:
+    network = NetworkConfig(width=8, depth=2, norm="none")  # a norm would bound the features
+    config = dataclasses.replace(SMALL, image_lr=1e30, network=network)
+    with pytest.raises(DistillationDivergedError, match="Lower the image learning rate"):
+        distill(toy_domains(), config)
+
+
+def test_a_checkpoint_in_the_way_is_not_overwritten(tmp_path: Path) -> None:
+    data = toy_domains()
+    distill(data, SMALL, run_folder=tmp_path)
+    before = (tmp_path / CHECKPOINT_NAME).read_bytes()
+    with pytest.raises(ValueError, match=r"exists: resume that run .*--resume"):
+        distill(data, SMALL, run_folder=tmp_path)
+    with pytest.raises(CheckpointError, match=r"image_lr = 0\.2, now 0\.5"):
+        distill(data, dataclasses.replace(SMALL, image_lr=0.5), run_folder=tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="other data"):
+        distill(toy_domains(seed=5), SMALL, run_folder=tmp_path, resume=True)
+    assert (tmp_path / CHECKPOINT_NAME).read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "text"])
+def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
+    data = toy_domains()
+    path = tmp_path / CHECKPOINT_NAME
+    distill(data, SMALL, run_folder=tmp_path)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "foreign":
+        from safetensors.torch import save_file
+
+        save_file({"weights": torch.zeros(3)}, path)
+    else:
+        path.write_text("not a checkpoint")
+    with pytest.raises(CheckpointError, match=CHECKPOINT_NAME):
+        distill(data, SMALL, run_folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ipc": 0}, "ipc must be at least 1, got 0"),
+        ({"image_lr": -1.0}, "image_lr must be positive and finite, got -1"),
+        ({"image_lr": math.nan}, "image_lr must be positive and finite, got nan"),
+        ({"momentum": 5.0}, "momentum must be at least 0 and less than 1, got 5"),
+        ({"attention_power": 0.0}, "attention_power must be positive"),
+        ({"surgery": SurgeryConfig(alpha=math.inf)}, "surgery.alpha must be finite, got inf"),
+        ({"surgery": SurgeryConfig(eps=-1e-9)}, "surgery.eps must be finite and not negative"),
+        ({"domain_masks": DomainMaskConfig(weight=-1.0)}, "domain_masks.weight must be finite and not neg"),
+        ({"iterations": -1}, "iterations must not be negative"),
+        ({"objective": "random", "surgery": SurgeryConfig()}, "'random' has none"),
+        ({"objective": "herding", "surgery": SurgeryConfig()}, "'herding' has none"),
+        ({"objective": "herding", "init": "noise"}, "herding chooses real images"),
+        ({"objective": "herding", "herding_epochs": 0}, "herding_epochs must be at least 1"),
+        ({"objective": "datadam", "network": NetworkConfig("resnet18")}, "attention maps of a convnet"),
+        ({"network": NetworkConfig(norm="batch")}, "normalise each sample by itself"),
+        ({"factor": 3}, "16 x 16 px cannot be cut into 3 x 3 equal tiles"),
+        ({"batch_real": 0}, "batch_real must be at least 1, got 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        distill(toy_domains(), dataclasses.replace(SMALL, **change))
+
+
+def test_surgery_wants_domains_to_compare() -> None:
+    one = toy_domains().only_domains(["domain1"])
+    with pytest.raises(ValueError, match="there is only domain1: look for styles in it with pseudo_domains"):
+        distill(one, WITH_SURGERY)
+    assert distill(one, dataclasses.replace(WITH_SURGERY, pseudo_domains=2, iterations=1)).images.numel() > 0
+
+
+def test_the_target_must_not_be_a_source() -> None:
+    with pytest.raises(ValueError, match="among the sources"):
+        distill(toy_domains(), SMALL, target="domain1")
+
+
+def test_half_precision_real_features_change_the_gradient_little() -> None:
+    data = toy_domains()
+    exact = distill(data, SMALL).images
+    half = distill(data, dataclasses.replace(SMALL, precision="bfloat16")).images
+    start = distill(data, dataclasses.replace(SMALL, iterations=0)).images
+    assert 0 < relative_change(half, exact, start) < 0.1
