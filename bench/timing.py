@@ -97,9 +97,9 @@ def clock_of(device: torch.device) -> Clock:
     return event_clock if device.type == "cuda" else wall_clock
 
 
-def interleaved(providers: Mapping[str, Call], effort: Effort, clock: Clock) -> dict[str, Time]:
-    """Each provider's time per call, after one call that is not counted. They take turns, so that whatever
-    else the machine does meets all of them."""
+def turns_of(providers: Mapping[str, Call], effort: Effort, clock: Clock) -> dict[str, list[float]]:
+    """Each provider's time per call in every turn, after one call that is not counted. They take turns, so
+    that whatever else the machine does meets all of them."""
     single = {}
     for name, call in providers.items():
         clock(call, 1)
@@ -111,7 +111,12 @@ def interleaved(providers: Mapping[str, Call], effort: Effort, clock: Clock) -> 
     for _ in range(turns):
         for name, call in providers.items():
             measured[name].append(clock(call, calls[name]))
-    return {name: Time.of(values) for name, values in measured.items()}
+    return measured
+
+
+def interleaved(providers: Mapping[str, Call], effort: Effort, clock: Clock) -> dict[str, Time]:
+    """The same, with the turns of each provider summed up."""
+    return {name: Time.of(turns) for name, turns in turns_of(providers, effort, clock).items()}
 
 
 def copy_bandwidth(device: torch.device) -> float:
