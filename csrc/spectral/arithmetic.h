@@ -9,12 +9,14 @@
 namespace dgdd::spectral {
 
 // On CUDA the device's own square root for float32: at most one unit in the last place off, and subnormal
-// numbers count as 0.
+// numbers count as 0. A unit of the emulator includes cuda_shim.h first.
 DGDD_HOST_DEVICE float square_root(float value) {
 #if defined(__CUDA_ARCH__)
   float root;
   asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(value));
   return root;
+#elif defined(DGDD_EMULATOR)
+  return emulator::approximate_square_root(value);
 #else
   return std::sqrt(value);
 #endif

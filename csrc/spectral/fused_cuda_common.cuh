@@ -103,15 +103,9 @@ DGDD_HOST_DEVICE float magnitude(Complex a) {
 }
 
 // a / b, good to about the last place, for b from the smallest normal number up to 2^126.
-DGDD_HOST_DEVICE float fast_quotient(float a, float b) {
-#if defined(__CUDA_ARCH__)
-  float reciprocal;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(b));
-  const float quotient = a * reciprocal;
+__device__ __forceinline__ float fast_quotient(float a, float b) {
+  const float reciprocal = approximate_reciprocal(b), quotient = a * reciprocal;
   return fmaf(fmaf(-quotient, b, a), reciprocal, quotient);
-#else
-  return a / b;
-#endif
 }
 
 // Stands for every larger eps: still finite, and far beyond the sums of magnitudes that it is added to.
@@ -119,7 +113,7 @@ constexpr double kLargestEps = 1e37;
 constexpr float kSmallestNormal = 1.17549435e-38f;
 
 // SGS, Eq. 9: |sum| / (sum of |G| + eps), 0 where all are 0, and never above 1 by rounding. NaN stays NaN.
-DGDD_HOST_DEVICE float resultant_length(float sum_magnitude, float magnitudes, float eps) {
+__device__ __forceinline__ float resultant_length(float sum_magnitude, float magnitudes, float eps) {
   const float length = fast_quotient(sum_magnitude, fmaxf(magnitudes + eps, kSmallestNormal));
   return length > 1.0f ? 1.0f : length;
 }

@@ -1,13 +1,22 @@
 // Runs CUDA kernels on the host, one fibre a thread, and reports what a GPU would not tell: races in shared
 // memory, accesses out of bounds or before the first write, barriers that not all threads reach, shuffles
-// from lanes that are not there, bank conflicts. Deterministic. Kernels include it through cuda_shim.h.
+// from lanes that are not there, copies that nobody waited for, bank conflicts. Deterministic. Kernels
+// include it through cuda_shim.h.
 //
 // - A race is two accesses of one 4-byte word by different threads, at least one of them a write and not both
-//   atomic, with no barrier between that orders them. Shuffles and votes order nothing, as in CUDA.
+//   atomic, with nothing between that orders them: barriers of the block, of the warp and of the cluster do,
+//   and an arrival at an mbarrier comes before what follows a wait for its phase. Shuffles and votes order
+//   nothing, as in CUDA.
+// - An asynchronous copy arrives as late as it may: when no thread can go on without it. Until then its
+//   destination holds poison, and touching it is a race, and so is a source that has changed. Whoever has not
+//   waited for it races with it even afterwards.
+// - The blocks of a cluster run interleaved, all other blocks one after another.
 // - Bank conflicts are counted per access of a warp: the k-th execution of one source position by its lanes.
 //   Accesses of 4, 8 and 16 bytes are served for 32, 16 and 8 lanes at a time from 32 banks of 4 bytes.
 // - Global memory is the host's: give kernels exactly sized vectors, and the sanitised build checks them.
 #pragma once
+
+#define DGDD_EMULATOR  // for the arithmetic that CPU kernels share
 
 #include <cmath>
 #include <cstddef>
@@ -54,32 +63,57 @@ namespace dgdd::emulator {
 
 using Site = std::source_location;
 
+// What the device's approximate square root and reciprocal make of a value: the nearest number, the lowest or
+// the highest that PTX allows (a relative error of 2^-23), or one of the three as its bits fall. Subnormal
+// numbers are 0 in any case.
+enum class Approximation { nearest, low, high, mixed };
+
 struct Options {
-  // Mutations: the n-th barrier that the threads of each block pass, or those of each warp, counted from 0,
-  // orders nothing. What depended on it becomes a race.
+  unsigned cluster = 1;  // blocks of a cluster, neighbours in x
+  Approximation approximation = Approximation::nearest;
+
+  // Mutations. The n-th barrier that the threads of each block, warp or cluster pass, counted from 0, orders
+  // nothing: what depended on it becomes a race.
   int64_t removed_block_barrier = -1;
   int64_t removed_warp_barrier = -1;
+  int64_t removed_cluster_barrier = -1;
+  // The n-th wait of each thread for copies or at an mbarrier is left out; it asks for the phase of the other
+  // parity; the n-th expectation of bytes is so many off; the n-th fence is left out.
+  int64_t removed_wait = -1;
+  int64_t flipped_wait = -1;
+  int64_t altered_expectation = -1;
+  int expectation_error = 16;
+  int64_t removed_fence = -1;
 };
 
 struct Report {
   int64_t races = 0;
   int64_t out_of_bounds = 0;
   int64_t uninitialised = 0;
-  int64_t divergences = 0;        // barriers and warp operations that not all threads reach alike
+  int64_t divergences = 0;        // barriers, waits and warp operations at which threads stand still
+  int64_t misuses = 0;            // copies, mbarriers and clusters against their rules
   std::vector<std::string> told;  // the first few of these, in words
 
-  int64_t block_barriers = 0;  // the most that a thread passed in a block, votes not counted
+  // The most that a thread passed in a block; votes are not counted.
+  int64_t block_barriers = 0;
   int64_t warp_barriers = 0;
+  int64_t cluster_barriers = 0;
+  int64_t waits = 0;
+  int64_t expectations = 0;
+  int64_t fences = 0;
+
+  int64_t copied_bytes = 0;                     // by asynchronous copies
+  int64_t remote_bytes = 0;                     // read or written in other blocks' shared memory
   int64_t shared_accesses = 0;                  // of whole warps
   int64_t wavefronts = 0;                       // that they take
   int64_t bank_conflicts = 0;                   // wavefronts beyond the least
   std::map<std::string, int64_t> conflicts_at;  // by source position
 
-  bool sound() const { return races + out_of_bounds + uninitialised + divergences == 0; }
+  bool sound() const { return races + out_of_bounds + uninitialised + divergences + misuses == 0; }
   std::string text() const;
 };
 
-// Runs `kernel` for every thread of every block, one block after another. After a divergence the launch is
+// Runs `kernel` for every thread of every block, one cluster after another. After a divergence the launch is
 // given up.
 Report launch(dim3 grid, dim3 block, size_t dynamic_shared_bytes, const std::function<void()>& kernel,
               const Options& options = {});
@@ -87,8 +121,15 @@ Report launch(dim3 grid, dim3 block, size_t dynamic_shared_bytes, const std::fun
 // ---- the running thread's requests
 
 enum class Access { read, write, atomic };
-// The address of the bytes, or null where they are out of bounds.
-void* shared_access(size_t first_byte, size_t bytes, int64_t index, int64_t count, Access access, Site site);
+// Elements `first_byte + index * bytes` of the memory of one block of the cluster.
+struct Span {
+  static constexpr int kOwn = -1;
+  int block;
+  size_t first_byte;
+  int64_t count;
+};
+// The address of one element's bytes, or null where they are out of bounds.
+void* shared_access(Span span, int64_t index, size_t bytes, Access access, Site site);
 size_t static_shared(const void* owner, size_t bytes);  // its first byte
 size_t dynamic_shared_size();                           // dynamic memory begins at byte 0
 
@@ -111,6 +152,27 @@ T shuffle(const char* operation, unsigned mask, T value, int source, Site site) 
 
 unsigned ballot(const char* operation, unsigned mask, int predicate, Site site);
 
+// mbarriers, known by their first byte in the block's dynamic memory.
+void barrier_init(size_t at, int arrivals, Site site);
+void barrier_arrive(size_t at, int64_t expected_bytes, Site site);
+void barrier_wait(size_t at, int parity, Site site);
+
+// Asynchronous copies: in bulk, counted by an mbarrier; by the running thread, counted in groups.
+void copy_bulk(Span to, int64_t index, size_t element_bytes, const void* from, size_t bytes, size_t barrier,
+               Site site);
+void copy_by_thread(Span to, int64_t index, size_t element_bytes, const void* from, size_t bytes, Site site);
+void commit_copies();
+void wait_for_copies(int groups_left, Site site);
+void fence_for_copies();
+
+void cluster_arrive(Site site);
+void cluster_wait(Site site);
+int cluster_rank();
+int cluster_size();
+
+float approximate_square_root(float value);
+float approximate_reciprocal(float value);
+
 template <class T, class Combine>
 T reduce(const char* operation, unsigned mask, T value, Combine combine, Site site) {
   const uint64_t* values = warp_exchange(operation, mask, static_cast<uint64_t>(value), lane(), site);
@@ -131,10 +193,10 @@ namespace dgdd {
 
 template <class T>
 class Shared {
-  static_assert(sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16, "the emulator follows whole words");
+  static_assert(sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);
 
  public:
-  Shared(size_t first_byte, int64_t count) : first_byte_(first_byte), count_(count) {}
+  explicit Shared(emulator::Span span) : span_(span) {}
 
   T load(int index, emulator::Site site = emulator::Site::current()) const {
     T value{};
@@ -142,6 +204,7 @@ class Shared {
     return value;
   }
   void store(int index, T value, emulator::Site site = emulator::Site::current()) const {
+    static_assert(sizeof(T) >= 4, "the emulator follows whole words");
     if (void* at = access(index, emulator::Access::write, site)) std::memcpy(at, &value, sizeof(T));
   }
   T atomic_add(int index, T value, emulator::Site site = emulator::Site::current()) const {
@@ -154,21 +217,75 @@ class Shared {
     return before;
   }
 
+  // The same elements of another block of the cluster.
+  Shared of_block(int rank) const { return Shared({rank, span_.first_byte, span_.count}); }
+
+  emulator::Span span() const { return span_; }
+
  private:
   void* access(int index, emulator::Access kind, emulator::Site site) const {
-    return emulator::shared_access(first_byte_ + static_cast<size_t>(index) * sizeof(T), sizeof(T), index,
-                                   count_, kind, site);
+    return emulator::shared_access(span_, index, sizeof(T), kind, site);
   }
 
-  size_t first_byte_;
-  int64_t count_;
+  emulator::Span span_;
 };
 
 template <class T>
 Shared<T> dynamic_shared(int byte_offset, int64_t count) {
   const size_t size = emulator::dynamic_shared_size(), offset = static_cast<size_t>(byte_offset);
   const int64_t there = offset > size ? 0 : static_cast<int64_t>((size - offset) / sizeof(T));
-  return Shared<T>(offset, count < there ? count : there);
+  return Shared<T>({emulator::Span::kOwn, offset, count < there ? count : there});
+}
+
+class CopyBarrier {
+ public:
+  explicit CopyBarrier(int byte_offset) : at_(static_cast<size_t>(byte_offset)) {}
+  void init(int arrivals, emulator::Site site = emulator::Site::current()) const {
+    emulator::barrier_init(at_, arrivals, site);
+  }
+  void arrive(emulator::Site site = emulator::Site::current()) const {
+    emulator::barrier_arrive(at_, 0, site);
+  }
+  void arrive_expecting(int bytes, emulator::Site site = emulator::Site::current()) const {
+    emulator::barrier_arrive(at_, bytes, site);
+  }
+  void wait(int parity, emulator::Site site = emulator::Site::current()) const {
+    emulator::barrier_wait(at_, parity, site);
+  }
+  size_t at() const { return at_; }
+
+ private:
+  size_t at_;
+};
+
+inline void fence_for_copies() { emulator::fence_for_copies(); }
+template <class T>
+void copy_bulk(Shared<T> to, int index, const T* from, int count, CopyBarrier barrier,
+               emulator::Site site = emulator::Site::current()) {
+  emulator::copy_bulk(to.span(), index, sizeof(T), from, static_cast<size_t>(count) * sizeof(T), barrier.at(),
+                      site);
+}
+template <class T>
+void copy_16_bytes(Shared<T> to, int index, const T* from, emulator::Site site = emulator::Site::current()) {
+  emulator::copy_by_thread(to.span(), index, sizeof(T), from, 16, site);
+}
+inline void commit_copies() { emulator::commit_copies(); }
+template <int kGroupsLeft>
+void wait_for_copies(emulator::Site site = emulator::Site::current()) {
+  emulator::wait_for_copies(kGroupsLeft, site);
+}
+
+inline float approximate_reciprocal(float value) { return emulator::approximate_reciprocal(value); }
+
+inline int cluster_rank() { return emulator::cluster_rank(); }
+inline int cluster_size() { return emulator::cluster_size(); }
+inline void cluster_arrive(emulator::Site site = emulator::Site::current()) {
+  emulator::cluster_arrive(site);
+}
+inline void cluster_wait(emulator::Site site = emulator::Site::current()) { emulator::cluster_wait(site); }
+inline void cluster_barrier(emulator::Site site = emulator::Site::current()) {
+  emulator::cluster_arrive(site);
+  emulator::cluster_wait(site);
 }
 
 template <class T>
@@ -179,9 +296,11 @@ inline void prefetch(const void* address) { static_cast<void>(*static_cast<const
 
 }  // namespace dgdd
 
-#define DGDD_SHARED(type, name, count) \
-  static const char name##_owner = 0;  \
-  const dgdd::Shared<type> name(dgdd::emulator::static_shared(&name##_owner, (count) * sizeof(type)), count)
+#define DGDD_SHARED(type, name, count)                                                                 \
+  static const char name##_owner = 0;                                                                  \
+  const dgdd::Shared<type> name({dgdd::emulator::Span::kOwn,                                           \
+                                 dgdd::emulator::static_shared(&name##_owner, (count) * sizeof(type)), \
+                                 count})
 
 // -------- CUDA's own names
 

@@ -40,21 +40,35 @@ std::set<int> possible(const std::set<int>& groups, int domains) {
   return result;
 }
 
-// Draws a call, runs it and checks everything that can be checked about it.
+// Draws a call, runs it and checks everything that can be checked about it, with one of the worst square
+// roots and reciprocals that a device may have.
 template <class Kernel, class Stored>
 void check_call(const Call<Stored>& settings, int groups, unsigned seed) {
   Call<Stored> call = drawn<Kernel>(settings, seed);
   const Truth expected = truth(call);
-  const emulator::Report report = run<Kernel, Stored>(call.params(), groups);
+  const auto worst = static_cast<emulator::Approximation>(1 + seed % 3);
+  const emulator::Report report = run<Kernel, Stored>(call.params(), groups, {.approximation = worst});
   const double first = relative_error(first_result(call), expected.first);
   const double second = relative_error(second_result(call), expected.second);
   std::ostringstream told;
   told << call.height << " x " << call.width << ", operator " << static_cast<int>(call.op) << ", "
        << call.domains << " domains, " << groups << " groups, " << sizeof(Stored) << " bytes, base "
-       << call.base << ", weighted " << call.weighted_deviation << ": errors " << first << " and " << second
-       << "; " << report.text();
+       << call.base << ", weighted " << call.weighted_deviation << ", approximation "
+       << static_cast<int>(worst) << ": errors " << first << " and " << second << "; " << report.text();
   CHECK(report.sound() && report.bank_conflicts == 0, told.str());
   CHECK(first < tolerance<Stored>() && second < tolerance<Stored>(), told.str());
+}
+
+// The device's approximations reach the kernel.
+template <class Kernel>
+void test_approximations_matter() {
+  Call<float> settings;
+  settings.op = Operator::consensus;
+  Call<float> low = drawn<Kernel>(settings, 5), high = low;
+  run<Kernel, float>(low.params(), 1, {.approximation = emulator::Approximation::low});
+  run<Kernel, float>(high.params(), 1, {.approximation = emulator::Approximation::high});
+  const auto length = static_cast<int64_t>(low.resultant_length.size());
+  CHECK(!same_bits(low.resultant_length.data(), high.resultant_length.data(), length));
 }
 
 template <class Kernel>

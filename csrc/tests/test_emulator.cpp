@@ -1,5 +1,8 @@
 // The emulator must see what it is there to see: every kind of fault, once made on purpose, and none where
 // there is none.
+#include <array>
+#include <cmath>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -222,6 +225,323 @@ void test_warp_operations() {
   CHECK(votes.sound() && votes.block_barriers == 0, votes.text());
 }
 
+// -------- copies, mbarriers, clusters
+
+// Sums rows of 64 values, each fetched while the one before is added up: in bulk, or by the threads.
+constexpr int kRow = 64;
+
+__global__ void sum_rows(const float* rows, int count, float* sums, bool in_bulk) {
+  const Shared<float> row = dynamic_shared<float>(0, kRow);
+  const CopyBarrier arrived(kRow * 4);
+  const int thread = static_cast<int>(threadIdx.x);
+  const auto start = [&](int next) {
+    if (next == count) return;
+    if (!in_bulk) {
+      if (thread < kRow / 4) copy_16_bytes(row, 4 * thread, rows + next * kRow + 4 * thread);
+      commit_copies();
+    } else if (thread == 0) {
+      arrived.arrive_expecting(kRow * 4);
+      copy_bulk(row, 0, rows + next * kRow, kRow, arrived);
+    }
+  };
+  if (in_bulk && thread == 0) {
+    arrived.init(1);
+    fence_for_copies();
+  }
+  __syncthreads();
+  start(0);
+  float sum = 0;
+  for (int i = 0; i < count; ++i) {
+    if (in_bulk) {
+      arrived.wait(i % 2);
+    } else {
+      wait_for_copies<0>();
+      __syncthreads();
+    }
+    const float value = row.load(thread);
+    __syncthreads();
+    start(i + 1);
+    sum += value;
+  }
+  sums[thread] = sum;
+}
+
+void test_copies() {
+  for (const bool in_bulk : {false, true}) {
+    alignas(16) static float rows[4 * kRow];
+    std::iota(std::begin(rows), std::end(rows), 1.0f);
+    std::vector<float> sums(kRow);
+    const auto run = [&](const Options& options) {
+      return launch(1, kRow, kRow * 4 + 8, [&] { sum_rows(rows, 4, sums.data(), in_bulk); }, options);
+    };
+    const Report report = run({});
+    CHECK(report.sound() && report.bank_conflicts == 0, report.text());
+    CHECK(report.waits == 4 && report.copied_bytes == 4 * kRow * 4 && sums[3] == 4 * 4 + 6 * kRow);
+    // Not needed here: the last barrier, and for the threads' own copies the first one.
+    for (int64_t n = in_bulk ? 0 : 1; n + 1 < report.block_barriers; ++n)
+      CHECK(!run({.removed_block_barrier = n}).sound(), in_bulk, n);
+    for (int64_t n = 0; n < report.waits; ++n) {
+      const Report mutant = run({.removed_wait = n});
+      CHECK(mutant.races > 0, in_bulk, n, mutant.text());
+    }
+    if (!in_bulk) continue;
+    CHECK(report.expectations == 4 && report.fences == 1);
+    for (int64_t n = 0; n < 4; ++n) {
+      CHECK(!run({.flipped_wait = n}).sound(), n);
+      const Report more = run({.altered_expectation = n});
+      CHECK(more.divergences == 1, more.text());  // waits for ever
+      const Report fewer = run({.altered_expectation = n, .expectation_error = -16});
+      CHECK(fewer.misuses == 1, fewer.text());
+    }
+    CHECK(run({.removed_fence = 0}).misuses == 4);
+  }
+}
+
+void test_faults_of_copies_are_seen() {
+  alignas(16) static float source[64];
+  const auto thread = [] { return static_cast<int>(threadIdx.x); };
+  const Shared<float> row({emulator::Span::kOwn, 0, 64});
+  const CopyBarrier arrived(256);
+  const auto run = [&](const std::function<void()>& after_start) {
+    std::fill(std::begin(source), std::end(source), 1.0f);
+    return launch(1, 32, 256 + 16, [&] {
+      if (thread() == 0) {
+        arrived.init(1);
+        fence_for_copies();
+        arrived.arrive_expecting(64);
+        copy_bulk(row, 0, source, 16, arrived);
+      }
+      __syncthreads();
+      after_start();
+    });
+  };
+  const auto wait = [&] { arrived.wait(0); };
+  Report report = run(wait);
+  CHECK(report.sound(), report.text());
+  report = run([&] { wait(), CHECK(row.load(thread() % 16) == 1.0f); });
+  CHECK(report.sound(), report.text());
+  report = run([&] {  // one thread's wait is enough for all that a barrier puts after it
+    if (thread() == 7) wait();
+    __syncwarp();
+    row.load(thread() % 16);
+  });
+  CHECK(report.sound(), report.text());
+  report = run([&] {  // it has arrived by chance
+    if (thread() == 7) wait();
+    if (thread() == 8) {
+      __shfl_sync(3u << 8, 0, 9);
+      row.load(1);
+    } else if (thread() == 9) {
+      wait();
+      __shfl_sync(3u << 8, 0, 9);
+    }
+  });
+  CHECK(report.races == 1, report.text());
+  float read = 0;
+  report = run([&] {
+    if (thread() == 5) read = row.load(3);
+    wait();
+  });
+  CHECK(report.races == 1 && std::isnan(read), report.text());
+  report = run([&] {
+    if (thread() == 5) row.store(3, 0);
+    wait();
+  });
+  CHECK(report.races == 1, report.text());
+  report = run([&] {
+    source[1] = 2;
+    wait();
+  });
+  CHECK(report.races == 1, report.text());
+  report = run([] {});
+  CHECK(report.misuses == 1, report.text());  // the block ends before
+  report = run([&] { arrived.wait(1); });
+  CHECK(report.misuses == 1, report.text());
+  report = run([&] {
+    wait();
+    arrived.wait(1);
+  });
+  CHECK(report.divergences == 1 && report.told[0].find("1 arrivals") != std::string::npos, report.text());
+  report = run([&] {
+    if (thread() == 0) arrived.arrive();
+    wait();
+  });
+  CHECK(report.misuses == 1, report.text());
+  report = run([&] {
+    wait();
+    if (thread() == 0) copy_bulk(row, 0, source, 16, CopyBarrier(264));
+  });
+  CHECK(report.misuses == 1, report.text());  // nobody initialised it
+  report = run([&] {
+    wait();
+    if (thread() < 2) dynamic_shared<int>(256, 2).load(thread());
+  });
+  CHECK(report.misuses == 2, report.text());
+  for (const bool fenced : {true, false}) {  // a copy over what threads wrote
+    report = run([&] {
+      row.store(16 + thread(), 0);
+      if (fenced) fence_for_copies();
+      __syncthreads();
+      wait();
+      if (thread() == 0) {
+        arrived.arrive_expecting(64);
+        copy_bulk(row, 16, source, 16, arrived);
+      }
+      arrived.wait(1);
+    });
+    CHECK(report.sound() == fenced && (report.misuses > 0) != fenced, report.text());
+  }
+  for (const auto& [to, from, count] : {std::array{1, 0, 16}, {0, 1, 16}, {0, 0, 3}, {0, 0, 0}}) {
+    report = launch(1, 1, 256, [&] {
+      if (count == 16) copy_16_bytes(row, to, source + from);
+      const CopyBarrier bytes(248);
+      bytes.init(1);
+      fence_for_copies();
+      copy_bulk(row, to, source + from, count, bytes);
+    });
+    CHECK(report.misuses == (count == 16 ? 2 : 1), to, from, count, report.text());
+  }
+  report = launch(1, 1, 256, [&] { copy_16_bytes(dynamic_shared<float>(0, 64), 64, source); });
+  CHECK(report.out_of_bounds == 1, report.text());
+  report = launch(1, 1, 256, [&] {
+    copy_16_bytes(row, 0, source);
+    commit_copies();
+    copy_16_bytes(row, 4, source);
+    commit_copies();
+    wait_for_copies<1>();
+    row.load(0);
+  });
+  CHECK(report.misuses == 1 && report.races == 0, report.text());  // the second one is still on its way
+  report = launch(1, 32, 256 + 8, [&] {
+    if (thread() == 0) arrived.init(1);
+    if (thread() == 1) arrived.wait(1);
+  });
+  CHECK(report.races == 1, report.text());  // initialised, but for whom?
+}
+
+// An arrival comes before what follows a wait for its phase: producers and consumers of whole warps.
+void test_mbarriers_order_threads() {
+  const auto run = [](int arrivals, Options options = {}) {
+    return launch(
+        1, 96, 64 * 4 + 8,
+        [&] {
+          const Shared<int> words = dynamic_shared<int>(0, 64);
+          const CopyBarrier full(64 * 4);
+          const int thread = static_cast<int>(threadIdx.x);
+          if (thread == 0) full.init(arrivals);
+          __syncthreads();
+          if (thread < 64) {
+            words.store(thread, thread);
+            full.arrive();
+          } else {
+            full.wait(0);
+            CHECK(words.load(thread - 64) + words.load(thread - 32) == 2 * thread - 96);
+          }
+        },
+        options);
+  };
+  Report report = run(64);
+  CHECK(report.sound(), report.text());
+  report = run(32);  // the second warp ends the next phase, and so this one seems not to be over
+  CHECK(report.divergences == 1, report.text());
+  report = run(65);
+  CHECK(report.divergences == 1, report.text());
+  CHECK(run(64, {.removed_wait = 0}).races > 0);
+  CHECK(run(64, {.flipped_wait = 0}).divergences == 1);
+}
+
+// Each block of a cluster adds up what the others have.
+void test_clusters() {
+  std::vector<int> sums(6);
+  const auto kernel = [&](bool waits_at_the_end) {
+    const Shared<int> words = dynamic_shared<int>(0, 32);
+    const int thread = static_cast<int>(threadIdx.x);
+    words.store(thread, 100 * static_cast<int>(blockIdx.x) + thread);
+    cluster_barrier();
+    int sum = 0;
+    for (int other = 0; other < cluster_size(); ++other)
+      sum += words.of_block(other).load((thread + cluster_rank()) % 32);
+    if (waits_at_the_end) cluster_barrier();
+    if (thread == 1) sums[blockIdx.x] = sum;
+  };
+  const auto run = [&](Options options, bool waits_at_the_end = true) {
+    options.cluster = 3;
+    return launch(6, 32, 32 * 4, [&] { kernel(waits_at_the_end); }, options);
+  };
+  Report report = run({});
+  CHECK(report.sound() && report.cluster_barriers == 2, report.text());
+  CHECK(report.remote_bytes == 6 * 2 * 32 * 4, report.text());
+  for (int block = 0; block < 6; ++block)
+    CHECK(sums[block] == 3 * (100 * (block / 3 * 3 + 1) + 1 + block % 3));
+  report = run({.removed_cluster_barrier = 0});
+  CHECK(report.races > 0, report.text());
+  report = run({.removed_cluster_barrier = 1});
+  CHECK(report.races > 0, report.text());  // the others may have ended
+  report = run({}, false);
+  CHECK(report.races > 0, report.text());
+
+  report = launch(4, 32, 0, [] {}, {.cluster = 3});
+  CHECK(report.misuses == 1, report.text());
+  report = launch(2, 32, 4, [] { dynamic_shared<int>(0, 1).of_block(2).load(0); }, {.cluster = 2});
+  CHECK(report.out_of_bounds == 64, report.text());
+  report = launch(2, 32, 4,
+                  [] {
+                    if (blockIdx.x == 0) cluster_barrier();
+                  },
+                  {.cluster = 2});
+  CHECK(report.sound(), report.text());  // those that have ended are not waited for
+  report = launch(2, 32, 4,
+                  [] {
+                    if (blockIdx.x == 0)
+                      cluster_barrier();
+                    else
+                      __syncwarp(1u << (threadIdx.x ^ 1u));
+                  },
+                  {.cluster = 2});
+  CHECK(report.divergences > 0, report.text());
+  report = launch(2, 32, 4, [] { cluster_wait(); }, {.cluster = 2});
+  CHECK(report.misuses == 64, report.text());
+}
+
+void test_approximations() {
+  using emulator::Approximation;
+  int64_t low = 0, high = 0;
+  for (const Approximation how :
+       {Approximation::nearest, Approximation::low, Approximation::high, Approximation::mixed})
+    launch(1, 1, 0,
+           [&] {
+             for (int i = 0; i < 1000; ++i) {
+               const float value = std::ldexp(1.0f + static_cast<float>(i) * 0x1.3579p-11f, i % 240 - 120);
+               const double root = std::sqrt(double{value}), reciprocal = 1 / double{value};
+               const float of_root = emulator::approximate_square_root(value);
+               const float of_reciprocal = approximate_reciprocal(value);
+               const double bound = how == Approximation::nearest ? 0x1p-24 : 0x1p-23;
+               CHECK(std::fabs(of_root - root) <= bound * root, i, of_root);
+               CHECK(std::fabs(of_reciprocal - reciprocal) <= bound * reciprocal, i, of_reciprocal);
+               if (how == Approximation::low ||
+                   how == Approximation::high) {  // no number further off is allowed
+                 const float beyond = how == Approximation::low ? 0.0f : INFINITY;
+                 CHECK(std::fabs(std::nextafter(of_root, beyond) - root) > bound * root, i);
+                 CHECK(std::fabs(std::nextafter(of_reciprocal, beyond) - reciprocal) > bound * reciprocal, i);
+               }
+               if (how == Approximation::mixed)
+                 low += of_root<root * (1 - 0x1p-24), high += of_root> root * (1 + 0x1p-24);
+             }
+             constexpr float kInfinity = std::numeric_limits<float>::infinity();
+             CHECK(emulator::approximate_square_root(0x1p-127f) == 0.0f);
+             CHECK(emulator::approximate_square_root(kInfinity) == kInfinity);
+             CHECK(std::isnan(emulator::approximate_square_root(-1.0f)));
+             CHECK(std::isnan(emulator::approximate_square_root(NAN)) &&
+                   std::isnan(approximate_reciprocal(NAN)));
+             CHECK(approximate_reciprocal(0x1p-127f) == kInfinity &&
+                   approximate_reciprocal(-0.0f) == -kInfinity);
+             CHECK(approximate_reciprocal(0x1p127f) == 0.0f && approximate_reciprocal(kInfinity) == 0.0f);
+             CHECK(approximate_reciprocal(0x1p126f) > 0.0f || how == Approximation::low);
+           },
+           {.approximation = how});
+  CHECK(low > 100 && high > 100, low, high);
+}
+
 }  // namespace
 }  // namespace dgdd
 
@@ -233,5 +553,10 @@ int main() {
   dgdd::test_faults_are_seen();
   dgdd::test_orders_that_hold_are_no_faults();
   dgdd::test_warp_operations();
+  dgdd::test_copies();
+  dgdd::test_faults_of_copies_are_seen();
+  dgdd::test_mbarriers_order_threads();
+  dgdd::test_clusters();
+  dgdd::test_approximations();
   return dgdd::tests::result();
 }

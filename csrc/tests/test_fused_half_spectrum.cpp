@@ -65,6 +65,7 @@ int main() {
 
   // What does not depend on the size, where it is quick.
   using Small = PlaneKernel<128, 32>;
+  test_approximations_matter<Small>();
   test_every_kind_of_output<Small, dgdd::BFloat16>();
   test_every_kind_of_output<Small, dgdd::Float16>();
   test_weights<Small>();

@@ -20,6 +20,7 @@ struct TileKernel {
 
 template <class Kernel>
 void test_tile() {
+  test_approximations_matter<Kernel>();
   test_every_number_of_domains<Kernel>();
   test_every_kind_of_output<Kernel, float>();
   test_every_kind_of_output<Kernel, BFloat16>();
