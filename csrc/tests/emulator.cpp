@@ -82,6 +82,7 @@ struct Thread {
 
   int barrier = 0;  // that it waits for, until the phase of this parity is over
   int parity = 0;
+  uint32_t phase = 0;        // what came after it
   bool has_arrived = false;  // at the cluster's barrier
   std::vector<int> copies;   // its own that it has not waited for
   int64_t copy_group = 0;
@@ -134,9 +135,11 @@ struct Barrier {
   int64_t bytes_left = 0;
   uint32_t phase = 0;
   Event init;
-  Knowledge of_arrivals;  // in this phase
-  Knowledge of_phases;    // that are over
+  std::vector<Event> waits;  // for the phase before, that are through
+  Knowledge of_arrivals;     // in this phase
+  Knowledge of_phases;       // that are over
   Site site;
+  Site last_arrival;
 };
 
 struct Copy {
@@ -207,6 +210,7 @@ class Machine {
 
   int find_barrier(size_t at, Site site);
   void end_phase_if_complete(int barrier);
+  void tell_too_early(const Event& wait, Site arrival);
   void deliver(int copy);
   void check_word(Word& word, Access access, Site site);
   void check_overwriting(const Word& word, bool in_bulk, Site site);
@@ -732,8 +736,11 @@ void Machine::barrier_arrive(size_t at, int64_t expected_bytes, Site site) {
                               std::to_string(barrier.arrivals) + ", where all of this phase have arrived");
     return;
   }
+  for (const Event& wait : barrier.waits)
+    if (!ordered(wait, thread)) tell_too_early(wait, site);
   barrier.bytes_left += expected_bytes;
   --barrier.arrivals_left;
+  barrier.last_arrival = site;
   add_knowledge(barrier.of_arrivals, thread);
   ++thread.clock();
   end_phase_if_complete(number);
@@ -755,6 +762,13 @@ void Machine::end_phase_if_complete(int number) {
   barrier.of_phases = std::move(over);
   barrier.of_arrivals.reset();
   barrier.arrivals_left = barrier.arrivals;
+  barrier.waits.clear();
+}
+
+// Phases are known by their parity: who waits for one must be through before the next one can end.
+void Machine::tell_too_early(const Event& wait, Site arrival) {
+  tell(report_.misuses, "the arrival at " + text_of(arrival) + " may end the next phase before " +
+                            name(wait.thread) + " has seen the end of this one at " + text_of(wait.site));
 }
 
 void Machine::barrier_wait(size_t at, int parity, Site site) {
@@ -765,7 +779,11 @@ void Machine::barrier_wait(size_t at, int parity, Site site) {
   thread.barrier = number;
   thread.parity = order == options_.flipped_wait ? 1 - parity : parity;
   wait(State::copy_barrier, site);
-  const Barrier& barrier = barriers_[static_cast<size_t>(number)];
+  Barrier& barrier = barriers_[static_cast<size_t>(number)];
+  const Event event{thread.in_cluster, thread.clock(), false, site};
+  if (barrier.phase != thread.phase || barrier.arrivals_left < barrier.arrivals)
+    tell_too_early(event, barrier.last_arrival);
+  barrier.waits.push_back(event);
   if (barrier.of_phases == nullptr) return;  // the phase before the first
   if (thread.learnt == nullptr || thread.learnt_from == number) {
     thread.learnt = barrier.of_phases;
@@ -783,7 +801,8 @@ bool Machine::release_copy_barriers() {
   bool progress = false;
   for_threads([&](Thread& thread) {
     if (thread.state != State::copy_barrier) return;
-    if (static_cast<int>(barriers_[static_cast<size_t>(thread.barrier)].phase & 1u) == thread.parity) return;
+    thread.phase = barriers_[static_cast<size_t>(thread.barrier)].phase;
+    if (static_cast<int>(thread.phase & 1u) == thread.parity) return;
     thread.state = State::ready;
     progress = true;
   });
