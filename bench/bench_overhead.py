@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from timing import Call, Effort, environment, launch_clock, require_device, turns_of, wall_clock
 
-from dgdd_fast import reference
 from dgdd_fast.files import write_atomically
+from dgdd_fast.ops import reference
 
 # Microseconds. Where nothing is said there is no goal.
 GOALS = {"spectral_surgery": 12, "spectral_surgery_step_": 15, "mask_channels": 15}
