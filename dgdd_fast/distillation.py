@@ -37,6 +37,7 @@ from .matching.expert_matching import ExpertMatching, resolve_experts
 from .matching.feature_matching import Matching, Objective
 from .matching.gradient_matching import GradientMatching
 from .networks import resolve_network
+from .precision import arithmetic
 from .seeds import derive_seed
 from .synthetic.checkpoint import Checkpoint, CheckpointError
 from .synthetic.coresets import herded_rows
@@ -90,7 +91,7 @@ def distill(
         resume: goes on from the checkpoint in `run_folder` if there is one. With the same settings, data,
             device and number of threads the result is bit for bit that of an uninterrupted run. `iterations`
             may be raised to prolong a run.
-        device: where to compute.
+        device: where to compute, in `config.precision`; the caller's torch flags are kept.
         target: the name of the held-out domain, for the record.
         progress: called after every iteration.
 
@@ -103,6 +104,19 @@ def distill(
     if target is not None and target in sources.domain_names:
         raise ValueError(f"the target domain {target!r} is among the sources: leave it out before distilling")
     device = torch.device(device)
+    with arithmetic(config.precision, device):
+        return _distill(sources, config, run_folder, resume, device, target, progress)
+
+
+def _distill(
+    sources: DomainDataset,
+    config: DistillConfig,
+    run_folder: Path | None,
+    resume: bool,
+    device: torch.device,
+    target: str | None,
+    progress: Callable[[Progress], None] | None,
+) -> DistilledSet:
     source_domains = list(sources.domain_names)
     sources = as_seen(sources, config, device)
     config = resolve(config, sources)
@@ -331,6 +345,7 @@ def _herded_tiles(
         epochs=config.herding_epochs,
         network=config.network,
         augment=config.augment,
+        precision=config.precision,
         seed=derive_seed(config.seed, "herding"),
     )
     training = resolve_training(training, sources.resolution, sources.flip_safe)
@@ -390,11 +405,13 @@ def _read_checkpoint(path: Path, config: DistillConfig, data_fingerprint: str) -
         checkpoint.config[name] = wanted[name]
     if wanted["experts"] is not None and checkpoint.config["experts"] is not None:
         checkpoint.config["experts"]["pool"] = wanted["experts"]["pool"]  # the fingerprint tells which
-    different = [name for name in wanted if checkpoint.config.get(name) != wanted[name]]
+    # A setting that did not exist yet was at what is now its default.
+    found = to_dict(DistillConfig()) | checkpoint.config
+    different = [name for name in wanted if found[name] != wanted[name]]
     if different:
         name = different[0]
         raise CheckpointError(
-            f"{path} belongs to a run with {name} = {checkpoint.config.get(name)!r}, now {wanted[name]!r}; "
+            f"{path} belongs to a run with {name} = {found[name]!r}, now {wanted[name]!r}; "
             "give the same settings or choose another folder"
         )
     if config.objective not in CORESETS and checkpoint.iteration > config.iterations:

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import EvaluateConfig, to_dict
+from .config import EvaluateConfig, Precision, to_dict
 from .data import DomainDataset, normalise
 from .data.augment import augment, cutmix, draw_batch, draw_cutmix, mixed_labels, resolve_strategy
 from .generalization import training_loss
 from .interruption import TrainingDivergedError
 from .networks import Network, build_network, describe_network, initialise, resolve_network, rows_per_chunk
+from .precision import arithmetic, autocast
 from .seeds import derive_seed, generator
 from .synthetic.distilled_set import DistilledSet
 
@@ -64,6 +65,8 @@ class Evaluation:
             changes += f", CutMix in {config.cutmix_probability:.0%} of the batches"
         if config.generalize != "none":
             changes += f", {config.generalize}"
+        if config.precision != "float32":
+            changes += f", in {config.precision}"
         return (
             f"{describe_network(config.network)}, trained from scratch for {config.epochs} epochs by "
             f"{schedule}, weight decay {decay:g}, batch {config.batch_size}), {changes}, tested once after "
@@ -131,7 +134,7 @@ def evaluate(
             progress=None if progress is None else _shifted(progress, run * config.epochs),
         )
         for name, test in tests.items():
-            accuracies[name].append(accuracy(network, test, mean, std))
+            accuracies[name].append(accuracy(network, test, mean, std, config.precision))
     return Evaluation(accuracies, config)
 
 
@@ -191,7 +194,7 @@ def train_network(
         labels: int64 [N] in [0, num_classes).
         config: resolved (see `resolve`); `config.runs` is not used.
         mean, std: [3], what the images are normalised with.
-        device: where to train; the network stays there.
+        device: where to train, in `config.precision`; the network stays there.
         progress: called after every epoch with the number of epochs done.
 
     Raises:
@@ -203,7 +206,20 @@ def train_network(
             f"training needs images with a label each, got {len(images)} and {list(labels.shape)}"
         )
     device = torch.device(device)
-    images, labels = images.to(device), labels.to(device)
+    with arithmetic(config.precision, device):
+        return _train(images.to(device), labels.to(device), num_classes, config, mean, std, progress)
+
+
+def _train(
+    images: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    config: EvaluateConfig,
+    mean: Tensor | Sequence[float],
+    std: Tensor | Sequence[float],
+    progress: Callable[[int], None] | None,
+) -> Network:
+    device = images.device
     resolution = (images.shape[2], images.shape[3])
     network = build_network(num_classes, resolution, config.network, channels=images.shape[1])
     initialise(network, generator(config.seed, "network"))
@@ -235,7 +251,8 @@ def train_network(
             optimizer.zero_grad()
             parts, targets = torch.split(inputs, rows), torch.split(wanted, rows)
             for part, target in zip(parts, targets, strict=True):
-                loss = loss_of(part, target, epoch) * len(part) / len(batch)
+                with autocast(config.precision, device):
+                    loss = loss_of(part, target, epoch) * len(part) / len(batch)
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
             optimizer.step()
@@ -255,14 +272,17 @@ def accuracy(
     test: DomainDataset,
     mean: Tensor | Sequence[float],
     std: Tensor | Sequence[float],
+    precision: Precision = "float32",
 ) -> float:
     """The percentage of `test`, normalised with `mean` and `std`, that the network classifies correctly."""
     device = network.classifier.weight.device
     rows = rows_per_chunk(network, device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    for images, labels in zip(torch.split(test.images, rows), torch.split(test.labels, rows), strict=True):
-        predicted = network(normalise(images.to(device), mean, std)).argmax(1)
-        correct += (predicted == labels.to(device)).sum()
+    parts = zip(torch.split(test.images, rows), torch.split(test.labels, rows), strict=True)
+    with arithmetic(precision, device), autocast(precision, device):
+        for images, labels in parts:
+            predicted = network(normalise(images.to(device), mean, std)).argmax(1)
+            correct += (predicted == labels.to(device)).sum()
     return 100 * correct.item() / len(test)
 
 

@@ -1,20 +1,25 @@
 """Fixtures for all tests: the devices to run on, and the folder with real data where there is one."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from dgdd_fast.precision import arithmetic
+
 
 @pytest.fixture(params=["cpu", "cuda"])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    """Each device in turn. Without a GPU the CUDA half is skipped, or fails if DGDD_REQUIRE_CUDA=1."""
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Each device in turn, in float32 without TF32, as the tests compare them. Without a GPU the CUDA half is
+    skipped, or fails if DGDD_REQUIRE_CUDA=1."""
     if request.param == "cuda" and not torch.cuda.is_available():
         if os.environ.get("DGDD_REQUIRE_CUDA") == "1":
             pytest.fail("DGDD_REQUIRE_CUDA=1, but torch finds no CUDA device")
         pytest.skip("torch finds no CUDA device")
-    return torch.device(request.param)
+    with arithmetic("float32", request.param):
+        yield torch.device(request.param)
 
 
 @pytest.fixture

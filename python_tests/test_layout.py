@@ -9,7 +9,7 @@ PACKAGE = Path(dgdd_fast.__file__).parent
 FLOORS = (
     ("_core", "files", "interruption", "ops", "seeds"),
     ("config",),
-    ("networks",),
+    ("networks", "precision"),
     ("data",),
     ("generalization", "surgery"),
     ("experts", "synthetic"),

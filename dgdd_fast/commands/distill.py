@@ -36,6 +36,7 @@ from .options import (
     Classes,
     Depth,
     Device,
+    Precision,
     Threads,
     Width,
     names_in,
@@ -130,6 +131,7 @@ def distill(
     ] = None,
     width: Width = None,
     depth: Depth = None,
+    precision: Precision = None,
     device: Device = None,
     threads: Threads = None,
     config: Annotated[
@@ -188,6 +190,7 @@ def distill(
         batch_real=batch_real,
         image_lr=image_lr,
         surgery=surgery,
+        precision=precision,
         network=override(settings.network, width=width, depth=depth),
     )
     run = override(
@@ -255,6 +258,7 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
         f"{method_name(settings)}: {sources.num_classes} classes x {settings.ipc} images "
         f"of {height} x {width} px from {len(sources)} images of {', '.join(sources.domain_names)}"
         + (f"; held out: {held_out}" if held_out else "")
+        + f"; {settings.precision} on {device}"
     )
     write_run_config(config_file, run)
     try:

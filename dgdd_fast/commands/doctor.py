@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import ops
+from ..config import DistillConfig
 from ..ops import reference
 from .app import FAILURE
 from .terminal import console
@@ -64,6 +65,7 @@ def _facts(build: dict[str, Any]) -> list[tuple[str, str]]:
             "CPU",
             f"{cores} cores, {torch.get_num_threads()} threads, kernels for {build['cpu_capability']}",
         ),
+        ("precision", f"{DistillConfig.precision}, unless a run is given tf32 or bfloat16 (--precision)"),
         ("compiler", build["compiler"]),
         ("CUDA compiler", build["cuda_compiler"] or "none: built for the CPU only"),
         ("CUDA architectures", build["cuda_architectures"] or "none"),
@@ -71,9 +73,9 @@ def _facts(build: dict[str, Any]) -> list[tuple[str, str]]:
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         memory = properties.total_memory / 2**30
-        facts.append(
-            (f"cuda:{index}", f"{properties.name}, {memory:.0f} GiB, sm_{properties.major}{properties.minor}")
-        )
+        chip = f"{properties.name}, {memory:.0f} GiB, sm_{properties.major}{properties.minor}"
+        units = "with" if properties.major >= 8 else "without"
+        facts.append((f"cuda:{index}", f"{chip}, {units} units for TF32 and bfloat16"))
     if not torch.cuda.is_available():
         facts.append(("GPU", "none that torch can use"))
     return facts

@@ -16,6 +16,7 @@ from .options import (
     SOURCE_HELP,
     Depth,
     Device,
+    Precision,
     Threads,
     Width,
     set_file,
@@ -84,6 +85,7 @@ def evaluate(
     no_random: Annotated[
         bool, typer.Option("--no-random", help="Leave out the real images at the same budget.")
     ] = False,
+    precision: Precision = None,
     device: Device = None,
     threads: Threads = None,
     out: Annotated[
@@ -118,7 +120,8 @@ def evaluate(
     distilled = DistilledSet.load(path)
     sources, tests = _test_sets(distilled, _data_of(path, data), on)
     trained_on = from_dict(DistillConfig, distilled.config)
-    config = override(PROTOCOLS[protocol], runs=runs, epochs=epochs, seed=seed, generalize=generalize)
+    config = override(PROTOCOLS[protocol], runs=runs, epochs=epochs, seed=seed)
+    config = override(config, generalize=generalize, precision=precision)
     config = from_dict(EvaluateConfig, to_dict(config))
     architectures = architecture or [trained_on.network.architecture]
     if depth is not None and "convnet" not in architectures:

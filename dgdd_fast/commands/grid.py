@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from ..config.run import override
 from .app import FAILURE
-from .options import Classes, names_in, set_threads, usable_device
+from .options import PRECISION_HELP, Classes, names_in, set_threads, usable_device
 from .terminal import SECONDS_BETWEEN_LINES, console
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ Scale = Annotated[
 ]
 Data = Annotated[
     str | None, typer.Option(metavar="SOURCE", help="Data in place of those that the study names.")
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(help=f"{PRECISION_HELP} For all that computes. Default: as the study says."),
 ]
 Processes = Annotated[
     int, typer.Option("--workers", min=0, help="Worker processes on this machine. 0: work in this process.")
@@ -66,6 +70,7 @@ def grid(
         Path | None,
         typer.Option(metavar="FOLDER", help="Take the settings that dgdd tune chose, from its folder."),
     ] = None,
+    precision: Precision = None,
     workers: Processes = 0,
     devices: Devices = "cpu",
     ray: Ray = None,
@@ -86,7 +91,7 @@ def grid(
     """
     from ..experiments.grid import run_grid
 
-    chosen = study_to_run(study, data, classes, scale)
+    chosen = study_to_run(study, data, classes, scale, precision)
     if tuned is not None:
         chosen = dataclasses.replace(chosen, tuned=str(tuned))
     crew = workers_to_use(workers, devices, ray, threads)
@@ -97,10 +102,12 @@ def grid(
     console.print(f"next: dgdd table {out}")
 
 
-def study_to_run(name: str, data: str | None, classes: str | None, scale: str) -> Study:
-    """The study in a file or of the package, on other data and classes if they are given, at a scale."""
+def study_to_run(
+    name: str, data: str | None, classes: str | None, scale: str, precision: str | None = None
+) -> Study:
+    """The study in a file or of the package, at a scale; other data, classes and precision if given."""
     from ..experiments.ready import ready_study, small
-    from ..experiments.study import read_study
+    from ..experiments.study import read_study, with_precision
 
     if scale not in ("full", "small"):
         raise ValueError(f"--scale must be full or small, got {scale!r}")
@@ -110,6 +117,8 @@ def study_to_run(name: str, data: str | None, classes: str | None, scale: str) -
         study = small(study, data)
     elif data is None and not path.exists():
         raise ValueError(f"{name} is a study on {study.data}: name the folder that holds it, --data FOLDER")
+    if precision is not None:
+        study = with_precision(study, precision)
     return override(study, data=data, classes=names_in(classes))
 
 

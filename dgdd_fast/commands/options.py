@@ -22,6 +22,8 @@ Classes = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: cpu.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: as torch chooses.")]
+PRECISION_HELP = "float32, tf32 or bfloat16."
+Precision = Annotated[str | None, typer.Option(help=f"{PRECISION_HELP} Default: float32.")]
 Width = Annotated[int | None, typer.Option(min=1, help="Channels of the ConvNet.")]
 Depth = Annotated[int | None, typer.Option(min=1, help="Blocks of the ConvNet. Default: by resolution.")]
 

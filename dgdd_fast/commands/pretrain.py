@@ -13,6 +13,7 @@ from .options import (
     SOURCE_HELP,
     Classes,
     Device,
+    Precision,
     Threads,
     names_in,
     set_threads,
@@ -93,9 +94,7 @@ def pretrain(
     width: Annotated[
         int | None, typer.Option(min=1, help="Channels of the first stage. Default: 64.")
     ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help=f"float32, or bfloat16 for speed. Default: {PRETRAIN.precision}.")
-    ] = None,
+    precision: Precision = None,
     resolution: Annotated[
         int | None,
         typer.Option(min=1, help="Resize the images to this side in pixels. Default: as they are."),
@@ -151,6 +150,7 @@ def pretrain(
         f"{settings.experts} experts on {len(sources)} images of {height} x {width_in_pixels} px, "
         f"{sources.num_classes} classes, domains {', '.join(sources.domain_names)}"
         + (f"; held out: {held_out}" if held_out else "")
+        + f"; {settings.precision} on {device}"
     )
     epochs_each = settings.epochs + settings.refit_epochs
     try:

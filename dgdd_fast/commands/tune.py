@@ -12,6 +12,7 @@ from .grid import (
     Data,
     Devices,
     GridDisplay,
+    Precision,
     Processes,
     Ray,
     Scale,
@@ -36,6 +37,7 @@ def tune(
     data: Data = None,
     classes: Classes = None,
     scale: Scale = "full",
+    precision: Precision = None,
     workers: Processes = 0,
     devices: Devices = "cpu",
     ray: Ray = None,
@@ -56,7 +58,7 @@ def tune(
     from ..files import write_atomically
     from ..report.curves import png_of, tuning_figure
 
-    chosen = study_to_run(study, data, classes, scale)
+    chosen = study_to_run(study, data, classes, scale, precision)
     crew = workers_to_use(workers, devices, ray, threads)
     out = out or Path("tunings") / Path(study).stem
     with GridDisplay() as display:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
 EXPERT_OBJECTIVES = ("mmd", "cadm")
+Precision = Literal["float32", "tf32", "bfloat16"]  # see `dgdd_fast.precision`
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,9 @@ class DistillConfig:
         kernel_bandwidth: of "m3d"'s kernels against a domain: "union", that of the class's images of all
             domains, or the domain's own.
         augment: its strategy and composition, too, may be the objective's own.
+        precision: of the arithmetic, see `dgdd_fast.precision`. In "bfloat16" the real images of an iteration
+            go through the networks in bfloat16; what a synthetic image's gradient flows through stays
+            float32.
     """
 
     objective: Literal[
@@ -176,7 +180,7 @@ class DistillConfig:
     herding_epochs: int = 30
     attention_power: float = 1.0
     kernel_bandwidth: Literal["union", "domain"] = "union"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     memory_budget_mib: int = 2048
     checkpoint_every: int = 200
     seed: int = 0
@@ -226,6 +230,8 @@ class PretrainConfig:
 
     `generalize` adds what CADM compares with: "irm", invariant risk minimisation with `irm_weight` after
     `irm_warmup` steps and weight 1 before; "fact", amplitudes mixed between the images of a batch.
+
+    In the `precision` "bfloat16" all passes are in bfloat16; parameters, losses and steps stay float32.
     """
 
     experts: int = 20
@@ -245,7 +251,7 @@ class PretrainConfig:
     augment: AugmentConfig = field(
         default_factory=lambda: AugmentConfig(strategy="color_crop", composition="sequence")
     )
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     checkpoint_every: int = 10
     seed: int = 0
 
@@ -262,6 +268,8 @@ class EvaluateConfig:
         cutmix_probability: of a batch being mixed by CutMix; beside it the default augmentation has no
             cutout.
         generalize: a method of domain generalisation to train with, see `dgdd_fast.generalization`.
+        precision: of the arithmetic in training and test, see `dgdd_fast.precision`. In "bfloat16" all passes
+            are in bfloat16; parameters, losses and steps stay float32.
     """
 
     runs: int = 5
@@ -275,6 +283,7 @@ class EvaluateConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     cutmix_probability: float = 0.0
     generalize: Literal["none", "mixstyle", "fact", "advfreq"] = "none"
+    precision: Precision = "float32"
     seed: int = 0
 
 

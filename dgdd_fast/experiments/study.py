@@ -29,7 +29,7 @@ WHOLE = "whole"
 # What acts on the methods that choose real images; nothing else does.
 CORESET_SETTINGS = {
     "random": ("init", "factor"),
-    "herding": ("init", "factor", "pseudo_domains", "network", "augment", "herding_epochs"),
+    "herding": ("init", "factor", "pseudo_domains", "network", "augment", "herding_epochs", "precision"),
 }
 
 
@@ -198,6 +198,17 @@ def study_from_dict(values: dict[str, Any]) -> Study:
 def write_study(path: Path, study: Study) -> None:
     """Write the YAML file that `read_study` reads back to an equal study."""
     write_atomically(path, dump_yaml(to_dict(study)))
+
+
+def with_precision(study: Study, precision: str) -> Study:
+    """The study with one precision for experts, distillation and evaluation; what a row sets itself stays."""
+    change = {"precision": precision}
+    return dataclasses.replace(
+        study,
+        pretrain=study.pretrain | change,
+        distill=study.distill | change,
+        evaluate=study.evaluate | change,
+    )
 
 
 def rows_of(study: Study) -> list[Row]:

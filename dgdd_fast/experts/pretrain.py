@@ -22,6 +22,7 @@ from ..generalization.fact import draw_partners, mix_normalised
 from ..generalization.irm import invariance_penalty
 from ..interruption import TrainingDivergedError, stop_at_whole_steps
 from ..networks import initialise, resolve_network, rows_per_chunk
+from ..precision import arithmetic, autocast
 from ..seeds import generator
 from .pool import POOL_NAME, Expert, ExpertPool, ExpertPoolError
 
@@ -78,7 +79,7 @@ def pretrain(
         resume: goes on with what is in `folder`, if anything; the finished experts are kept. With the same
             device and number of threads the result is bit for bit that of an uninterrupted run. `experts` may
             be raised to enlarge a pool.
-        device: where to train.
+        device: where to train, in `config.precision`.
         progress: called after every epoch.
 
     Raises:
@@ -91,7 +92,7 @@ def pretrain(
     pool = _open_pool(folder, config, sources, resume)
     data = _Data(sources, pool, torch.device(device))
     path = folder / CHECKPOINT_NAME
-    with stop_at_whole_steps() as stop:
+    with arithmetic(config.precision, data.device), stop_at_whole_steps() as stop:
         while len(pool) < config.experts:
             training = _Training(data, config, len(pool))
             if path.exists():
@@ -270,7 +271,7 @@ class _Training:
         self.optimizer.zero_grad()
         parts = (torch.split(values, self.rows) for values in (images, labels, domains))
         for part, class_targets, domain_targets in zip(*parts, strict=True):
-            with torch.autocast(data.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            with autocast(config.precision, data.device):
                 class_logits, domain_logits = (logits.float() for logits in self.expert(part))
             class_loss = F.cross_entropy(class_logits, class_targets, reduction="sum")
             stages = [F.cross_entropy(logits, domain_targets, reduction="sum") for logits in domain_logits]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..config import EvaluateConfig
 from ..networks import Network
+from ..precision import at_least_float32
 from .advfreq import AdvFreq
 from .fact import Fact
 from .mixstyle import install_mixstyle
@@ -42,4 +43,4 @@ def training_loss(
         return AdvFreq(network, mean, std, random)
     if config.generalize == "mixstyle":
         install_mixstyle(network, random)
-    return lambda images, labels, _: F.cross_entropy(network(images), labels)
+    return lambda images, labels, _: F.cross_entropy(at_least_float32(network(images)), labels)

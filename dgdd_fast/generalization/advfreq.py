@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..networks import Network
+from ..precision import at_least_float32
 
 LOW_FREQUENCIES = 0.1
 STEPS = 5
@@ -34,10 +35,14 @@ class AdvFreq:
         directions = torch.randn(2, len(images), images.shape[1], generator=self.random).to(images)
         for _ in range(STEPS):
             directions.requires_grad_()
-            loss = F.cross_entropy(self.network(self._restyled(style, directions)), labels)
+            loss = self._loss(style, directions, labels)
             (slope,) = torch.autograd.grad(loss, directions)
             directions = (directions + STEP_SIZE * slope.sign()).detach()
-        return F.cross_entropy(self.network(self._restyled(style, directions)), labels)
+        return self._loss(style, directions, labels)
+
+    def _loss(self, style: LowFrequencyStyle, directions: Tensor, labels: Tensor) -> Tensor:
+        logits = at_least_float32(self.network(self._restyled(style, directions)))
+        return F.cross_entropy(logits, labels)
 
     def _restyled(self, style: LowFrequencyStyle, directions: Tensor) -> Tensor:
         mean, std = style.statistics + directions * style.spread

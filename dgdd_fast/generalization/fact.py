@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..networks import Network
+from ..precision import at_least_float32
 
 TEMPERATURE = 10.0
 CONSISTENCY = 2.0
@@ -77,9 +78,9 @@ class Fact:
         partner, share = draw_partners(len(images), None, self.random, images.device)
         mixed = mix_normalised(images, images[partner], share, self.mean, self.std)
         both = torch.cat([images, mixed])
-        logits = self.network(both)
+        logits = at_least_float32(self.network(both))
         with torch.no_grad():
-            taught = (self.teacher(both) / TEMPERATURE).softmax(1).roll(len(images), 0)
+            taught = (at_least_float32(self.teacher(both)) / TEMPERATURE).softmax(1).roll(len(images), 0)
         divergence = F.kl_div((logits / TEMPERATURE).log_softmax(1), taught, reduction="sum") / len(images)
         # The mean over both kinds is half of one and half of the other.
         return F.cross_entropy(logits, labels.repeat(2)) + self.weight(epoch) * divergence

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..config import DistillConfig
+from ..config import DistillConfig, Precision
 from ..data import DomainDataset, normalise
 from ..data.augment import augment, draw_siamese
 from ..networks import ConvNet, initialise
+from ..precision import autocast
 from ..seeds import generator
 from ..synthetic.gradients import ImageGradients
 from ..synthetic.initial import filled_cells, real_batch
@@ -58,7 +59,7 @@ class BatchMatching:
         pixels = normalise(self.pixels[rows], self.mean, self.std)
         real = augment(pixels, draw, cells // domains)
         leaf = images.detach().requires_grad_()
-        synthetic = self._means(augment(decode(leaf, self.factor), draw, self.labels), self.labels)
+        synthetic = self._means(augment(decode(leaf, self.factor), draw, self.labels), self.labels, "float32")
 
         # The union first, then every domain.
         parts = [torch.ones_like(cells, dtype=torch.bool)]
@@ -69,7 +70,7 @@ class BatchMatching:
         for position, part in enumerate(parts):
             classes = cells[part] // domains
             with torch.no_grad():
-                target = self._means(real[part], classes)
+                target = self._means(real[part], classes, config.precision)
             present = torch.bincount(classes, minlength=len(self.cells)) > 0
             loss = (distribution_matching(synthetic, target) * present).sum()
             (result[position],) = torch.autograd.grad(loss, leaf, retain_graph=True)
@@ -79,8 +80,9 @@ class BatchMatching:
         valid = filled_cells(sizes, self.labels)
         return ImageGradients(losses[0][None], result[0], result[1:], valid)
 
-    def _means(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _means(self, images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
         """[K, F], what is compared of each class, from one pass of all `images`."""
-        activations, features = self.network.activations(images)
-        vectors = attention_vector(activations[:-1], features, self.config.attention_power)
+        with autocast(precision, images.device):
+            activations, features = self.network.activations(images)
+            vectors = attention_vector(activations[:-1], features, self.config.attention_power).float()
         return group_means(vectors, labels, len(self.cells))

@@ -12,6 +12,7 @@ from ..config import DistillConfig
 from ..data import DomainDataset, normalise
 from ..data.augment import AugmentDraw, augment, draw_siamese
 from ..networks import Network, bytes_per_image, rows_per_chunk
+from ..precision import autocast
 from ..seeds import generator
 from ..synthetic.gradients import ImageGradients
 from ..synthetic.initial import filled_cells, real_batch
@@ -156,9 +157,7 @@ class Matching:
             cells = cell_of_row[batch]
             pixels = normalise(self.pixels[rows[batch]], self.mean, self.std)
             images = augment(pixels, draw, cells // sizes.shape[1])
-            with torch.autocast(
-                rows.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
-            ):
+            with autocast(self.config.precision, rows.device):
                 features = self.space.real(images, batch).float()
             self.comparison.add(features, cells)
 

@@ -10,6 +10,7 @@ from ..config import DistillConfig
 from ..data import DomainDataset, normalise
 from ..data.augment import AugmentDraw, augment, draw_siamese
 from ..networks import allow_second_derivatives, build_network, initialise
+from ..precision import autocast
 from ..seeds import generator
 from ..synthetic.gradients import ImageGradients
 from ..synthetic.initial import filled_cells, real_batch
@@ -104,10 +105,6 @@ class GradientMatching:
         self, images: Tensor, label: int, draw: AugmentDraw, create_graph: bool
     ) -> list[Tensor]:
         labels = torch.full((len(images),), label, device=images.device)
-        with torch.autocast(
-            images.device.type,
-            torch.bfloat16,
-            enabled=self.config.precision == "bfloat16" and not create_graph,
-        ):
+        with autocast("float32" if create_graph else self.config.precision, images.device):
             logits = self.network(augment(images, draw, labels))
         return list(weight_gradients(logits.float(), labels, self.weights, create_graph))

@@ -7,11 +7,10 @@ import threading
 import numpy as np
 import pytest
 import torch
+from command_line import dgdd, failure
 from PIL import Image
 from toy_data import toy_domains
-from typer.testing import CliRunner
 
-from dgdd_fast.commands import cli
 from dgdd_fast.config import DistillConfig, MaskConfig, NetworkConfig, SurgeryConfig
 from dgdd_fast.config.run import RunConfig, method_name, read_run_config, with_method, write_run_config
 from dgdd_fast.distillation import DistillationInterrupted
@@ -20,22 +19,6 @@ from dgdd_fast.synthetic.distilled_set import DistilledSet
 
 TINY = ["--ipc", "3", "--iterations", "2", "--width", "8", "--batch-real", "4"]
 EXPERTS = ["--experts", "2", "--epochs", "2", "--width", "4", "--batch-size", "40"]
-
-
-def dgdd(*arguments, ok=True):
-    """The result of the command; unless `ok` is False it must have ended well."""
-    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
-    if ok:
-        assert result.exit_code == 0, result.output
-    return result
-
-
-def failure(*arguments):
-    """Exit code and message of a command that must fail in one line, without a traceback."""
-    result = dgdd(*arguments, ok=False)
-    assert isinstance(result.exception, SystemExit), result.exception
-    assert "Traceback" not in result.output
-    return result.exit_code, result.output
 
 
 @pytest.fixture(scope="module")
