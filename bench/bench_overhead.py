@@ -3,12 +3,13 @@
     python bench/bench_overhead.py                # the CPU (a few seconds)
     python bench/bench_overhead.py --json FILE    # the same table as data
 
-Beside each operator stand an operator with the same schema that does nothing (`no_op`: a Python function
-behind PyTorch's dispatcher, which returns what is there already) and the specification in plain PyTorch
-(`reference`), that on one sample of a few numbers, because torch.fft with MKL refuses empty tensors. The
-three take turns. Gradients are enabled, as they are where nothing is said, and no tensor requires one. Times
-are microseconds of a call, the least and the median turn: whatever else the machine does only adds to them,
-so the least is the one to compare.
+Beside each operator (`dgdd_fast`) stand the same on tensors made in inference mode, which autograd does not
+see (`inference`), an operator with the same schema that does nothing (`no_op`: a Python function behind
+PyTorch's dispatcher, which returns what is there already), and the specification in plain PyTorch
+(`reference`), that on one sample of a few numbers, because torch.fft with MKL refuses empty tensors. They
+take turns. Gradients are enabled, as they are where nothing is said, and no tensor requires one. Times are
+microseconds of a call, the least and the median turn: whatever else the machine does only adds to them, so
+the least is the one to compare.
 """
 
 from __future__ import annotations
@@ -73,8 +74,11 @@ def measure(name: str, device: torch.device, effort: Effort) -> Row:
     library = torch.library.Library("dgdd_bench", "FRAGMENT")
     library.define(str(operator._schema).removeprefix("dgdd::"))
     library.impl(name, lambda *arguments: result, "CompositeExplicitAutograd")
+    with torch.inference_mode():
+        unseen = arguments_of(0, device)[name]
     calls: Mapping[str, Call] = {
         "dgdd_fast": partial(operator, *empty),
+        "inference": partial(operator, *unseen),
         "no_op": partial(getattr(torch.ops.dgdd_bench, name).default, *empty),
         "reference": partial(getattr(reference, name), *arguments_of(1, device)[name]),
     }
@@ -104,7 +108,9 @@ def main() -> None:
     print(
         "\nmicroseconds of a call on empty tensors (reference: on one sample), the least and the median turn"
     )
-    print(f"{'':24} {'arguments':>9} {'dgdd_fast':>19} {'no_op':>19} {'reference':>19}   goal")
+    print(
+        f"{'':24} {'arguments':>9} {'dgdd_fast':>19} {'inference':>19} {'no_op':>19} {'reference':>19}   goal"
+    )
     effort = Effort(options.turns, turn_ms=0.5, row_ms=1e9)
     rows = []
     for name in arguments_of(0, device):

@@ -33,5 +33,5 @@ def test_the_table_on_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert rows["mask_channels"]["goal"] == 15
     for name, row in rows.items():
         assert name in printed
-        assert row["times"].keys() == {"dgdd_fast", "no_op", "reference"}
+        assert row["times"].keys() == {"dgdd_fast", "inference", "no_op", "reference"}
         assert all(0 < time["least"] <= time["median"] for time in row["times"].values())
