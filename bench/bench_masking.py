@@ -5,6 +5,8 @@ on CUDA also replayed as a CUDA graph.
     python bench/bench_masking.py --device cuda   # the GPU (about 3 minutes)
     python bench/bench_masking.py --quick         # two stages, few turns, no torch.compile (a minute)
     python bench/bench_masking.py --json FILE     # the same table as data
+    python bench/bench_masking.py --json FILE --resume   # measure only what FILE does not have yet
+    python bench/bench_masking.py --no-compile --first 24   # what tells most, without torch.compile
 
 Features are those after the four stages of a ResNet-18 for images of 32 and 64 pixels; a third of the
 channels is masked, as in CADM. The direction "both" adds the gradient with respect to the features. The
@@ -17,15 +19,16 @@ memory that is there already.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from table import Table
 from timing import (
     Call,
     Effort,
@@ -41,13 +44,13 @@ from timing import (
 from torch import Tensor
 
 from dgdd_fast import ops
-from dgdd_fast.files import write_atomically
 from dgdd_fast.ops import reference
 
 BATCH = 256
 DOMAINS = 3
 SHARE = 0.33  # of the channels, CADM's
 STAGES = {1: (64, 1), 2: (128, 2), 3: (256, 4), 4: (512, 8)}  # channels, and the images' side over the maps'
+CEILING = "copy_gigabytes_per_second"
 COLUMNS = ("eager", "compiled", "eager_graph", "dgdd_fast_graph")
 # Of all channels. In float32 two keys in some millions change places by rounding; more is another function.
 MOST_OTHERS = {"float32": 1e-4, "bfloat16": 2e-2}
@@ -207,12 +210,23 @@ def measure(
 
 
 def cases(quick: bool, on_cuda: bool) -> Iterator[Case]:
-    for image_size in (32, 64):
-        for stage in (1, 4) if quick else STAGES:
-            for layout in ("planes", "channels_last"):
-                for dtype in ("float32", "bfloat16") if on_cuda and not quick else ("float32",):
-                    for direction in ("forward", "both"):
-                        yield Case(stage, image_size, direction, layout, dtype)
+    """Every shape in every layout, dtype and direction; what tells most comes first, 8 shapes each."""
+    kinds = [
+        ("planes", "float32", "forward"),
+        ("planes", "float32", "both"),
+        ("channels_last", "bfloat16", "forward"),
+        ("channels_last", "float32", "forward"),
+        ("channels_last", "float32", "both"),
+        ("channels_last", "bfloat16", "both"),
+        ("planes", "bfloat16", "forward"),
+        ("planes", "bfloat16", "both"),
+    ]
+    for layout, dtype, direction in kinds:
+        if dtype == "bfloat16" and (quick or not on_cuda):
+            continue
+        for image_size in (32, 64):
+            for stage in (1, 4) if quick else STAGES:
+                yield Case(stage, image_size, direction, layout, dtype)
 
 
 HEADING = (
@@ -243,32 +257,43 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="fewer shapes and turns, without torch.compile")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there too, row by row")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that FILE has")
+    parser.add_argument(
+        "--no-compile",
+        dest="compile",
+        action="store_false",
+        help="without torch.compile; --resume adds it later, by measuring such rows again",
+    )
+    parser.add_argument("--first", type=int, metavar="ROWS", help="so many only, the most telling ones")
     parser.add_argument(
         "--threads", type=int, nargs="+", default=[1, 2], help="thread counts of the CPU (default: 1 2)"
     )
     options = parser.parse_args()
     device = require_device(options.device)
     on_cuda = device.type == "cuda"
-    table: dict[str, Any] = {**environment(device), "copy_gigabytes_per_second": {}, "rows": []}
-    print(*(f"{name}: {value}" for name, value in table.items() if value), sep="\n")
+    compiled = options.compile and not options.quick
+    facts = environment(device)
+    table = Table(options.json, facts, options.resume, [CEILING])
+    print(*(f"{name}: {value}" for name, value in facts.items() if value), sep="\n")
     for threads in [None] if on_cuda else options.threads:
         if threads is not None:
             torch.set_num_threads(threads)
         copy_gbs = copy_bandwidth(device)
         where = "cuda" if threads is None else str(threads)
-        table["copy_gigabytes_per_second"][where] = copy_gbs
+        table.content[CEILING][where] = copy_gbs
         print(
             f"\n{where}: a copy moves {copy_gbs:.1f} GB/s; times in ms, ratios against dgdd_fast\n{HEADING}"
         )
-        for case in cases(options.quick, on_cuda):
+        for case in islice(cases(options.quick, on_cuda), options.first):
+            if table.has(case, threads, "compiled" if compiled else None):
+                continue
             effort = Effort(5, 2, 100) if options.quick else Effort(25, 5, 1500)
-            for row in measure(case, device, copy_gbs, not options.quick, effort):
+            rows = list(measure(case, device, copy_gbs, compiled, effort))
+            table.add(rows)
+            for row in rows:
                 print(line(row), flush=True)
-                table["rows"].append(asdict(row))
-            for name, reason in row.missing.items():
+            for name, reason in rows[0].missing.items():
                 print(f"  without {name}: {reason}")
-            if options.json is not None:
-                write_atomically(options.json, (json.dumps(table, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ replayed as a CUDA graph, and against CuPy.
     python bench/bench_spectral.py --quick         # few shapes and turns, no torch.compile (a minute)
     python bench/bench_spectral.py --json FILE     # the same table as data
     python bench/bench_spectral.py --json FILE --resume   # measure only what FILE does not have yet
+    python bench/bench_spectral.py --no-compile   # without torch.compile, which takes most of the time
 
 The providers of one row take turns, so that whatever else the machine does meets all of them. Times are
 medians over the turns, with the 20th and 80th percentile. Warm: inputs are as much in cache as they fit, and
@@ -19,15 +20,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from table import Table
 from timing import (
     Call,
     Effort,
@@ -46,7 +47,6 @@ from timing import (
 from torch import Tensor
 
 from dgdd_fast import ops
-from dgdd_fast.files import write_atomically
 from dgdd_fast.ops import reference
 
 CHANNELS = 3
@@ -334,42 +334,7 @@ def line(row: Row, columns: Iterable[str]) -> str:
     )
 
 
-def key(row: Mapping[str, Any]) -> tuple[object, ...]:
-    """What tells a row of a saved table from every other."""
-    return tuple(sorted(row["case"].items())), row["threads"]
-
-
 CEILINGS = ("copy_gigabytes_per_second", "matmul_gigaflops_per_second")
-
-
-class Table:
-    """The rows of one run, and its ceilings by number of threads ("cuda" for the GPU); kept in a file after
-    each row, so that a run that is cut short keeps what it has."""
-
-    def __init__(self, path: Path | None, facts: Mapping[str, Any], resume: bool) -> None:
-        self.path = path
-        self.content: dict[str, Any] = {**facts, **{name: {} for name in CEILINGS}, "rows": []}
-        if resume and path is not None and path.exists():
-            kept = json.loads(path.read_text())
-            for name in ("device", "commit", "torch"):
-                if kept[name] != facts[name]:
-                    raise SystemExit(
-                        f"--resume: {path} has another {name} ({kept[name]}, now {facts[name]}): "
-                        "name another file, or leave out --resume to replace it"
-                    )
-            self.content |= {name: kept[name] for name in (*CEILINGS, "rows")}
-        self.done = {key(row) for row in self.content["rows"]}
-
-    def has(self, case: Case, threads: int | None) -> bool:
-        return key({"case": asdict(case), "threads": threads}) in self.done
-
-    def add(self, rows: Iterable[Row]) -> None:
-        self.content["rows"] += [asdict(row) for row in rows]
-        self.save()
-
-    def save(self) -> None:
-        if self.path is not None:
-            write_atomically(self.path, (json.dumps(self.content, indent=1) + "\n").encode())
 
 
 def run(options: argparse.Namespace, table: Table, device: torch.device) -> list[str]:
@@ -384,6 +349,9 @@ def run(options: argparse.Namespace, table: Table, device: torch.device) -> list
         effort = Effort(5, 10, 500) if quick else Effort(25, 20, 4000)
         cases = list(cpu_cases(options.operators, options.sizes, quick))
     columns = COLUMNS if on_cuda else COLUMNS[:2]
+    # One compilation takes longer than all else of a row, so rows with one come last.
+    compiled = {case: case.domains == DOMAINS[0] and options.compile and not quick for case in cases}
+    cases.sort(key=lambda case: compiled[case])
     wrong: list[str] = []
     for threads in [None] if on_cuda else options.threads:
         if threads is not None:
@@ -397,13 +365,12 @@ def run(options: argparse.Namespace, table: Table, device: torch.device) -> list
         print(heading(columns))
         regime = None
         for case in cases:
-            if table.has(case, threads):
+            if table.has(case, threads, "compiled" if compiled[case] else None):
                 continue
             if on_cuda and case.regime != regime:
                 print(case.regime)
                 regime = case.regime
-            compiled = not quick and case.domains == DOMAINS[0]  # one compilation takes longer than a row
-            rows = list(measure(case, device, copy_gbs, compiled, effort))
+            rows = list(measure(case, device, copy_gbs, compiled[case], effort))
             table.add(rows)
             for row in rows:
                 print(line(row, columns), flush=True)
@@ -424,6 +391,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there too, row by row")
     parser.add_argument("--resume", action="store_true", help="keep the rows that FILE has")
     parser.add_argument(
+        "--no-compile",
+        dest="compile",
+        action="store_false",
+        help="without torch.compile; --resume adds it later, by measuring such rows again",
+    )
+    parser.add_argument(
         "--threads", type=int, nargs="+", default=[1, 2], help="thread counts of the CPU (default: 1 2)"
     )
     parser.add_argument("--operators", nargs="+", choices=OPERATORS, default=OPERATORS)
@@ -434,7 +407,7 @@ def main() -> None:
     options = parser.parse_args()
     device = require_device(options.device)
     facts = environment(device)
-    table = Table(options.json, facts, options.resume)
+    table = Table(options.json, facts, options.resume, CEILINGS)
     print(*(f"{name}: {value}" for name, value in facts.items() if value), sep="\n")
     with torch.no_grad():
         wrong = run(options, table, device)

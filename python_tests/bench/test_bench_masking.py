@@ -28,6 +28,11 @@ def test_cases_are_the_stages_of_a_resnet() -> None:
         (256, 512, 8, 8),
     }
     assert next(case.num_masked for case in cases if case.stage == 4) == 168
+    telling = cases[:24]
+    assert len({case.shape for case in telling}) == 8
+    assert {case.direction for case in telling} == {"forward", "both"}
+    assert {case.dtype for case in telling} == {"float32", "bfloat16"}
+    assert {case.dtype for case in bench_masking.cases(quick=False, on_cuda=False)} == {"float32"}
 
 
 def test_necessary_bytes() -> None:
@@ -71,15 +76,24 @@ def test_a_peer_that_masks_other_channels_is_not_timed(monkeypatch: pytest.Monke
         next(bench_masking.measure(SMALL, torch.device("cpu"), 10.0, compiled=False, effort=QUICK))
 
 
-def test_the_table_on_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setattr(bench_masking, "cases", lambda quick, on_cuda: [SMALL])
+def test_the_table_on_paper_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = [SMALL, dataclasses.replace(SMALL, direction="forward")]
+    monkeypatch.setattr(bench_masking, "cases", lambda quick, on_cuda: iter(cases))
     monkeypatch.setattr(bench_masking, "copy_bandwidth", lambda device: 10.0)
-    threads = str(torch.get_num_threads())
     path = tmp_path / "table.json"
-    monkeypatch.setattr(
-        sys, "argv", ["bench_masking.py", "--quick", "--threads", threads, "--json", str(path)]
-    )
-    bench_masking.main()
-    table = json.loads(path.read_text())
-    assert table["rows"][0]["case"] == dataclasses.asdict(SMALL)
-    assert "3x512x4x4 channels_last" in capsys.readouterr().out
+    words = ["--threads", str(torch.get_num_threads()), "--json", str(path), "--resume", "--quick"]
+
+    def run(*more: str) -> tuple[list[dict[str, object]], str]:
+        monkeypatch.setattr(sys, "argv", ["bench_masking.py", *words, *more])
+        bench_masking.main()
+        return json.loads(path.read_text())["rows"], capsys.readouterr().out
+
+    rows, shown = run("--first", "1")
+    assert [row["case"] for row in rows] == [dataclasses.asdict(SMALL)]
+    assert "3x512x4x4 channels_last" in shown
+    both, shown = run()
+    assert both[0] == rows[0]
+    assert [row["case"] for row in both] == [dataclasses.asdict(case) for case in cases]
+    assert shown.count("3x512x4x4 channels_last") == 1

@@ -9,14 +9,13 @@ from pathlib import Path
 import bench_spectral
 import pytest
 import torch
-from bench_spectral import Case, Providers, Table
-from timing import Effort
+from bench_spectral import Case, Providers, Row
+from timing import Effort, Time
 
 from dgdd_fast import ops
 
 SMALL = Case("spectral_surgery", images=4, size=8, dtype="float32")
 QUICK = Effort(turns=5, turn_ms=0, row_ms=0)
-FACTS = {"device": "a chip", "commit": "0123", "torch": "2.11"}
 
 
 @pytest.mark.parametrize(
@@ -149,20 +148,47 @@ def test_a_missing_cupy_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     assert providers.missing["cupy"] == "TypeError: CuPy has no transforms in bfloat16"
 
 
-def test_a_stopped_run_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+def test_rows_with_a_compilation_come_last_and_are_added_to_those_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a GPU, whose rows nobody measures here."""
+    measured: list[tuple[Case, bool]] = []
+
+    def measure(case: Case, device: torch.device, copy_gbs: float, compiled: bool, effort: Effort):
+        measured.append((case, compiled))
+        times = {"dgdd_fast": Time(1.0, 1.0, 1.0)}
+        missing = {"compiled": "no compiler"} if compiled else {}
+        yield Row(case, None, "warm", times, 1.0, 0.1, {}, {"dgdd_fast": 0.0}, missing)
+
+    facts = {"device": "a chip", "commit": "0123", "torch": "2.11", "memory_bytes": 80 * 2**30}
+    for name, value in (
+        ("measure", measure),
+        ("environment", lambda device: facts),
+        ("require_device", lambda name: torch.device(name)),
+        ("copy_bandwidth", lambda device: 10.0),
+        ("matmul_rate", lambda device: 10.0),
+    ):
+        monkeypatch.setattr(bench_spectral, name, value)
     path = tmp_path / "table.json"
-    table = Table(path, FACTS, resume=False)
-    with torch.no_grad():
-        table.add(bench_spectral.measure(SMALL, torch.device("cpu"), 10.0, False, QUICK))
-    kept = json.loads(path.read_text())["rows"]
-    again = Table(path, FACTS, resume=True)
-    assert again.content["rows"] == kept
-    assert again.has(SMALL, torch.get_num_threads())
-    assert not again.has(dataclasses.replace(SMALL, domains=5), torch.get_num_threads())
-    assert not again.has(SMALL, torch.get_num_threads() + 1)
-    assert Table(path, FACTS, resume=False).content["rows"] == []
-    with pytest.raises(SystemExit, match="another commit"):
-        Table(path, {**FACTS, "commit": "4567"}, resume=True)
+    words = ["bench_spectral.py", "--device", "cuda", "--json", str(path), "--resume"]
+
+    def run(*more: str) -> list[tuple[Case, bool]]:
+        measured.clear()
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        bench_spectral.main()
+        return list(measured)
+
+    saturating = run("--no-compile", "--regimes", "saturating")
+    assert {case.regime for case, _ in saturating} == {"saturating"}
+    assert not any(compiled for _, compiled in saturating)
+    rest = run()
+    flags = [compiled for _, compiled in rest]
+    assert flags == sorted(flags)
+    assert {case for case, compiled in rest if not compiled}.isdisjoint(case for case, _ in saturating)
+    assert {case for case, _ in saturating if case.domains == 3} <= {case for case, added in rest if added}
+    assert run() == []
+    assert len(json.loads(path.read_text())["rows"]) == len(cuda_cases())
+    assert "without compiled: no compiler" in capsys.readouterr().out
 
 
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
