@@ -1,0 +1,380 @@
+"""Time an iteration of the distillation loop and each of its parts.
+
+    python bench/bench_distill.py                 # the CPU, batches of 64 and narrow experts (some minutes)
+    python bench/bench_distill.py --device cuda   # the GPU, the papers' batches first (about a minute)
+    python bench/bench_distill.py --quick         # tiny batches and networks (seconds)
+    python bench/bench_distill.py --json FILE     # the same table as data
+    python bench/bench_distill.py --json FILE --resume   # measure only what FILE does not have yet
+
+Three source domains, ten images per class: 10 classes of 600 images a domain at 32 px (the shape of
+Digits-DG), 7 of 400 at 64 px (that of PACS). Pixels are random and experts untrained: it is speed that is
+measured. Each case runs three times: as it is, for the milliseconds of an iteration; with a clock around
+each part, which on CUDA waits for the device before and after it and so takes longer in all; and, on CUDA,
+one iteration in which torch tells each time that the host waits for the device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from table import Table
+from timing import Time, environment, require_device
+
+from dgdd_fast.comparison import MeanComparison
+from dgdd_fast.config import DistillConfig, ExpertConfig, NetworkConfig, PretrainConfig, SurgeryConfig
+from dgdd_fast.data import DomainDataset
+from dgdd_fast.distill import Progress, distill, resolve
+from dgdd_fast.expert_matching import ExpertFeatures, Regularisation
+from dgdd_fast.experts import ExpertPool
+from dgdd_fast.feature_spaces import RandomNetwork
+from dgdd_fast.image_optimizer import ImageOptimizer
+from dgdd_fast.matching import Matching
+from dgdd_fast.networks import initialise
+from dgdd_fast.seeds import generator
+
+METHODS = ("dm", "dm+sgs", "cadm")
+SHAPES = {32: (10, 600), 64: (7, 400)}  # classes, and images of each in a domain
+DOMAINS = 3
+PAPER_BATCH = {"dm": 256, "dm+sgs": 256, "cadm": 1024 // DOMAINS}
+SMALL_BATCH = 64
+PARTS = (
+    "draws",
+    "gather and augment",
+    "real forward",
+    "synthetic forward",
+    "domain gradients",
+    "surgery and step",
+    "everything else",
+)
+WARM_UP = 2  # iterations
+TURNS = (3, 7)  # at least and at most
+ROW_SECONDS = 4.0  # for all turns but the least
+TURN_SECONDS = 0.2  # a turn is so many iterations that it takes about as long
+
+
+@dataclass(frozen=True)
+class Case:
+    method: str
+    resolution: int
+    batch_real: int  # of a class and domain
+    width: int  # of the ConvNet, or of the experts
+    ipc: int = 10
+
+    def sources(self) -> DomainDataset:
+        """Random images, as many as the data set has that the case stands for."""
+        classes, images = SHAPES[self.resolution]
+        count = classes * DOMAINS * images
+        cell = torch.arange(count) // images
+        size = (count, 3, self.resolution, self.resolution)
+        return DomainDataset(
+            name="random",
+            images=torch.randint(0, 256, size, dtype=torch.uint8, generator=generator(0, "images")),
+            labels=cell // DOMAINS,
+            domains=cell % DOMAINS,
+            is_test=torch.zeros(count, dtype=torch.bool),
+            class_names=tuple(f"class {label}" for label in range(classes)),
+            domain_names=tuple(f"domain {domain}" for domain in range(DOMAINS)),
+            item_names=tuple(map(str, range(count))),
+        )
+
+    def config(self, experts: Path, iterations: int) -> DistillConfig:
+        """The method's own settings; `experts` is the folder for those of CADM."""
+        common: dict[str, Any] = {
+            "iterations": iterations,
+            "ipc": self.ipc,
+            "batch_real": self.batch_real,
+            "checkpoint_every": iterations,
+        }
+        if self.method == "cadm":
+            return DistillConfig(objective="cadm", experts=ExpertConfig(pool=str(experts)), **common)
+        surgery = SurgeryConfig() if self.method == "dm+sgs" else None
+        return DistillConfig(surgery=surgery, network=NetworkConfig(width=self.width), **common)
+
+
+def untrained_experts(folder: Path, data: DomainDataset, width: int) -> None:
+    """A pool of two ResNet-18 as they are drawn, which are as fast as trained ones."""
+    mean, std = data.channel_statistics()
+    pool = ExpertPool(
+        folder=folder,
+        config=PretrainConfig(experts=2, network=NetworkConfig(architecture="resnet18", width=width)),
+        data=data.name,
+        class_names=data.class_names,
+        domain_names=data.domain_names,
+        resolution=data.resolution,
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        fingerprint=data.fingerprint(),
+    )
+    for index in range(2):
+        ends = []
+        for end in ("initial", "trained"):
+            expert = pool.new_expert()
+            initialise(expert, generator(0, "expert", index, end))
+            ends.append(dict(expert.named_parameters()))
+        pool.add(*ends, log=[])
+
+
+class Enough(Exception):
+    """Ends a run from its progress callback: it has been watched for long enough."""
+
+
+class Turns:
+    """Milliseconds of an iteration, the mean of each turn; called after every iteration.
+
+    The device is waited for between turns only.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.milliseconds: list[float] = []
+        self.iterations = 1  # of a turn
+        self.left = WARM_UP
+        self.began = self.start = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        self.left -= 1
+        if progress.iteration == WARM_UP - 1:
+            self.start = now(self.device)
+        if self.left:
+            return
+        moment = now(self.device)
+        if progress.iteration == WARM_UP:
+            self.iterations = max(1, round(TURN_SECONDS / (moment - self.start)))
+            self.began = moment
+        else:
+            self.milliseconds.append(1e3 * (moment - self.start) / self.iterations)
+        least, most = TURNS
+        turns = len(self.milliseconds)
+        if turns == most or (turns >= least and moment - self.began > ROW_SECONDS):
+            raise Enough
+        self.left = self.iterations
+        self.start = moment
+
+
+class Stopwatch:
+    """Milliseconds of each part between `start` and `stop`. What a part does within another is its own
+    alone."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.milliseconds = dict.fromkeys(PARTS, 0.0)
+        self.running: list[str] = []
+        self.since = 0.0
+
+    def start(self) -> None:
+        self.running = [PARTS[-1]]
+        self.since = now(self.device)
+
+    def stop(self) -> None:
+        self._charge()
+        self.running = []
+
+    def around(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, with its time added to `part`."""
+
+        @functools.wraps(function)
+        def timed(*arguments: Any, **options: Any) -> Any:
+            if not self.running:
+                return function(*arguments, **options)
+            self._charge()
+            self.running.append(part)
+            try:
+                return function(*arguments, **options)
+            finally:
+                self._charge()
+                self.running.pop()
+
+        return timed
+
+    def _charge(self) -> None:
+        moment = now(self.device)
+        self.milliseconds[self.running[-1]] += 1e3 * (moment - self.since)
+        self.since = moment
+
+
+def now(device: torch.device) -> float:
+    """Seconds, when the device has done all that it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def seams() -> Iterator[tuple[Any, str, str]]:
+    """Where the loop comes apart: (owner, name of a function of it, part). What none of them does is
+    "everything else": the losses, bookkeeping, what the host makes of the results."""
+    matching, expert_matching = (sys.modules[each.__module__] for each in (Matching, Regularisation))
+    yield matching, "real_batch", "draws"
+    yield Matching, "augmentation", "draws"
+    yield RandomNetwork, "prepare", "draws"
+    yield ExpertFeatures, "prepare", "draws"
+    yield expert_matching, "draw_siamese", "draws"
+    yield Regularisation, "_draw_masks", "draws"
+    yield ExpertPool, "fill_", "draws"
+    for module in (matching, expert_matching):
+        yield module, "augment", "gather and augment"
+        yield module, "decode", "gather and augment"
+    yield Matching, "_add_real", "gather and augment"
+    yield RandomNetwork, "real", "real forward"
+    yield ExpertFeatures, "real", "real forward"
+    yield MeanComparison, "add", "real forward"
+    yield Matching, "synthetic_pass", "synthetic forward"
+    yield Regularisation, "gradients", "synthetic forward"
+    yield torch.autograd, "grad", "domain gradients"
+    yield ImageOptimizer, "step_", "surgery and step"
+
+
+@contextlib.contextmanager
+def taken_apart(stopwatch: Stopwatch) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for owner, name, part in seams():
+            timed = stopwatch.around(part, getattr(owner, name))
+            stack.enter_context(mock.patch.object(owner, name, timed))
+        yield
+
+
+@dataclass(frozen=True)
+class Row:
+    case: Case
+    threads: int | None  # on the CPU
+    precision: str
+    milliseconds: Time  # an iteration, undisturbed
+    parts: dict[str, float]  # milliseconds of an iteration whose parts are timed
+    shares: dict[str, float]  # of all parts together
+    synchronisations: int | None  # of one iteration, on CUDA
+    synchronised_at: dict[str, int]  # "file:line" -> how often
+    peak_memory_bytes: int | None  # on CUDA
+
+
+def measure(case: Case, device: torch.device) -> Row:
+    sources = case.sources()
+    on_cuda = device.type == "cuda"
+    with tempfile.TemporaryDirectory() as folder:
+        experts = Path(folder)
+        if case.method == "cadm":
+            untrained_experts(experts, sources, case.width)
+
+        def run(watch: Callable[[Progress], None]) -> None:
+            with contextlib.suppress(Enough):
+                distill(sources, case.config(experts, 10**6), device=device, progress=watch)
+
+        if on_cuda:
+            torch.cuda.reset_peak_memory_stats(device)
+        turns = Turns(device)
+        run(turns)
+        peak = torch.cuda.max_memory_allocated(device) if on_cuda else None
+        parts = time_of_parts(run, device)
+        where = synchronisations(run) if on_cuda else Counter()
+        precision = resolve(case.config(experts, 1), sources).precision
+    total = sum(parts.values())
+    return Row(
+        case,
+        None if on_cuda else torch.get_num_threads(),
+        precision,
+        Time.of(turns.milliseconds),
+        parts,
+        {name: each / total for name, each in parts.items()},
+        where.total() if on_cuda else None,
+        dict(where.most_common()),
+        peak,
+    )
+
+
+Run = Callable[[Callable[[Progress], None]], None]  # runs the loop, with what is called after each iteration
+
+
+def time_of_parts(run: Run, device: torch.device, iterations: int = 3) -> dict[str, float]:
+    """Milliseconds of each part, the mean of some iterations after the first ones."""
+    stopwatch = Stopwatch(device)
+
+    def watch(progress: Progress) -> None:
+        if progress.iteration == WARM_UP:
+            stopwatch.start()
+        elif progress.iteration == WARM_UP + iterations:
+            stopwatch.stop()
+            raise Enough
+
+    with taken_apart(stopwatch):
+        run(watch)
+    return {name: each / iterations for name, each in stopwatch.milliseconds.items()}
+
+
+def synchronisations(run: Run) -> Counter[str]:
+    """Where in one iteration the host waits for the CUDA device, and how often, as far as torch can tell."""
+
+    def watch(progress: Progress) -> None:
+        if progress.iteration == WARM_UP:
+            torch.cuda.set_sync_debug_mode("warn")
+        elif progress.iteration == WARM_UP + 1:
+            raise Enough
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            run(watch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return Counter(
+        f"{Path(each.filename).name}:{each.lineno}"
+        for each in caught
+        if "called a synchronizing" in str(each.message)
+    )
+
+
+def cases(quick: bool, on_cuda: bool) -> Iterator[Case]:
+    """On CUDA first what the papers have, then small batches of DM, where the host has the most to say."""
+    batches = {method: 8 if quick else PAPER_BATCH[method] if on_cuda else SMALL_BATCH for method in METHODS}
+    convnet, experts = (16, 4) if quick else (128, 64 if on_cuda else 16)
+    for resolution in SHAPES:
+        for method in METHODS:
+            yield Case(method, resolution, batches[method], experts if method == "cadm" else convnet)
+    if on_cuda and not quick:
+        for resolution in SHAPES:
+            for method in METHODS[:2]:
+                yield Case(method, resolution, SMALL_BATCH, convnet)
+
+
+def line(row: Row) -> str:
+    case, times = row.case, row.milliseconds
+    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in row.shares.items())
+    waits = "" if row.synchronisations is None else f"; {row.synchronisations} synchronisations"
+    return (
+        f"{case.method:7} {case.resolution} px, {case.batch_real:3} real a cell, width {case.width:3}: "
+        f"{times.median:9.2f} ms [{times.p20:9.2f} {times.p80:9.2f}]; {shares}{waits}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", 1)[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--quick", action="store_true", help="tiny batches and networks")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there too, row by row")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that FILE has")
+    options = parser.parse_args()
+    device = require_device(options.device)
+    on_cuda = device.type == "cuda"
+    facts = environment(device)
+    table = Table(options.json, facts, options.resume)
+    print(*(f"{name}: {value}" for name, value in facts.items() if value), sep="\n")
+    print("milliseconds of an iteration, and the shares of its parts")
+    for case in cases(options.quick, on_cuda):
+        if not table.has(case, None if on_cuda else torch.get_num_threads()):
+            row = measure(case, device)
+            table.add([row])
+            print(line(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
