@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test lint cuda-check bench clean
+.PHONY: help demo test lint cuda-check wheel-sm90 bench clean
 
 help:
 	@echo 'make demo         install, then distil embedded digits and test on a held-out domain (minutes on 2 cores)'
 	@echo 'make test         install, then run the tests: C++ (kernels in the emulator), then Python'
 	@echo 'make lint         ruff, mypy, clang-format'
 	@echo 'make cuda-check   install, then check what nvcc made of the CUDA kernels: every architecture, no spills'
+	@echo 'make wheel-sm90   build a wheel for Python 3.12 and an H100 or H200 into dist/; needs nvcc, no GPU'
 	@echo 'make bench        install, then time the operators against plain PyTorch'
 	@echo 'make clean        remove .venv and everything built'
 
@@ -30,6 +31,23 @@ lint: .venv/package .venv/requirements-dev
 
 cuda-check: .venv/package
 	$(BIN)/python csrc/tests/cuda_check.py
+
+# For bench/gpu.sh on a machine that should not spend its time on compiling: the Python must be the one that is there,
+# while any torch that the package can be built with will do.
+WHEEL_BUILD := build/wheel-sm90
+wheel-sm90: PYTHON = python3.12
+wheel-sm90: $(WHEEL_BUILD)/requirements
+	DGDD_CUDA=ON $(WHEEL_BUILD)/venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	  --config-settings=build-dir=$(WHEEL_BUILD)/cmake --config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES=90-real \
+	  --wheel-dir $(WHEEL_BUILD)/wheel .
+	$(WHEEL_BUILD)/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall $(WHEEL_BUILD)/wheel/*.whl
+	cd $(WHEEL_BUILD) && venv/bin/python -c 'from dgdd_fast import _C; print(_C.build_info())'
+	mkdir -p dist && mv $(WHEEL_BUILD)/wheel/*.whl dist && ls -l dist
+
+$(WHEEL_BUILD)/requirements: requirements.txt
+	$(PYTHON) -m venv --clear $(WHEEL_BUILD)/venv
+	$(WHEEL_BUILD)/venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
 
 bench: .venv/package
 	$(BIN)/python bench/bench_spectral.py

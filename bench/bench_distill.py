@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import sys
 import tempfile
 import time
 import warnings
@@ -33,17 +32,18 @@ import torch
 from table import Table
 from timing import Time, environment, require_device
 
-from dgdd_fast.comparison import MeanComparison
 from dgdd_fast.config import DistillConfig, ExpertConfig, NetworkConfig, PretrainConfig, SurgeryConfig
 from dgdd_fast.data import DomainDataset
-from dgdd_fast.distill import Progress, distill, resolve
-from dgdd_fast.expert_matching import ExpertFeatures, Regularisation
+from dgdd_fast.distillation import Progress, distill, resolve
 from dgdd_fast.experts import ExpertPool
-from dgdd_fast.feature_spaces import RandomNetwork
-from dgdd_fast.image_optimizer import ImageOptimizer
-from dgdd_fast.matching import Matching
+from dgdd_fast.matching import expert_matching, feature_matching
+from dgdd_fast.matching.comparison import MeanComparison
+from dgdd_fast.matching.expert_matching import ExpertFeatures, Regularisation
+from dgdd_fast.matching.feature_matching import Matching
+from dgdd_fast.matching.feature_spaces import RandomNetwork
 from dgdd_fast.networks import initialise
 from dgdd_fast.seeds import generator
+from dgdd_fast.synthetic.optimizer import ImageOptimizer
 
 METHODS = ("dm", "dm+sgs", "cadm")
 SHAPES = {32: (10, 600), 64: (7, 400)}  # classes, and images of each in a domain
@@ -215,15 +215,14 @@ def now(device: torch.device) -> float:
 def seams() -> Iterator[tuple[Any, str, str]]:
     """Where the loop comes apart: (owner, name of a function of it, part). What none of them does is
     "everything else": the losses, bookkeeping, what the host makes of the results."""
-    matching, expert_matching = (sys.modules[each.__module__] for each in (Matching, Regularisation))
-    yield matching, "real_batch", "draws"
+    yield feature_matching, "real_batch", "draws"
     yield Matching, "augmentation", "draws"
     yield RandomNetwork, "prepare", "draws"
     yield ExpertFeatures, "prepare", "draws"
     yield expert_matching, "draw_siamese", "draws"
     yield Regularisation, "_draw_masks", "draws"
     yield ExpertPool, "fill_", "draws"
-    for module in (matching, expert_matching):
+    for module in (feature_matching, expert_matching):
         yield module, "augment", "gather and augment"
         yield module, "decode", "gather and augment"
     yield Matching, "_add_real", "gather and augment"

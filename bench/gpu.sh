@@ -1,126 +1,151 @@
 #!/usr/bin/env bash
-# What only a machine with a GPU can do, in one go and without a network: build, tests, sanitizer, benchmarks.
+# What only a machine with a GPU can do, in one go, without a network and in the order of worth: what is not reached
+# in DGDD_SECONDS is left out.
 #
-#   bench/gpu.sh                           every stage below but the quick benchmark and the accuracy studies
-#   bench/gpu.sh build bench-quick         these stages
+#   bench/gpu.sh                               every stage below but the accuracy studies
+#   bench/gpu.sh build bench-quick             these stages
+#   bench/gpu.sh --without bench-general test  every stage but these
 #
-#   build               installs the package for this GPU only, editable, into the Python that is used
-#   test                all tests; a test that finds no GPU fails. PYTEST_ADDOPTS="-k spectral" chooses some
-#   sanitize            compute-sanitizer over small calls of every operator: memcheck, racecheck, synccheck, initcheck
-#   bench-distillation  spectral operators, one class and all classes of a data set
-#   bench-saturating    the same, on as much as the memory's bandwidth is worth
-#   bench-general       the same, at sizes of the general tier
-#   bench-masking       the masking of channels
-#   bench-quick         a smoke run of the spectral benchmarks, in a minute
+#   build               installs the package, built for this GPU only, or the wheel that DGDD_WHEEL names
+#   check               small calls of every operator, compared with the CPU
+#   test-operators      the tests of the operators on the GPU
+#   bench-quick         a smoke run of the spectral benchmarks
+#   bench-loop          the distillation loop: its parts, its synchronisations
+#   bench-saturating    spectral operators on as much as the memory's bandwidth is worth
+#   bench-distillation  the same, one class and all classes of a data set
+#   bench-masking       the masking of channels, the 24 most telling rows
+#   bench-general       spectral operators at sizes of the general tier
+#   memcheck            compute-sanitizer over small calls of every operator
+#   racecheck           the same
+#   test                all other tests that use the GPU
+#   synccheck           compute-sanitizer again
+#   initcheck           the same
+#   bench-compiled      what the benchmarks above left out: torch.compile beside each row, all rows of the masking
 #   accuracy            Random, DM and DM+SGS at the papers' settings, each domain held out in turn; goes on where an
 #                       earlier call stopped. Needs DGDD_ACCURACY_DATA
 #   accuracy-cadm       the same for Random, MMD and CADM, at 64 px; the experts of each held-out domain are trained first
 #
-# A stage that fails or takes too long does not keep the others from running; the exit code is 1 then. Environment:
-#   OUT                    where the results go (default: bench/results/gpu-TIME): gpu.log, summary.json, one JSON file a
-#                          benchmark, written row by row
-#   PYTHON                 the Python to use (default: python3), with torch, the build tools and pytest installed
-#   DGDD_SECONDS           the time for all stages together (default: 540)
+# A stage that fails or takes too long does not keep the others from running; the exit code is 1 then. All but `build`
+# are left out where the card, its driver and the build do not fit together. Environment:
+#   OUT                    where the results go (default: bench/results/gpu-TIME), at most eight files: gpu.log,
+#                          summary.json, one JSON file a benchmark, written row by row, and a .tar for each accuracy
+#                          study. Rows of an earlier call that are there are kept and not measured again
+#   PYTHON                 the Python to use (default: python3), with torch and pytest, and the build tools to build
+#   DGDD_WHEEL             a wheel of the package to install instead of building it, such as `make wheel-sm90` makes
+#   DGDD_SECONDS           the time for all stages together (default: 420)
 #   DGDD_COMMIT            what is measured, where git cannot tell
 #   DGDD_ACCURACY_DATA     a folder of domains, and DGDD_ACCURACY_DOMAINS those to use (default: all)
 #   DGDD_ACCURACY_OPTIONS  more options of bench/accuracy.py or bench/accuracy_cadm.py
-#   DGDD_ACCURACY_STATE    the archive that the call to go on from left: accuracy_state.tar or accuracy-cadm_state.tar
+#   DGDD_ACCURACY_STATE    the archive that the call to go on from left: accuracy.tar or accuracy-cadm.tar
 # shellcheck disable=SC2329  # the stages are called by their names
 set -euo pipefail
 script="$(realpath "${BASH_SOURCE[0]}")"
 cd "$(dirname "$script")/.."
 
-readonly DEFAULT_STAGES=(build test sanitize bench-distillation bench-saturating bench-general bench-masking)
-declare -rA LIMIT_SECONDS=([build]=240 [test]=300 [sanitize]=200 [bench-distillation]=180 [bench-saturating]=150
-  [bench-general]=100 [bench-masking]=180 [bench-quick]=90 [accuracy]=3600
-  [accuracy-cadm]=3600)
+readonly DEFAULT_STAGES=(build check test-operators bench-quick bench-loop bench-saturating bench-distillation
+  bench-masking bench-general memcheck racecheck test synccheck initcheck bench-compiled)
+declare -rA LIMIT_SECONDS=([build]=120 [check]=45 [test-operators]=120 [bench-quick]=60 [bench-loop]=75
+  [bench-saturating]=90 [bench-distillation]=90 [bench-masking]=60 [bench-general]=60 [memcheck]=120 [racecheck]=180
+  [test]=240 [synccheck]=120 [initcheck]=120 [bench-compiled]=1200 [accuracy]=3600 [accuracy-cadm]=3600)
+readonly LARGEST_LOG=$((8 << 20)) # bytes
 
 export PATH="$PATH:/usr/local/cuda/bin"
 export OUT="${OUT:-$PWD/bench/results/gpu-$(date +%Y%m%d-%H%M%S)}"
 export PYTHON="${PYTHON:-python3}" PYTHONUNBUFFERED=1
 mkdir -p "$OUT"
 
-need_gpu() {
-  "$PYTHON" -c 'import sys, torch; torch.cuda.is_available() or sys.exit("torch finds no CUDA device")'
-}
-
 stage_build() {
-  # One architecture instead of all saves most of nvcc's time.
-  local here
-  here="$("$PYTHON" -c 'import torch; print("%d%d-real" % torch.cuda.get_device_capability())' 2>/dev/null || true)"
+  local pip=("$PYTHON" -m pip install --quiet --disable-pip-version-check --no-index --no-deps)
+  if [[ -n ${DGDD_WHEEL:-} ]]; then
+    if [[ ! -f $DGDD_WHEEL ]]; then
+      echo "DGDD_WHEEL must name a wheel, got '$DGDD_WHEEL'"
+      return 1
+    fi
+    "${pip[@]}" --force-reinstall "$DGDD_WHEEL"
+    return
+  fi
+  # One architecture instead of all saves most of nvcc's time. The folder is not that of the builds for all.
+  local here="${CUDAARCHS:-}" options=(--config-settings=build-dir=build/gpu)
+  [[ -n $here ]] || here="$("$PYTHON" -c 'import torch; print("%d%d-real" % torch.cuda.get_device_capability())' \
+    2>/dev/null)" || true
   if [[ -n $here ]]; then
-    export CUDAARCHS="$here"
+    options+=("--config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES=$here")
   else
     echo "torch finds no CUDA device: building for every architecture"
   fi
-  DGDD_CUDA=ON "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation \
-    --editable .
-  "$PYTHON" -c 'from dgdd_fast import _C; print(_C.build_info())'
+  DGDD_CUDA=ON "${pip[@]}" --no-build-isolation "${options[@]}" --editable .
 }
 
-stage_test() {
-  need_gpu
+stage_check() { "$PYTHON" csrc/tests/sanitize.py; }
+
+# Tests with "cuda" in their name, those of a device among them; one that finds no GPU fails.
+test_on_gpu() { # options
   local parallel=()
   if "$PYTHON" -c 'import xdist' 2>/dev/null; then
-    parallel=(-n 4 --dist loadfile)
-    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}"
+    parallel=(-n 8)
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
   fi
-  DGDD_REQUIRE_CUDA=1 "$PYTHON" -m pytest --continue-on-collection-errors --durations=10 "${parallel[@]}"
+  # Without the current folder on the path, where the sources would hide the package of a wheel.
+  DGDD_REQUIRE_CUDA=1 "$PYTHON" -c 'import sys; sys.path[:] = filter(None, sys.path)
+import pytest; sys.exit(pytest.main(sys.argv[1:]))' \
+    -k cuda --continue-on-collection-errors --tb=short --durations=10 "${parallel[@]}" "$@"
 }
+stage_test-operators() { test_on_gpu python_tests/ops; }
+stage_test() { test_on_gpu --ignore=python_tests/ops; }
 
-stage_sanitize() {
-  need_gpu
+sanitizer() { # tool, options of the calls
   if ! command -v compute-sanitizer >/dev/null; then
     echo "compute-sanitizer is missing: install the CUDA toolkit and put its bin folder on the PATH"
     return 1
   fi
-  local tool options failed=0
-  for tool in memcheck racecheck synccheck initcheck; do
-    options=()
-    [[ $tool == initcheck ]] && options=(--fused)
-    echo "-- $tool"
-    # Each tensor is an allocation of its own, so that one element beyond it is noticed.
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --kernel-name kns=dgdd --error-exitcode 9 \
-      --print-limit 20 "$PYTHON" csrc/tests/sanitize.py "${options[@]}" || failed=1
-  done
+  # Each tensor is an allocation of its own, so that one element beyond it is noticed.
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --kernel-name kns=dgdd --error-exitcode 9 \
+    --print-limit 20 "$PYTHON" csrc/tests/sanitize.py "${@:2}"
+}
+stage_memcheck() { sanitizer memcheck; }
+stage_racecheck() { sanitizer racecheck; }
+stage_synccheck() { sanitizer synccheck; }
+stage_initcheck() { sanitizer initcheck --fused; }
+
+benchmark() { # script, name of the table, options
+  "$PYTHON" "bench/bench_$1.py" --device cuda --json "$OUT/$2.json" --resume "${@:3}"
+}
+spectral() { benchmark spectral spectral_cuda "$@"; }
+stage_bench-quick() { benchmark spectral quick_spectral_cuda --quick; }
+stage_bench-loop() { benchmark distill loop_cuda; }
+stage_bench-saturating() { spectral --no-compile --regimes saturating; }
+stage_bench-distillation() { spectral --no-compile --regimes "all classes" "one class"; }
+stage_bench-masking() { benchmark masking masking_cuda --no-compile --first 24; }
+stage_bench-general() { spectral --no-compile --regimes general; }
+stage_bench-compiled() {
+  local failed=0
+  spectral || failed=1
+  benchmark masking masking_cuda || failed=1
   return "$failed"
 }
 
-spectral() { # name of the table, options
-  need_gpu
-  "$PYTHON" bench/bench_spectral.py --device cuda --json "$OUT/$1.json" --resume "${@:2}"
-}
-stage_bench-distillation() { spectral spectral_cuda_distillation --regimes "one class" "all classes"; }
-stage_bench-saturating() { spectral spectral_cuda_saturating --regimes saturating; }
-stage_bench-general() { spectral spectral_cuda_general --regimes general; }
-stage_bench-masking() {
-  need_gpu
-  "$PYTHON" bench/bench_masking.py --device cuda --json "$OUT/masking_cuda.json"
-}
-stage_bench-quick() { spectral quick_spectral_cuda --quick; }
-
 hold_out_each() { # name of the study, what runs it for a domain, what packs its runs
-  need_gpu
   if [[ ! -d ${DGDD_ACCURACY_DATA:-} ]]; then
     echo "DGDD_ACCURACY_DATA must name a folder of domains, got '${DGDD_ACCURACY_DATA:-}'"
     return 1
   fi
   local runs="build/$1" domains=() options=() target
   rm -rf "$runs"
-  mkdir -p "$runs"
+  mkdir -p "$runs/results"
   [[ -n ${DGDD_ACCURACY_STATE:-} ]] && tar -xf "$DGDD_ACCURACY_STATE" -C "$runs"
   # shellcheck disable=SC2064  # the words are known here, not at the exit
-  trap "$(printf '%q ' "$3" "$runs" "$OUT/$1_state.tar")" EXIT
+  trap "$(printf '%q ' "$3" "$runs" "$OUT/$1.tar")" EXIT
   trap : TERM # at its limit the study is stopped too, and is to have written its checkpoint before it is packed
   read -ra domains <<<"${DGDD_ACCURACY_DOMAINS:-}"
   read -ra options <<<"${DGDD_ACCURACY_OPTIONS:-}"
   if [[ ${#domains[@]} == 0 ]]; then
-    mapfile -t domains < <("$PYTHON" -c 'import sys; from dgdd_fast.data import load_dataset
+    mapfile -t domains < <("$PYTHON" -c 'import sys; sys.path[:] = filter(None, sys.path)
+from dgdd_fast.data import load_dataset
 print(*load_dataset(sys.argv[1]).domain_names, sep="\n")' "$DGDD_ACCURACY_DATA")
   fi
   for target in "${domains[@]}"; do
     "$2" "$runs" "$target" --device cuda --data "$DGDD_ACCURACY_DATA" --domains "${domains[@]}" --target "$target" \
-      --out "$OUT/$1_$(basename "$DGDD_ACCURACY_DATA")_${target}_full.json" "${options[@]}"
+      --out "$runs/results/$1_$(basename "$DGDD_ACCURACY_DATA")_${target}_full.json" "${options[@]}"
   done
 }
 stage_accuracy() { hold_out_each accuracy study_sgs pack_results; }
@@ -134,7 +159,7 @@ study_cadm() { # folder, held-out domain, options
   "$PYTHON" bench/accuracy_cadm.py --runs "$1/$2" --resolution 64 --image-lrs 1e-3 --seeds 5 "${@:3}"
 }
 
-# What the next call needs: the results of what is done, and everything of what is not.
+# The results, and what the next call needs: everything of what is not done.
 pack_results() { # folder, archive
   local folder
   for folder in "$1"/*/; do
@@ -153,36 +178,67 @@ if [[ ${1:-} == --inside ]]; then
   exit
 fi
 
-stages=("$@")
-[[ ${#stages[@]} == 0 ]] && stages=("${DEFAULT_STAGES[@]}")
-for stage in "${stages[@]}"; do
-  if [[ -z ${LIMIT_SECONDS[$stage]:-} ]]; then
-    echo "bench/gpu.sh: there is no stage '$stage'; the stages are: ${!LIMIT_SECONDS[*]}" >&2
+chosen=()
+without=()
+to=chosen
+for word in "$@"; do
+  if [[ $word == --without ]]; then
+    to=without
+  elif [[ -z ${LIMIT_SECONDS[$word]:-} ]]; then
+    echo "bench/gpu.sh: there is no stage '$word'; the stages are: ${DEFAULT_STAGES[*]} accuracy accuracy-cadm" >&2
     exit 2
+  elif [[ $to == chosen ]]; then
+    chosen+=("$word")
+  else
+    without+=("$word")
   fi
 done
-if ! facts="$("$PYTHON" -c 'import json, platform, torch
-gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-print(json.dumps({"device": gpu, "python": platform.python_version(), "torch": torch.__version__}))')"; then
+[[ ${#chosen[@]} == 0 ]] && chosen=("${DEFAULT_STAGES[@]}")
+if ! facts="$("$PYTHON" bench/card.py)"; then
   echo "bench/gpu.sh: $PYTHON cannot import torch; name another Python: PYTHON=... bench/gpu.sh" >&2
   exit 2
 fi
-echo "$facts" | tee "$OUT/gpu.log"
+log() { tee -a "$OUT/gpu.log"; }
+echo "$facts" | log
+
+# A log that a failure made long loses its middle.
+trim_log() {
+  local size half=$((LARGEST_LOG / 2))
+  size=$(stat -c %s "$OUT/gpu.log")
+  if ((size > LARGEST_LOG)); then
+    { head -c "$half" "$OUT/gpu.log" && printf '\n[...]\n' && tail -c "$half" "$OUT/gpu.log"; } >"$OUT/shorter.log"
+    mv "$OUT/shorter.log" "$OUT/gpu.log"
+  fi
+}
 
 # Each stage is a process of its own, so that it can be stopped, and so that `set -e` holds inside it.
 exit_code=0
 summary=""
+misfit="unknown" # what keeps the stages from the GPU; empty: nothing. Known after the build
 table="$(printf '%-20s %8s  %s' stage seconds result)"
-for stage in "${stages[@]}"; do
-  left=$((${DGDD_SECONDS:-540} - SECONDS))
+for stage in "${chosen[@]}"; do
+  [[ " ${without[*]} " == *" $stage "* ]] && continue
+  if [[ $stage != build && $misfit == unknown ]]; then
+    if misfit="$(timeout 60 "$PYTHON" bench/card.py --fits 2>&1)"; then
+      printf '\n%s\n' "$misfit" | log
+      misfit=""
+    else
+      misfit="${misfit:-the GPU did not answer within 60 s}"
+      printf '\nnothing can run on the GPU: %s\n' "$misfit" | log
+    fi
+  fi
+  left=$((${DGDD_SECONDS:-420} - SECONDS))
   limit=$((LIMIT_SECONDS[$stage] < left ? LIMIT_SECONDS[$stage] : left))
   began=$SECONDS
-  if ((limit < 5)); then
+  if [[ $stage != build && -n $misfit ]]; then
+    result="left out: nothing can run on the GPU"
+  elif ((limit < 5)); then
     result="left out: no time left"
   else
-    printf '\n== %s (at most %d s)\n' "$stage" "$limit" | tee -a "$OUT/gpu.log"
+    printf '\n== %s (at most %d s)\n' "$stage" "$limit" | log
     code=0
-    timeout --signal=TERM --kill-after=20 "$limit" bash "$script" --inside "$stage" 2>&1 | tee -a "$OUT/gpu.log" || code=$?
+    timeout --signal=TERM --kill-after=20 "$limit" bash "$script" --inside "$stage" 2>&1 | log || code=$?
+    trim_log
     case $code in
       0) result="passed" ;;
       124 | 137) result="stopped after $limit s" ;;
@@ -195,5 +251,5 @@ for stage in "${stages[@]}"; do
   summary+="${summary:+, }\"$stage\": {\"seconds\": $seconds, \"result\": \"$result\"}"
   printf '{"machine": %s, "stages": {%s}}\n' "$facts" "$summary" >"$OUT/summary.json"
 done
-printf '\n%s\nresults: %s\n' "$table" "$OUT" | tee -a "$OUT/gpu.log"
+printf '\n%s\nresults: %s\n' "$table" "$OUT" | log
 exit "$exit_code"

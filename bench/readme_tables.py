@@ -223,7 +223,7 @@ def blocks() -> dict[str, dict[str, str]]:
     spectral, masking = (
         json.loads((RESULTS / name).read_text()) for name in ("spectral_cpu.json", "masking_cpu.json")
     )
-    on_cuda = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("spectral_cuda_*.json"))]
+    on_cuda = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("spectral_cuda*.json"))]
     return {
         "README.md": {
             "accuracy": accuracy_table(studies),

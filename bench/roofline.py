@@ -1,7 +1,7 @@
 """Draw how fast the operators get through their necessary bytes, against the operations each byte takes.
 
     python bench/roofline.py bench/results/spectral_cpu.json bench/results/roofline_cpu.png
-    python bench/roofline.py OUT/spectral_cuda_*.json bench/results/roofline_cuda.png
+    python bench/roofline.py OUT/spectral_cuda.json bench/results/roofline_cuda.png
 
 One panel for each number of threads (CPU) or regime (CUDA), `spectral_surgery` in float32, caches warm. The
 flat roof is the bandwidth of a large copy; the falling one, where the file has it, the rate of a large matrix

@@ -11,11 +11,19 @@ import sanitize
 import torch
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "gpu.sh"
-# Stands for Python: the tests fail, one benchmark never ends, everything else is well.
+DEFAULT_STAGES = [
+    *("build", "check", "test-operators", "bench-quick", "bench-loop", "bench-saturating"),
+    *("bench-distillation", "bench-masking", "bench-general", "memcheck", "racecheck", "test"),
+    *("synccheck", "initcheck", "bench-compiled"),
+]
+# Stands for Python, and takes down how it is called: the tests of the operators fail, one benchmark never
+# ends, and all else is well. FITS says why the card does not fit.
 PYTHON = """#!/bin/sh
+echo "$*" >>"$OUT/../calls"
 case "$*" in
-  *json.dumps*) echo '{"device": "a chip"}' ;;
-  *"-m pytest"*) echo "3 failed"; exit 3 ;;
+  *card.py\\ --fits) echo "${FITS:-card and build}"; test -z "$FITS"; exit ;;
+  *card.py) echo '{"device": "a chip"}' ;;
+  *pytest*" python_tests/ops") echo "3 failed"; exit 3 ;;
   *"--regimes general"*) sleep 60 ;;
 esac
 """
@@ -26,18 +34,21 @@ def python(tmp_path: Path) -> Path:
     path = tmp_path / "python"
     path.write_text(PYTHON)
     path.chmod(0o755)
+    # Stands for compute-sanitizer, which calls what it is given.
+    tool = tmp_path / "bin" / "compute-sanitizer"
+    tool.parent.mkdir()
+    tool.write_text('#!/bin/sh\necho "$*" >>"$OUT/../calls"\n')
+    tool.chmod(0o755)
     return path
 
 
-def run(python: Path, *stages: str, seconds: int = 540) -> subprocess.CompletedProcess[str]:
-    environment = {"OUT": str(python.parent / "out"), "PYTHON": str(python), "DGDD_SECONDS": str(seconds)}
+def run(python: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    folder = python.parent
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DGDD_")}
+    environment |= {"OUT": str(folder / "out"), "PYTHON": str(python), **variables}
+    environment["PATH"] = f"{folder / 'bin'}:{environment['PATH']}"
     return subprocess.run(
-        ["bash", SCRIPT, *stages],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+        ["bash", SCRIPT, *words], env=environment, capture_output=True, text=True, check=False, timeout=60
     )
 
 
@@ -47,33 +58,117 @@ def outcomes(python: Path) -> dict[str, str]:
     return {stage: entry["result"] for stage, entry in summary["stages"].items()}
 
 
-def test_a_failing_stage_stops_no_other_and_makes_the_exit_code(python: Path) -> None:
-    finished = run(python, "build", "test", "bench-quick")
+def log(python: Path) -> str:
+    return (python.parent / "out" / "gpu.log").read_text()
+
+
+def calls(python: Path) -> str:
+    return (python.parent / "calls").read_text()
+
+
+def test_stages_run_in_the_order_of_worth_without_compiling_and_a_failing_one_stops_no_other(
+    python: Path,
+) -> None:
+    finished = run(python, "--without", "bench-general")
     assert finished.returncode == 1
-    assert outcomes(python) == {"build": "passed", "test": "failed (3)", "bench-quick": "passed"}
-    assert "3 failed" in (python.parent / "out" / "gpu.log").read_text()
-    assert run(python, "build").returncode == 0
+    results = outcomes(python)
+    assert list(results) == [stage for stage in DEFAULT_STAGES if stage != "bench-general"]
+    assert results.pop("test-operators") == "failed (3)"
+    assert set(results.values()) == {"passed"}
+    assert "3 failed" in log(python)
+    assert "card and build" in log(python)
+    assert sorted(path.name for path in (python.parent / "out").iterdir()) == ["gpu.log", "summary.json"]
+    benchmarks = [call for call in calls(python).splitlines() if "bench_" in call]
+    assert all("--device cuda" in call and "--resume" in call for call in benchmarks)
+    assert len({call.split(" --json ")[1].split()[0] for call in benchmarks}) <= 6
+    with_compile = [
+        position
+        for position, call in enumerate(benchmarks)
+        if "--no-compile" not in call and "--quick" not in call and "bench_distill" not in call
+    ]
+    assert with_compile == [len(benchmarks) - 2, len(benchmarks) - 1]
+    for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
+        assert f"--tool {tool} " in calls(python)
+
+
+def test_the_operators_tests_come_first_and_the_others_later(python: Path) -> None:
+    run(python, "test-operators", "test")
+    first, second = (call for call in calls(python).splitlines() if "-k cuda" in call)
+    assert first.split()[-1] == "python_tests/ops"
+    assert second.split()[-1] == "--ignore=python_tests/ops"
+
+
+def test_chosen_stages_alone_run_and_leave_a_good_exit_code(python: Path) -> None:
+    assert run(python, "bench-quick", "build").returncode == 0
+    assert outcomes(python) == {"bench-quick": "passed", "build": "passed"}
 
 
 def test_a_stage_that_does_not_end_is_stopped_and_what_has_no_time_is_left_out(python: Path) -> None:
-    finished = run(python, "bench-general", "build", seconds=6)
+    finished = run(python, "bench-general", "build", DGDD_SECONDS="6")
     assert finished.returncode == 1
     stopped, left_out = outcomes(python).values()
     assert stopped.startswith("stopped after")
     assert left_out == "left out: no time left"
 
 
-def test_an_unknown_stage_is_named_with_those_there_are(python: Path) -> None:
-    finished = run(python, "build", "tset")
+def test_where_the_card_does_not_fit_one_message_says_so_and_nothing_but_the_build_runs(python: Path) -> None:
+    message = 'the card, an "H100",\nis sm_90, and dgdd_fast was built for 80-real only'
+    assert run(python, FITS=message).returncode == 1
+    build, *others = outcomes(python).values()
+    assert build == "passed"
+    assert set(others) == {"left out: nothing can run on the GPU"}
+    assert len(others) == len(DEFAULT_STAGES) - 1
+    assert log(python).count(message) == 1
+    assert "bench_" not in calls(python)
+
+
+def test_a_wheel_is_installed_instead_of_a_build(python: Path) -> None:
+    wheel = python.parent / "dgdd_fast.whl"
+    assert run(python, "build", DGDD_WHEEL=str(wheel)).returncode == 1
+    assert f"DGDD_WHEEL must name a wheel, got '{wheel}'" in log(python)
+    wheel.touch()
+    assert run(python, "build", DGDD_WHEEL=str(wheel)).returncode == 0
+    (install,) = (call for call in calls(python).splitlines() if "pip install" in call)
+    assert install.endswith(f"--force-reinstall {wheel}")
+    assert "--no-index" in install
+
+
+def test_a_build_is_for_the_card_alone(python: Path) -> None:
+    run(python, "build", CUDAARCHS="90-real")
+    (install,) = (call for call in calls(python).splitlines() if "pip install" in call)
+    assert "cmake.define.CMAKE_CUDA_ARCHITECTURES=90-real" in install
+    assert install.endswith("--editable .")
+
+
+def test_a_log_that_is_too_long_loses_its_middle(python: Path) -> None:
+    python.write_text(PYTHON.replace("sleep 60", "yes 'a line of a failure' | head -c 20000000; echo last"))
+    assert run(python, "bench-general").returncode == 0
+    lines = log(python).splitlines()
+    assert (python.parent / "out" / "gpu.log").stat().st_size < 9 << 20
+    assert lines[0] == '{"device": "a chip"}'
+    assert "[...]" in lines
+    assert "last" in lines
+
+
+@pytest.mark.parametrize("words", [("build", "tset"), ("--without", "tset")])
+def test_an_unknown_stage_is_named_with_those_there_are(python: Path, words: tuple[str, ...]) -> None:
+    finished = run(python, *words)
     assert finished.returncode == 2
     assert "no stage 'tset'" in finished.stderr
-    assert "sanitize" in finished.stderr
+    assert "bench-loop" in finished.stderr
+
+
+def test_a_python_without_torch_is_named(python: Path) -> None:
+    python.write_text("#!/bin/sh\nexit 1\n")
+    finished = run(python)
+    assert finished.returncode == 2
+    assert "cannot import torch" in finished.stderr
 
 
 @pytest.mark.parametrize("stage", ["accuracy", "accuracy-cadm"])
 def test_the_accuracy_studies_need_data(python: Path, stage: str) -> None:
     assert run(python, stage).returncode == 1
-    assert "DGDD_ACCURACY_DATA must name a folder" in (python.parent / "out" / "gpu.log").read_text()
+    assert "DGDD_ACCURACY_DATA must name a folder" in log(python)
 
 
 @pytest.mark.parametrize(
@@ -94,32 +189,37 @@ def test_an_accuracy_study_holds_out_each_domain_and_goes_on_where_it_was(
     python.write_text(
         f"""#!/bin/sh
 case "$*" in
-  *json.dumps*) echo '{{"device": "a chip"}}' ;;
+  *card.py) echo '{{"device": "a chip"}}' ;;
   *{study}*)
-    echo "$*" >>"$OUT/calls"
-    find build/{stage} -name 'pool.json' >>"$OUT/found"
-    mkdir -p build/{stage}/photo/experts && touch build/{stage}/photo/experts/pool.json ;;
+    echo "$*" >>calls
+    find build/{stage} -name 'pool.json' >>found
+    mkdir -p build/{stage}/photo/experts
+    touch build/{stage}/photo/experts/pool.json build/{stage}/results/a.json ;;
 esac
 """
     )
     python.chmod(0o755)
     monkeypatch.setattr(sys.modules[__name__], "SCRIPT", script)
-    monkeypatch.setenv("DGDD_ACCURACY_DATA", str(tmp_path))
-    monkeypatch.setenv("DGDD_ACCURACY_DOMAINS", "photo sketch")
-    monkeypatch.setenv("DGDD_ACCURACY_OPTIONS", "--seeds 1")
-    assert run(python, stage).returncode == 0
-    calls = (tmp_path / "out" / "calls").read_text().splitlines()
+    variables = {
+        "DGDD_ACCURACY_DATA": str(tmp_path),
+        "DGDD_ACCURACY_DOMAINS": "photo sketch",
+        "DGDD_ACCURACY_OPTIONS": "--seeds 1",
+    }
+    assert run(python, stage, **variables).returncode == 0
+    calls = (tmp_path / "calls").read_text().splitlines()
     for call, folder, target in zip(calls, runs, ("photo", "sketch"), strict=True):
         assert call.startswith(f"bench/{study} --runs build/{stage}{folder} ")
         assert f"--domains photo sketch --target {target} " in call
         assert call.endswith(f"_{target}_full.json --seeds 1")
     pool = f"build/{stage}/photo/experts/pool.json\n"
-    assert (tmp_path / "out" / "found").read_text() == pool  # by the second call alone
+    assert (tmp_path / "found").read_text() == pool  # by the second call alone
+    assert len(list((tmp_path / "out").iterdir())) == 3
     state = tmp_path / "state.tar"
-    (tmp_path / "out" / f"{stage}_state.tar").rename(state)
-    monkeypatch.setenv("DGDD_ACCURACY_STATE", str(state))
-    assert run(python, stage).returncode == 0
-    assert (tmp_path / "out" / "found").read_text() == 3 * pool
+    (tmp_path / "out" / f"{stage}.tar").rename(state)
+    names = subprocess.run(["tar", "-tf", state], capture_output=True, text=True, check=True).stdout
+    assert "results/a.json" in names
+    assert run(python, stage, DGDD_ACCURACY_STATE=str(state), **variables).returncode == 0
+    assert (tmp_path / "found").read_text() == 3 * pool
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from bench_distill import Case, Stopwatch
 
-from dgdd_fast.matching import Matching
+from dgdd_fast.matching.feature_matching import Matching
 
 QUICK = {(case.method, case.resolution): case for case in bench_distill.cases(quick=True, on_cuda=False)}
 
