@@ -105,7 +105,7 @@ def evaluate(
         tests: test sets by the names that the result is to use; they must have the classes and the resolution
             of `training`.
         config: the settings. See `train_network` for the schedule.
-        device: where to train and test. On one device, with one number of threads, a seed gives the same
+        device: where to train and test. On the CPU, with one number of threads, a seed gives the same
             accuracies again.
         progress: called after every epoch with the number of epochs done so far, of ``runs * epochs``.
 

@@ -1,5 +1,5 @@
-"""Named seeds: every random draw of a run has its own generator, so that a run can be repeated and resumed
-bit for bit."""
+"""Named seeds: every random draw of a run has its own generator, so that a run that is repeated or resumed
+draws the same, on whatever device."""
 
 from __future__ import annotations
 

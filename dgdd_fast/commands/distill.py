@@ -150,7 +150,7 @@ def distill(
     Writes to the run folder: config.yaml with all settings,
     checkpoint.safetensors, distilled.safetensors and contact_sheet.png.
 
-    Stop with Ctrl-C at any time: --resume goes on, to the same images bit for bit.
+    Stop with Ctrl-C at any time: --resume goes on, on the CPU to the same images bit for bit.
 
     \b
     dgdd distill --target street --iterations 500

@@ -111,8 +111,8 @@ def pretrain(
     Writes to the folder: pool.json with all settings and how each epoch went, and
     expert_00.safetensors, ... with each expert before and after training.
 
-    Stop with Ctrl-C at any time: the same command with --resume goes on, to the same
-    experts bit for bit; more --experts then enlarge a pool.
+    Stop with Ctrl-C at any time: the same command with --resume goes on, on
+    the CPU to the same experts bit for bit; more --experts then enlarge a pool.
 
     \b
     dgdd pretrain --data pacs/ --resolution 64 --target sketch --out experts/sketch

@@ -76,9 +76,9 @@ def pretrain(
         config: the settings.
         folder: where the pool goes: see ExpertPool. Beside it a checkpoint of the expert in training, every
             `config.checkpoint_every` epochs and when interrupted.
-        resume: goes on with what is in `folder`, if anything; the finished experts are kept. With the same
-            device and number of threads the result is bit for bit that of an uninterrupted run. `experts` may
-            be raised to enlarge a pool.
+        resume: goes on with what is in `folder`, if anything; the finished experts are kept. On the CPU,
+            with the same number of threads, the result is bit for bit that of an uninterrupted run. `experts`
+            may be raised to enlarge a pool.
         device: where to train, in `config.precision`.
         progress: called after every epoch.
 

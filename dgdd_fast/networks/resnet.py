@@ -67,7 +67,7 @@ class ResNet(Network):
     def forward_to(self, images: Tensor, stage: int) -> Tensor:
         """The maps after `stage` (0: after the stem): [N, channels, H, W] -> [N, channels[stage - 1], h, w].
 
-        ``forward_from(forward_to(x, s), s)`` equals ``features(x)`` for every s, bit for bit.
+        ``forward_from(forward_to(x, s), s)`` equals ``features(x)`` for every s, on the CPU bit for bit.
         """
         maps: Tensor = self.stem(channels_innermost(images))
         for blocks in self.stages[: _checked(stage)]:

@@ -10,8 +10,8 @@ from torch import Tensor
 def group_means(features: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     """The mean of `features` [B, F] over each group: [num_groups, F]; zero where a group has no row.
 
-    A product with the averaging matrix: unlike scattered additions it is deterministic on every device, and
-    its backward is one more product.
+    A product with the averaging matrix, whose backward is one more product; scattered additions would come in
+    no fixed order on CUDA.
     """
     member = torch.zeros(num_groups, len(groups), dtype=features.dtype, device=features.device)
     member[groups, torch.arange(len(groups), device=groups.device)] = 1.0

@@ -1,0 +1,95 @@
+"""The same run gives the same bits on one device, stopped and resumed or not: what the documentation promises
+for the CPU, and may promise for CUDA once this has passed there (DGDD_REQUIRE_CUDA=1)."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import TINY, WITH_SURGERY
+from toy_data import toy_domains
+from toy_experts import NETWORK, toy_experts
+
+from dgdd_fast.config import PROTOCOLS, ExpertConfig, NetworkConfig, Precision, PretrainConfig
+from dgdd_fast.config.run import with_method
+from dgdd_fast.distillation import DistillationInterrupted, distill
+from dgdd_fast.evaluation import accuracy, resolve, train_network
+from dgdd_fast.experts.pretrain import PretrainingInterrupted, pretrain
+
+DATA = toy_domains(per_cell=8)
+METHODS = ["dm+sgs", "hdd+sgs", "datadam", "datadam-bn+sgs", "m3d+sgs", "dc+sgs"]
+METHODS += ["dm+dam+fact", "mmd", "cadm+sgs"]
+# What a training of a ConvNet as SGS tests is changed in.
+TRAININGS: dict[str, dict[str, Any]] = {
+    "dm": {},
+    "ncfm": {
+        name: getattr(PROTOCOLS["ncfm"], name) for name in ("optimizer", "augment", "cutmix_probability")
+    },
+    **{name: {"generalize": name} for name in ("mixstyle", "fact", "advfreq")},
+    **{name: {"network": NetworkConfig(name, width=4)} for name in ("alexnet", "vgg11", "resnet18")},
+}
+
+
+def stop_after(steps: int) -> Any:
+    """A callback for progress: Ctrl-C when it is called for the `steps`-th time."""
+    seen: list[Any] = []
+
+    def progress(state: Any) -> None:
+        seen.append(state)
+        if len(seen) == steps:
+            signal.raise_signal(signal.SIGINT)
+
+    return progress
+
+
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [*((method, "float32") for method in METHODS), ("dm+sgs", "tf32"), ("dm+sgs", "bfloat16")],
+)
+def test_a_distillation_repeats_and_resumes_bit_for_bit(
+    method: str, precision: Precision, device: torch.device, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(WITH_SURGERY, precision=precision)
+    if method.startswith(("mmd", "cadm")):
+        pool = ExpertConfig(pool=str(toy_experts(tmp_path / "experts", DATA)))
+        config = dataclasses.replace(config, experts=pool, network=NetworkConfig(), image_lr=0.01)
+    config = with_method(config, method)
+    whole = distill(DATA, config, device=device).images
+    assert torch.equal(distill(DATA, config, device=device).images, whole)
+    with pytest.raises(DistillationInterrupted):
+        distill(DATA, config, device=device, run_folder=tmp_path / "run", progress=stop_after(2))
+    resumed = distill(DATA, config, device=device, run_folder=tmp_path / "run", resume=True)
+    assert torch.equal(resumed.images, whole)
+    start = distill(DATA, dataclasses.replace(config, iterations=0), device=device).images
+    assert not torch.equal(whole, start)
+
+
+def test_experts_repeat_and_resume_bit_for_bit(device: torch.device, tmp_path: Path) -> None:
+    config = PretrainConfig(experts=1, epochs=2, batch_size=30, network=NETWORK)
+    with pytest.raises(PretrainingInterrupted):
+        pretrain(DATA, config, tmp_path / "resumed", device=device, progress=stop_after(1))
+    pretrain(DATA, config, tmp_path / "resumed", device=device, resume=True)
+    for name in ("whole", "again"):
+        pretrain(DATA, config, tmp_path / name, device=device)
+    files = [tmp_path / name / "expert_00.safetensors" for name in ("whole", "again", "resumed")]
+    assert len({file.read_bytes() for file in files}) == 1
+
+
+@pytest.mark.parametrize("training", TRAININGS)
+def test_a_training_repeats_bit_for_bit(training: str, device: torch.device) -> None:
+    data = toy_domains(per_cell=4, side=32)
+    config = resolve(dataclasses.replace(TINY, epochs=2, **TRAININGS[training]), data.resolution, True)
+    mean, std = data.channel_statistics()
+
+    def trained() -> tuple[torch.Tensor, float]:
+        network = train_network(data.images, data.labels, 3, config, mean=mean, std=std, device=device)
+        weights = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+        return weights, accuracy(network, data, mean, std)
+
+    first, again = trained(), trained()
+    assert torch.equal(first[0], again[0])
+    assert first[1] == again[1]
