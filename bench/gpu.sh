@@ -85,8 +85,11 @@ test_on_gpu() { # options
     parallel=(-n 8)
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
   fi
-  # Without the current folder on the path, where the sources would hide the package of a wheel.
-  DGDD_REQUIRE_CUDA=1 "$PYTHON" -c 'import sys; sys.path[:] = filter(None, sys.path)
+  # Interrupted before its limit, so that it tells what has failed so far. Without the current folder on the path, where
+  # the sources would hide the package of a wheel.
+  local patience=$((STAGE_SECONDS > 20 ? STAGE_SECONDS - 10 : STAGE_SECONDS / 2))
+  DGDD_REQUIRE_CUDA=1 timeout --foreground --signal=INT "$patience" \
+    "$PYTHON" -c 'import sys; sys.path[:] = filter(None, sys.path)
 import pytest; sys.exit(pytest.main(sys.argv[1:]))' \
     -k cuda --continue-on-collection-errors --tb=short --durations=10 "${parallel[@]}" "$@"
 }
@@ -237,11 +240,11 @@ for stage in "${chosen[@]}"; do
   else
     printf '\n== %s (at most %d s)\n' "$stage" "$limit" | log
     code=0
-    timeout --signal=TERM --kill-after=20 "$limit" bash "$script" --inside "$stage" 2>&1 | log || code=$?
+    STAGE_SECONDS=$limit timeout --signal=TERM --kill-after=20 "$limit" bash "$script" --inside "$stage" 2>&1 | log || code=$?
     trim_log
     case $code in
       0) result="passed" ;;
-      124 | 137) result="stopped after $limit s" ;;
+      124 | 137) result="stopped after $((SECONDS - began)) s" ;;
       *) result="failed ($code)" ;;
     esac
   fi

@@ -111,6 +111,16 @@ def test_a_stage_that_does_not_end_is_stopped_and_what_has_no_time_is_left_out(p
     assert left_out == "left out: no time left"
 
 
+def test_tests_that_take_too_long_tell_what_has_failed_so_far(python: Path) -> None:
+    waiting = f"""exec {sys.executable} -c 'import time
+try: time.sleep(60)
+except KeyboardInterrupt: print("2 failed so far")'"""
+    python.write_text(PYTHON.replace('echo "3 failed"; exit 3', waiting))
+    assert run(python, "test-operators", DGDD_SECONDS="7").returncode == 1
+    assert outcomes(python)["test-operators"].startswith("stopped after ")
+    assert "2 failed so far" in log(python)
+
+
 def test_where_the_card_does_not_fit_one_message_says_so_and_nothing_but_the_build_runs(python: Path) -> None:
     message = 'the card, an "H100",\nis sm_90, and dgdd_fast was built for 80-real only'
     assert run(python, FITS=message).returncode == 1
