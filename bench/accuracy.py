@@ -22,8 +22,8 @@ import torch
 from readme_tables import mean_and_spread
 from timing import commit, device_name, require_device
 
-from dgdd_fast.config import DistillConfig, EvaluateConfig, NetworkConfig, SurgeryConfig, to_dict
-from dgdd_fast.config.run import SET_NAME, SHEET_NAME, with_method
+from dgdd_fast.config import DistillConfig, EvaluateConfig, NetworkConfig, SurgeryConfig, to_dict, with_method
+from dgdd_fast.config.run import SET_NAME, SHEET_NAME
 from dgdd_fast.data import DomainDataset, load_dataset
 from dgdd_fast.distillation import Progress, distill
 from dgdd_fast.evaluation import evaluate

@@ -35,14 +35,18 @@ from dgdd_fast.config import (
     NetworkConfig,
     PretrainConfig,
     to_dict,
+    with_method,
 )
-from dgdd_fast.config.run import SET_NAME, SHEET_NAME, with_method
+from dgdd_fast.config.run import SET_NAME, SHEET_NAME
 from dgdd_fast.data import DomainDataset, LeaveOneOut, load_dataset
-from dgdd_fast.distillation import Progress, build_objective, distill, resolve
+from dgdd_fast.data.real_images import RealImages
+from dgdd_fast.distillation import Progress, distill
 from dgdd_fast.evaluation import evaluate
 from dgdd_fast.experts import ExpertPool
 from dgdd_fast.experts.pretrain import PretrainProgress, pretrain
 from dgdd_fast.files import write_atomically
+from dgdd_fast.matching.registry import build_objective
+from dgdd_fast.matching.resolve import resolve_distillation
 from dgdd_fast.synthetic.distilled_set import DistilledSet
 from dgdd_fast.synthetic.mosaics import tiles
 
@@ -109,10 +113,10 @@ def pilot(sources: DomainDataset, options: Any) -> dict[str, float]:
         config = distill_config("mmd", min(options.ipc), PILOT_SEED, image_lr, options)
         folder = options.runs / f"pilot-lr{image_lr:g}"
         distilled = distill(sources, config, run_folder=folder, resume=True, device=options.device)
-        resolved = resolve(config, sources)
-        statistics_of_pixels = sources.channel_statistics()
+        resolved = resolve_distillation(config, sources)
         device = torch.device(options.device)
-        objective = build_objective(sources, resolved, *statistics_of_pixels, distilled.domains, device)
+        real = RealImages(sources, *sources.channel_statistics(), device)
+        objective = build_objective(real, resolved, distilled.domains)
         images = tiles(distilled.images, distilled.factor).to(device)
         losses = [objective.gradients(images, draw, by_domain=False).losses.sum() for draw in PILOT_DRAWS]
         found[f"{image_lr:g}"] = float(torch.stack(losses).mean())
@@ -218,7 +222,9 @@ def main() -> None:
     pool = train_experts(parts.sources_train, options)
     losses = pilot(parts.sources_train, options)
     image_lr = float(min(losses, key=lambda rate: losses[rate], default=options.image_lrs[0]))
-    shown = resolve(distill_config("cadm", options.ipc[-1], 0, image_lr, options), parts.sources_train)
+    shown = resolve_distillation(
+        distill_config("cadm", options.ipc[-1], 0, image_lr, options), parts.sources_train
+    )
     assert shown.experts is not None
     shown = dataclasses.replace(shown, experts=dataclasses.replace(shown.experts, pool=None))
     cells: dict[int, dict[str, list[dict[str, float]]]] = {}

@@ -34,13 +34,14 @@ from timing import Time, environment, require_device
 
 from dgdd_fast.config import DistillConfig, ExpertConfig, NetworkConfig, PretrainConfig, SurgeryConfig
 from dgdd_fast.data import DomainDataset
-from dgdd_fast.distillation import Progress, distill, resolve
+from dgdd_fast.distillation import Progress, distill
 from dgdd_fast.experts import ExpertPool
-from dgdd_fast.matching import expert_matching, feature_matching
+from dgdd_fast.matching import batches, expert_matching, feature_matching
 from dgdd_fast.matching.comparison import MeanComparison
 from dgdd_fast.matching.expert_matching import ExpertFeatures, Regularisation
-from dgdd_fast.matching.feature_matching import Matching
+from dgdd_fast.matching.feature_matching import FeatureMatching
 from dgdd_fast.matching.feature_spaces import RandomNetwork
+from dgdd_fast.matching.resolve import resolve_distillation
 from dgdd_fast.networks import initialise
 from dgdd_fast.seeds import generator
 from dgdd_fast.synthetic.optimizer import ImageOptimizer
@@ -215,8 +216,8 @@ def now(device: torch.device) -> float:
 def seams() -> Iterator[tuple[Any, str, str]]:
     """Where the loop comes apart: (owner, name of a function of it, part). What none of them does is
     "everything else": the losses, bookkeeping, what the host makes of the results."""
-    yield feature_matching, "real_batch", "draws"
-    yield Matching, "augmentation", "draws"
+    yield batches, "real_batch", "draws"
+    yield FeatureMatching, "augmentation", "draws"
     yield RandomNetwork, "prepare", "draws"
     yield ExpertFeatures, "prepare", "draws"
     yield expert_matching, "draw_siamese", "draws"
@@ -225,11 +226,11 @@ def seams() -> Iterator[tuple[Any, str, str]]:
     for module in (feature_matching, expert_matching):
         yield module, "augment", "gather and augment"
         yield module, "decode", "gather and augment"
-    yield Matching, "_add_real", "gather and augment"
+    yield FeatureMatching, "_add_real", "gather and augment"
     yield RandomNetwork, "real", "real forward"
     yield ExpertFeatures, "real", "real forward"
     yield MeanComparison, "add", "real forward"
-    yield Matching, "synthetic_pass", "synthetic forward"
+    yield FeatureMatching, "synthetic_pass", "synthetic forward"
     yield Regularisation, "gradients", "synthetic forward"
     yield torch.autograd, "grad", "domain gradients"
     yield ImageOptimizer, "step_", "surgery and step"
@@ -276,7 +277,7 @@ def measure(case: Case, device: torch.device) -> Row:
         peak = torch.cuda.max_memory_allocated(device) if on_cuda else None
         parts = time_of_parts(run, device)
         where = synchronisations(run) if on_cuda else Counter()
-        precision = resolve(case.config(experts, 1), sources).precision
+        precision = resolve_distillation(case.config(experts, 1), sources).precision
     total = sum(parts.values())
     return Row(
         case,

@@ -18,9 +18,9 @@ import torch
 from timing import Effort, environment, interleaved, require_device, wall_clock
 
 from dgdd_fast.config import EvaluateConfig, NetworkConfig, to_dict
-from dgdd_fast.evaluation import resolve, train_network
 from dgdd_fast.files import write_atomically
 from dgdd_fast.seeds import generator
+from dgdd_fast.training import resolve_training, train_network
 
 METHODS = ("none", "mixstyle", "fact", "advfreq")
 
@@ -43,7 +43,7 @@ def main() -> None:
     shape = (len(labels), 3, options.pixels, options.pixels)
     images = torch.randn(shape, generator=generator(0, "images"))
     config = EvaluateConfig(epochs=options.epochs, network=NetworkConfig(width=options.width))
-    config = resolve(config, shape[2:], flip_safe=True)
+    config = resolve_training(config, shape[2:], flip_safe=True)
     calls = {
         method: functools.partial(
             train_network,

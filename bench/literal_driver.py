@@ -22,10 +22,12 @@ from torch import Tensor
 from dgdd_fast.config import DistillConfig, NetworkConfig, SurgeryConfig
 from dgdd_fast.data import DomainDataset, load_dataset, normalise
 from dgdd_fast.data.augment import AugmentDraw, augment, draw_siamese
-from dgdd_fast.distillation import distill, resolve
+from dgdd_fast.distillation import distill
+from dgdd_fast.matching.batches import real_batch
+from dgdd_fast.matching.resolve import resolve_distillation
 from dgdd_fast.networks import ConvNet, initialise
 from dgdd_fast.seeds import generator
-from dgdd_fast.synthetic.initial import assign_domains, initial_tiles, real_batch
+from dgdd_fast.synthetic.initial import assign_domains, initial_tiles
 
 
 def surgery(domain_grads: Tensor, union: Tensor, own: int, config: SurgeryConfig) -> Tensor:
@@ -138,7 +140,7 @@ def class_gradient(
 
 def literal_distill(sources: DomainDataset, config: DistillConfig) -> Tensor:
     """The synthetic images [K * IPC, 3, H, W] after `config.iterations` iterations."""
-    config = resolve(config, sources)
+    config = resolve_distillation(config, sources)
     mean, std = sources.channel_statistics()
     assigned = assign_domains(sources.counts(), config.ipc)
     images = initial_tiles(sources, assigned, config, mean, std)

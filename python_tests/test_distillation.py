@@ -18,26 +18,34 @@ import torch.nn.functional as F
 from small_runs import MOSAICS, SMALL, WITH_SURGERY, relative_change
 from toy_data import toy_domains, without_rows
 
-from dgdd_fast.config import DistillConfig, DomainMaskConfig, NetworkConfig, SurgeryConfig, to_dict
-from dgdd_fast.config.run import with_method
+from dgdd_fast.config import (
+    DistillConfig,
+    DomainMaskConfig,
+    NetworkConfig,
+    SurgeryConfig,
+    to_dict,
+    with_method,
+)
 from dgdd_fast.data import normalise
 from dgdd_fast.data.augment import augment, draw_siamese
 from dgdd_fast.data.pseudo_domains import with_pseudo_domains
+from dgdd_fast.data.real_images import RealImages
 from dgdd_fast.distillation import (
     CHECKPOINT_NAME,
     DistillationDivergedError,
     DistillationInterrupted,
     Progress,
-    build_objective,
     distill,
-    resolve,
 )
-from dgdd_fast.matching.feature_matching import Matching
+from dgdd_fast.matching.batches import real_batch
+from dgdd_fast.matching.feature_matching import FeatureMatching
+from dgdd_fast.matching.registry import build_objective
+from dgdd_fast.matching.resolve import resolve_distillation
 from dgdd_fast.networks import ConvNet, initialise
 from dgdd_fast.seeds import generator
 from dgdd_fast.synthetic.checkpoint import Checkpoint, CheckpointError
 from dgdd_fast.synthetic.gradients import ImageGradients
-from dgdd_fast.synthetic.initial import assign_domains, initial_tiles, real_batch
+from dgdd_fast.synthetic.initial import assign_domains, initial_tiles
 from dgdd_fast.synthetic.mosaics import reduce, tiles
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,12 +106,14 @@ def test_every_objective_is_its_literal_formulation(
 @pytest.mark.parametrize("method", ["dm", "hdd", "datadam", "datadam-bn", "m3d", "dc", "dm+fact"])
 def test_devices_agree_on_the_gradients(method: str, device: torch.device) -> None:
     data = without_rows(toy_domains(), 1, 2, keep=0)
-    config = resolve(with_method(SMALL, method), data)
+    config = resolve_distillation(with_method(SMALL, method), data)
     mean, std = data.channel_statistics()
     domains = assign_domains(data.counts(), 4)
     start = initial_tiles(data, domains, config, mean, std)
     here, there = (
-        build_objective(data, config, mean, std, domains.flatten(), place).gradients(start.to(place), 0, True)
+        build_objective(RealImages(data, mean, std, place), config, domains.flatten()).gradients(
+            start.to(place), 0, True
+        )
         for place in (torch.device("cpu"), device)
     )
     for expected, actual in zip(here, there, strict=True):
@@ -119,12 +129,12 @@ def test_batch_normalised_attention_against_plain_layers(cells: str) -> None:
     data = toy_domains()
     if cells != "full":
         data = without_rows(data, 1, 2, keep=0)
-    config = resolve(dataclasses.replace(SMALL, objective="datadam-bn"), data)
+    config = resolve_distillation(dataclasses.replace(SMALL, objective="datadam-bn"), data)
     assert config.network.norm == "batch"
     mean, std = data.channel_statistics()
     domains = assign_domains(data.counts(), 4)
     start = initial_tiles(data, domains, config, mean, std)
-    objective = build_objective(data, config, mean, std, domains.flatten(), torch.device("cpu"))
+    objective = build_objective(RealImages(data, mean, std, torch.device("cpu")), config, domains.flatten())
     found = objective.gradients(start, 7, by_domain=True)
     assert found.by_domain is not None
     assert found.union is not None
@@ -233,10 +243,10 @@ def test_the_images_match_better_in_networks_that_they_have_not_seen(
 ) -> None:
     data = toy_domains()
     config = dataclasses.replace(SMALL, iterations=100, image_lr=image_lr, batch_real=12, init="noise")
-    config = resolve(with_method(config, method), data)
+    config = resolve_distillation(with_method(config, method), data)
     mean, std = data.channel_statistics()
     domains = assign_domains(data.counts(), config.ipc).flatten()
-    objective = build_objective(data, config, mean, std, domains, torch.device("cpu"))
+    objective = build_objective(RealImages(data, mean, std, torch.device("cpu")), config, domains)
 
     def loss(images: torch.Tensor) -> float:
         unseen = range(config.iterations, config.iterations + 6)
@@ -261,7 +271,8 @@ def test_random_keeps_the_initial_images_that_the_other_methods_start_from() -> 
     assert torch.equal(random.images, start.images)
     mean, std = data.channel_statistics()
     config = dataclasses.replace(SMALL, objective="random")
-    expected = initial_tiles(data, assign_domains(data.counts(), config.ipc), config, mean, std)
+    assigned = assign_domains(data.counts(), config.ipc)
+    expected = initial_tiles(data, assigned, resolve_distillation(config, data), mean, std)
     assert torch.equal(random.images, expected)
 
 
@@ -407,9 +418,11 @@ def test_a_nan_stops_with_class_iteration_and_the_last_good_checkpoint(
     config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = toy_domains()
-    honest = Matching.gradients
+    honest = FeatureMatching.gradients
 
-    def poisoned(self: Matching, images: torch.Tensor, iteration: int, by_domain: bool) -> ImageGradients:
+    def poisoned(
+        self: FeatureMatching, images: torch.Tensor, iteration: int, by_domain: bool
+    ) -> ImageGradients:
         gradients = honest(self, images, iteration, by_domain)
         if iteration == 3:
             found = gradients.by_domain if by_domain else gradients.union
@@ -417,7 +430,7 @@ def test_a_nan_stops_with_class_iteration_and_the_last_good_checkpoint(
             found[..., 5, 1, 2, 3] = float("nan")  # image 5 is of class 1
         return gradients
 
-    monkeypatch.setattr(Matching, "gradients", poisoned)
+    monkeypatch.setattr(FeatureMatching, "gradients", poisoned)
     with pytest.raises(
         DistillationDivergedError, match=r"class class1 at iteration 3; the last good checkpoint is .*"
     ):

@@ -8,14 +8,15 @@ import torch.nn.functional as F
 from small_runs import TINY, toy_set
 from toy_data import toy_domains
 
-from dgdd_fast import evaluation as evaluation_module
-from dgdd_fast.config import AugmentConfig, EvaluateConfig, NetworkConfig, from_dict
+from dgdd_fast import training as training_module
+from dgdd_fast.config import AugmentConfig, EvaluateConfig, EvaluateSettings, NetworkConfig, from_dict
 from dgdd_fast.data import normalise
 from dgdd_fast.data.augment import augment, cutmix, draw_batch, draw_cutmix
-from dgdd_fast.evaluation import Evaluation, accuracy, evaluate, resolve, train_network
+from dgdd_fast.evaluation import Evaluation, evaluate
 from dgdd_fast.interruption import TrainingDivergedError
 from dgdd_fast.networks import ConvNet, initialise
 from dgdd_fast.seeds import generator
+from dgdd_fast.training import accuracy, resolve_training, train_network
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,8 @@ def test_the_seed_decides_the_accuracies(data):
 def test_training_follows_the_protocol_step_by_step(data, monkeypatch):
     """SGD written out by hand, on whole batches: order, augmentation, learning rate, momentum reset."""
     distilled = toy_set(data)
-    config = resolve(dataclasses.replace(TINY, epochs=7, batch_size=10), (16, 16), flip_safe=True)
-    monkeypatch.setattr(evaluation_module, "rows_per_chunk", lambda *_: 4)
+    config = resolve_training(dataclasses.replace(TINY, epochs=7, batch_size=10), (16, 16), flip_safe=True)
+    monkeypatch.setattr(training_module, "rows_per_chunk", lambda *_: 4)
     trained = train_network(distilled.images, distilled.labels, 3, config)
 
     network = ConvNet(3, (16, 16), config.network)
@@ -84,7 +85,7 @@ def test_adamw_and_cutmix_follow_the_protocol_step_by_step(data):
         epochs=5, optimizer="adamw", batch_size=10, cutmix_probability=0.5, network=TINY.network,
         augment=AugmentConfig(composition="sequence"),
     )  # fmt: skip
-    config = resolve(config, (16, 16), flip_safe=True)
+    config = resolve_training(config, (16, 16), flip_safe=True)
     assert (config.learning_rate, config.weight_decay) == (1e-3, 0.01)
     assert config.augment.strategy == "color_crop_flip_scale_rotate"
     trained = train_network(distilled.images, distilled.labels, 3, config)
@@ -135,10 +136,10 @@ def test_other_architectures_learn_what_the_set_shows(architecture):
 
 def test_batch_norm_sees_whole_batches(data, monkeypatch):
     distilled = toy_set(data)
-    config = resolve(dataclasses.replace(TINY, epochs=2), (16, 16), flip_safe=True)
+    config = resolve_training(dataclasses.replace(TINY, epochs=2), (16, 16), flip_safe=True)
     config = dataclasses.replace(config, network=NetworkConfig(width=8, depth=2, norm="batch"))
     whole = train_network(distilled.images, distilled.labels, 3, config)
-    monkeypatch.setattr(evaluation_module, "rows_per_chunk", lambda *_: 4)
+    monkeypatch.setattr(training_module, "rows_per_chunk", lambda *_: 4)
     again = train_network(distilled.images, distilled.labels, 3, config)
     assert not whole.training
     pairs = zip(whole.state_dict().values(), again.state_dict().values(), strict=True)
@@ -147,7 +148,7 @@ def test_batch_norm_sees_whole_batches(data, monkeypatch):
 
 def test_a_whole_data_set_trains_as_its_normalised_images_do(data):
     mean, std = data.channel_statistics()
-    config = resolve(dataclasses.replace(TINY, epochs=3, batch_size=50), (16, 16), flip_safe=True)
+    config = resolve_training(dataclasses.replace(TINY, epochs=3, batch_size=50), (16, 16), flip_safe=True)
     pixels = train_network(data.images, data.labels, 3, config, mean=mean, std=std)
     images = train_network(normalise(data.images, mean, std), data.labels, 3, config)
     assert torch.equal(pixels.classifier.weight, images.classifier.weight)
@@ -164,11 +165,12 @@ def test_accuracy_counts_right_answers(data):
 
 
 def test_mean_and_sample_standard_deviation():
-    result = Evaluation({"target": [50.0, 54.0, 61.0], "sources": [70.0, 70.0, 70.0]}, EvaluateConfig())
+    config = resolve_training(EvaluateConfig(), (32, 32), flip_safe=True)
+    result = Evaluation({"target": [50.0, 54.0, 61.0], "sources": [70.0, 70.0, 70.0]}, config)
     assert result.mean("target") == pytest.approx(55)
     assert result.std("target") == pytest.approx(math.sqrt((25 + 1 + 36) / 2))
     assert result.std("sources") == 0
-    single = Evaluation({"target": [50.0]}, EvaluateConfig())
+    single = Evaluation({"target": [50.0]}, config)
     assert math.isnan(single.std("target"))
     assert single.to_dict()["accuracies"]["target"] == {"runs": [50.0], "mean": 50.0, "std": None}
     assert "a single run" in single.protocol
@@ -180,7 +182,7 @@ def test_the_protocol_and_the_configuration_go_with_the_numbers(data):
     assert result.config.network.depth == 2
     written = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert written["accuracies"]["all"]["runs"] == result.accuracies["all"]
-    assert from_dict(EvaluateConfig, written["config"]) == result.config
+    assert from_dict(EvaluateSettings, written["config"]) == result.config
     for part in ("width 8", "depth 2", "12 epochs", "after epoch 7", "2 runs", "scale_rotate", "last epoch"):
         assert part in written["protocol"]
     assert "\n" not in written["protocol"]
@@ -204,14 +206,16 @@ def test_what_does_not_fit_is_refused(data):
     with pytest.raises(ValueError, match=r"images of \(8, 8\) px, the training set of \(16, 16\)"):
         evaluate(distilled, {"small": toy_domains(side=8)}, TINY)
     with pytest.raises(ValueError, match=r"cutmix_probability must lie in \[0, 1\], got 2"):
-        resolve(dataclasses.replace(TINY, cutmix_probability=2.0), (16, 16), flip_safe=True)
+        resolve_training(dataclasses.replace(TINY, cutmix_probability=2.0), (16, 16), flip_safe=True)
     with pytest.raises(ValueError, match="CutMix splits an image's label, fact needs it whole"):
-        resolve(dataclasses.replace(TINY, cutmix_probability=0.5, generalize="fact"), (16, 16), True)
+        resolve_training(dataclasses.replace(TINY, cutmix_probability=0.5, generalize="fact"), (16, 16), True)
     for name in ("runs", "epochs", "batch_size"):
         with pytest.raises(ValueError, match=f"evaluate.{name} must be at least 1"):
             evaluate(distilled, {"all": data}, dataclasses.replace(TINY, **{name: 0}))
     with pytest.raises(ValueError, match="a label each"):
-        train_network(distilled.images, distilled.labels[:3], 3, resolve(TINY, (16, 16), flip_safe=True))
+        train_network(
+            distilled.images, distilled.labels[:3], 3, resolve_training(TINY, (16, 16), flip_safe=True)
+        )
 
 
 def test_devices_agree(data, device):

@@ -23,7 +23,7 @@ from dgdd_fast.config import (
 )
 from dgdd_fast.config.run import read_run_config
 from dgdd_fast.distillation import CHECKPOINT_NAME, distill
-from dgdd_fast.evaluation import accuracy, evaluate, resolve, train_network
+from dgdd_fast.evaluation import evaluate
 from dgdd_fast.experiments.study import MethodEntry, Study, has_setting, rows_of, with_precision
 from dgdd_fast.experts import ExpertPool, ExpertPoolError
 from dgdd_fast.experts.pretrain import pretrain
@@ -31,6 +31,7 @@ from dgdd_fast.networks import ConvNet
 from dgdd_fast.precision import arithmetic, autocast
 from dgdd_fast.synthetic.checkpoint import Checkpoint, CheckpointError
 from dgdd_fast.synthetic.distilled_set import DistilledSet
+from dgdd_fast.training import accuracy, resolve_training, train_network
 
 BACKENDS: Any = torch.backends
 DATA = toy_domains(per_cell=4)
@@ -196,7 +197,7 @@ def test_half_precision_trains_nearly_the_same(generalize: Any, monkeypatch: pyt
     def trained(precision: Precision, epochs: int) -> torch.Tensor:
         dtypes.clear()
         config = dataclasses.replace(EVALUATE, precision=precision, epochs=epochs, generalize=generalize)
-        config = resolve(config, DATA.resolution, flip_safe=True)
+        config = resolve_training(config, DATA.resolution, flip_safe=True)
         mean, std = DATA.channel_statistics()
         network = train_network(DATA.images, DATA.labels, 3, config, mean=mean, std=std)
         assert dtypes == ({torch.bfloat16} if precision == "bfloat16" else {torch.float32})

@@ -8,7 +8,10 @@ import torch
 
 from ..config import DistillConfig, SurgeryConfig, from_dict
 from ..data import DomainDataset
-from ..distillation import as_seen, build_objective, resolve
+from ..data.pseudo_domains import apply_pseudo_domains
+from ..data.real_images import RealImages
+from ..matching.registry import build_objective
+from ..matching.resolve import resolve_distillation
 from ..surgery import Decomposition, decompose
 from ..synthetic.distilled_set import DistilledSet
 from ..synthetic.mosaics import tiles
@@ -27,10 +30,11 @@ def decompose_images(distilled: DistilledSet, sources: DomainDataset, rows: Sequ
     Raises ValueError where a class has no image in one of the domains: its gradients cannot be compared.
     """
     config = from_dict(DistillConfig, distilled.config)
-    sources = as_seen(sources, config, torch.device("cpu"))
-    config = resolve(config, sources)
-    mean, std = torch.tensor(distilled.mean), torch.tensor(distilled.std)
-    objective = build_objective(sources, config, mean, std, distilled.domains, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    sources = apply_pseudo_domains(sources, config, cpu)
+    settings = resolve_distillation(config, sources)
+    real = RealImages(sources, distilled.mean, distilled.std, cpu)
+    objective = build_objective(real, settings, distilled.domains)
     images = tiles(distilled.images, distilled.factor)
     gradients = objective.gradients(images, distilled.provenance["iterations"], by_domain=True)
     if gradients.by_domain is None or gradients.valid is not None:
@@ -40,5 +44,5 @@ def decompose_images(distilled: DistilledSet, sources: DomainDataset, rows: Sequ
         gradients.by_domain[:, chosen],
         None if gradients.union is None else gradients.union[chosen],
         distilled.domains[chosen],
-        config.surgery or SurgeryConfig(),
+        settings.surgery or SurgeryConfig(),
     )

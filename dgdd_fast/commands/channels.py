@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config import MaskConfig
-from ..config.run import override
+from ..config import MaskConfig, override
 from .options import SOURCE_HELP, Threads, set_file, set_threads
 from .terminal import console, table
 

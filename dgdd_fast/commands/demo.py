@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..config import DistillConfig, EvaluateConfig, NetworkConfig, SurgeryConfig, to_dict
+from ..config import DistillConfig, EvaluateConfig, NetworkConfig, SurgeryConfig, method_spec, to_dict
 from ..files import write_atomically
 from .options import Threads, set_threads
 from .terminal import Meter, accuracy_table, console, duration
@@ -114,7 +114,7 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> dict[str, Evaluatio
 def _distill(sources: DomainDataset, method: str, config: DistillConfig, target: str) -> DistilledSet:
     from ..distillation import distill
 
-    steps = 0 if config.objective == "random" else config.iterations
+    steps = 0 if method_spec(config).family == "coreset" else config.iterations
     with Meter(f"{method}, seed {config.seed}", steps) as meter:
         return distill(
             sources,
@@ -153,10 +153,10 @@ def _draw_decomposition(path: Path, distilled: DistilledSet, sources: DomainData
 
 def _protocol(config: DemoConfig, tests: dict[str, DomainDataset], sources: DomainDataset) -> list[str]:
     """What is done, and what is smaller than the papers' settings so that it takes minutes."""
-    from ..distillation import resolve
+    from ..matching.resolve import resolve_distillation
     from ..networks import ConvNet
 
-    settings, usual = (resolve(run, sources) for run in (config.distill, DistillConfig()))
+    settings, usual = (resolve_distillation(run, sources) for run in (config.distill, DistillConfig()))
     training, usual_training = config.evaluate, EvaluateConfig()
     tested = " and ".join(f"{name}, {len(test)} images" for name, test in tests.items())
     return [

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import typing
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..config import (
-    EXPERT_OBJECTIVES,
+    DEFAULT_METHOD,
+    METHODS,
+    MODIFIERS,
     DistillConfig,
     ExpertConfig,
     MaskConfig,
     SurgeryConfig,
     from_dict,
+    method_name,
+    method_spec,
+    names_where,
+    override,
     to_dict,
+    with_method,
 )
 from ..config.run import (
     CONFIG_NAME,
-    DEFAULT_METHOD,
-    MODIFIERS,
     NO_TARGET,
     SET_NAME,
     SHEET_NAME,
     RunConfig,
-    method_name,
-    override,
     read_run_config,
-    with_method,
     write_run_config,
 )
 from .options import (
@@ -48,7 +49,6 @@ from .options import (
 from .terminal import Meter, console
 
 DISTILL = DistillConfig()
-OBJECTIVES = typing.get_args(typing.get_type_hints(DistillConfig)["objective"])
 # CADM's terms as its ablation (Table 2) names them, and the settings of the masks that they are.
 LOSSES = {"adm": "matching", "reg": "regularisation", "cons": "consistency"}
 
@@ -75,7 +75,7 @@ def distill(
     method: Annotated[
         str | None,
         typer.Option(
-            help=f"Objective: {', '.join(OBJECTIVES)}; then +{', +'.join(MODIFIERS)} if wanted. "
+            help=f"Objective: {', '.join(METHODS)}; then +{', +'.join(MODIFIERS)} if wanted. "
             f"Default: {DEFAULT_METHOD}."
         ),
     ] = None,
@@ -173,10 +173,11 @@ def distill(
         surgery = override(surgery, alpha=alpha, beta=beta)
     elif alpha is not None or beta is not None:
         raise ValueError(f"--alpha and --beta belong to SGS, but the method is {method_name(settings)}")
-    if settings.objective in EXPERT_OBJECTIVES:
+    if method_spec(settings).family == "experts":
         settings = override(settings, experts=override(settings.experts or ExpertConfig(), pool=experts))
     elif experts is not None:
-        raise ValueError(f"--experts belongs to mmd and cadm, but the method is {method_name(settings)}")
+        owners = names_where("experts")
+        raise ValueError(f"--experts belongs to {owners}, but the method is {method_name(settings)}")
     if losses is not None:
         settings = _with_losses(settings, losses)
     settings = override(
@@ -210,7 +211,7 @@ def distill(
 
 def _with_losses(settings: DistillConfig, losses: str) -> DistillConfig:
     """`settings` with masks in those of CADM's terms that are named, and in no other."""
-    if settings.objective != "cadm":
+    if not method_spec(settings).masks:
         raise ValueError(f"--losses belongs to cadm, but the method is {method_name(settings)}")
     named = {name.strip() for name in losses.split(",")}
     if unknown := named - set(LOSSES):

@@ -9,8 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import PROTOCOLS, DistillConfig, EvaluateConfig, NetworkConfig, from_dict, to_dict
-from ..config.run import CONFIG_NAME, method_name, override, read_run_config, with_method
+from ..config import (
+    PROTOCOLS,
+    RANDOM,
+    DistillConfig,
+    EvaluateConfig,
+    NetworkConfig,
+    from_dict,
+    method_name,
+    override,
+    to_dict,
+    with_method,
+)
+from ..config.run import CONFIG_NAME, read_run_config
+from ..networks import has_depth
 from .options import (
     SET_HELP,
     SOURCE_HELP,
@@ -124,7 +136,7 @@ def evaluate(
     config = override(config, generalize=generalize, precision=precision)
     config = from_dict(EvaluateConfig, to_dict(config))
     architectures = architecture or [trained_on.network.architecture]
-    if depth is not None and "convnet" not in architectures:
+    if depth is not None and not any(map(has_depth, architectures)):
         raise ValueError(
             f"--depth is of a convnet, and {', '.join(architectures)} has a depth of its own; leave --depth "
             "out, or add --architecture convnet"
@@ -132,11 +144,11 @@ def evaluate(
     networks = [_network(trained_on.network, name, width, depth, norm) for name in architectures]
     method = method_name(trained_on)
     sets: dict[str, DistilledSet | DomainDataset] = {method: distilled}
-    if not no_random and trained_on.objective != "random":
+    if not no_random and trained_on.objective != RANDOM:
         real = dataclasses.replace(
-            with_method(trained_on, "random"), factor=1, init="uniform", pseudo_domains=None
+            with_method(trained_on, RANDOM), factor=1, init="uniform", pseudo_domains=None
         )
-        sets["random"] = distill_set(sources, real)
+        sets[RANDOM] = distill_set(sources, real)
         if distilled.factor > 1:
             mosaics = dataclasses.replace(real, factor=distilled.factor)
             sets["random+mosaics"] = distill_set(sources, mosaics)
@@ -166,7 +178,7 @@ def _network(
     network = trained_on
     if architecture != trained_on.architecture:
         network = from_dict(NetworkConfig, {"architecture": architecture, "norm": trained_on.norm})
-    network = override(network, width=width, depth=depth if architecture == "convnet" else None, norm=norm)
+    network = override(network, width=width, depth=depth if has_depth(architecture) else None, norm=norm)
     return from_dict(NetworkConfig, to_dict(network))
 
 

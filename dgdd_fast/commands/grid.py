@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from ..config.run import override
+from ..config import override
 from .app import FAILURE
 from .options import PRECISION_HELP, Classes, names_in, set_threads, usable_device
 from .terminal import SECONDS_BETWEEN_LINES, console

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..config import PretrainConfig, from_dict, to_dict
-from ..config.run import NO_TARGET, load_yaml, override
+from ..config import PretrainConfig, from_dict, override, to_dict
+from ..config.run import NO_TARGET
+from ..config.yaml_text import load_yaml
 from .options import (
     SOURCE_HELP,
     Classes,
@@ -173,7 +174,7 @@ def pretrain(
 
 def _read_settings(path: Path) -> PretrainConfig:
     """The settings in a YAML file, or of the experts that a pool.json is of."""
-    from ..experiments.study import merged
+    from ..config import merged
     from ..experts import POOL_NAME, ExpertPool
 
     if path.name == POOL_NAME:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from ..config.run import method_label
+from ..config import method_label
 
 if TYPE_CHECKING:
     from ..evaluation import Evaluation

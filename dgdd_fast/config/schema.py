@@ -1,16 +1,43 @@
-"""Every setting of a run, as frozen dataclasses that are written whole into each artefact."""
+"""Every setting of a run, as frozen dataclasses that are written whole into each artefact.
+
+Each field says its type and range; `from_dict` and `checked` hold it to them.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Literal
+
+from .bounds import (
+    AtLeastOne,
+    Bound,
+    Count,
+    CountOrNone,
+    Finite,
+    Momentum,
+    NotNegative,
+    Positive,
+    Seed,
+    Share,
+    Size,
+)
+from .convert import Names
+from .methods import METHODS
 
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
-EXPERT_OBJECTIVES = ("mmd", "cadm")
 Precision = Literal["float32", "tf32", "bfloat16"]  # see `dgdd_fast.precision`
+# How the networks are called in settings and in texts; `dgdd_fast.networks.register` adds to them.
+ARCHITECTURES = {
+    "convnet": "ConvNet",
+    "alexnet": "AlexNet",
+    "vgg11": "VGG-11",
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+}
+
+
+Architecture = Annotated[str, Names(lambda: ARCHITECTURES)]
+Objective = Annotated[str, Names(lambda: METHODS)]
 
 
 @dataclass(frozen=True)
@@ -22,9 +49,9 @@ class NetworkConfig:
     follows the resolution: 3, 4, 5 blocks for 32, 64, 128 px (features of 4 x 4).
     """
 
-    architecture: Literal["convnet", "alexnet", "vgg11", "resnet18", "resnet50"] = "convnet"
-    width: int | None = None
-    depth: int | None = None
+    architecture: Architecture = "convnet"
+    width: Size | None = None
+    depth: Size | None = None
     norm: Literal["instance", "batch", "none"] = "instance"
 
 
@@ -40,14 +67,14 @@ class AugmentConfig:
 
     strategy: str | None = None
     composition: Literal["single", "sequence"] | None = None
-    brightness: float = 1.0
-    saturation: float = 2.0
-    contrast: float = 0.5
-    crop: float = 0.125
-    cutout: float = 0.5
-    flip_probability: float = 0.5
-    scale: float = 1.2
-    rotate_degrees: float = 15.0
+    brightness: NotNegative = 1.0
+    saturation: NotNegative = 2.0
+    contrast: NotNegative = 0.5
+    crop: Share = 0.125
+    cutout: Share = 0.5
+    flip_probability: Share = 0.5
+    scale: AtLeastOne = 1.2
+    rotate_degrees: NotNegative = 15.0
 
 
 @dataclass(frozen=True)
@@ -55,9 +82,9 @@ class SurgeryConfig:
     """Spectral Gradient Surgery: the two strengths of SGS Eq. 11, the constant of Eq. 9 and the deviation of
     Eq. 10. `union` False leaves the first term of Eq. 11 out, for the ablation (SGS, Table 4)."""
 
-    alpha: float = 1.0
-    beta: float = 0.3
-    eps: float = 1e-12
+    alpha: Finite = 1.0
+    beta: Finite = 0.3
+    eps: NotNegative = 1e-12
     consensus: Literal["weighted", "mean"] = "weighted"
     union: bool = True
 
@@ -99,14 +126,14 @@ class MaskConfig:
         consistency_weight: its weight (lambda, Eq. 12).
     """
 
-    share: float = 0.33
-    activation_probability: float = 0.8
+    share: Share = 0.33
+    activation_probability: Share = 0.8
     score: Literal["gap", "pixel", "uniform"] = "gap"
     rescale: bool = True
     matching: bool = True
     regularisation: bool = True
     consistency: bool = True
-    consistency_weight: float = 100.0
+    consistency_weight: Annotated[float, Bound("be 0 or more", 0, float("inf"), open_high=True)] = 100.0
 
 
 @dataclass(frozen=True)
@@ -120,9 +147,9 @@ class DomainMaskConfig:
         learning_rate: of the masks; None is that of the images.
     """
 
-    weight: float = 1.0
-    temperature: float = 0.1
-    learning_rate: float | None = None
+    weight: NotNegative = 1.0
+    temperature: Positive = 0.1
+    learning_rate: Positive | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +157,7 @@ class DistillConfig:
     """A distillation run. `surgery` None is the objective alone. "random" keeps the initial images, "herding"
     chooses real images: the coreset baselines.
 
-    None stands for the objective's own value: see `objective_defaults`.
+    None stands for the objective's own value: see `MethodSpec`.
 
     Attributes:
         experts, masks: for "mmd" and "cadm", and for "cadm".
@@ -157,63 +184,31 @@ class DistillConfig:
             float32.
     """
 
-    objective: Literal[
-        "dm", "hdd", "datadam", "datadam-bn", "m3d", "dc", "mmd", "cadm", "random", "herding"
-    ] = "dm"
+    objective: Objective = "dm"
     surgery: SurgeryConfig | None = None
     experts: ExpertConfig | None = None
     masks: MaskConfig | None = None
     domain_masks: DomainMaskConfig | None = None
     fact: bool = False
-    ipc: int = 10
-    factor: int | None = None
-    iterations: int = 20_000
+    ipc: Size = 10
+    factor: Size | None = None
+    iterations: CountOrNone = 20_000
     optimizer: Literal["sgd", "adam"] | None = None
-    image_lr: float | None = None
-    momentum: float = 0.5
+    image_lr: Positive | None = None
+    momentum: Momentum = 0.5
     clamp: bool | None = None
-    batch_real: int | None = None
+    batch_real: Size | None = None
     init: Literal["uniform", "random", "noise"] = "uniform"
-    pseudo_domains: int | None = None
+    pseudo_domains: Size | None = None
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    herding_epochs: int = 30
-    attention_power: float = 1.0
+    herding_epochs: Count = 30
+    attention_power: Positive = 1.0
     kernel_bandwidth: Literal["union", "domain"] = "union"
     precision: Precision = "float32"
-    memory_budget_mib: int = 2048
-    checkpoint_every: int = 200
-    seed: int = 0
-
-
-DATADAM = ("datadam", "datadam-bn")  # with instance and with batch normalisation
-CORESETS = ("random", "herding")  # the objectives that choose images and change none
-
-
-def objective_defaults(objective: str, num_domains: int) -> dict[str, Any]:
-    """The settings of `DistillConfig` that an objective has values of its own for.
-
-    For "mmd" and "cadm" they are those of the method that they descend from (Wang et al., *Dataset
-    Distillation with Neural Characteristic Function*, CVPR 2025), with its 1024 real images a class split
-    evenly among the domains.
-    """
-    if objective in EXPERT_OBJECTIVES:
-        return {
-            "factor": 2,
-            "optimizer": "adam",
-            "image_lr": 1e-3,
-            "clamp": True,
-            "batch_real": max(1, 1024 // num_domains),
-            "augment": {"strategy": "color_crop_cutout", "composition": "sequence"},
-        }
-    return {
-        "factor": 1,
-        "optimizer": "sgd",
-        "image_lr": {"m3d": 100.0, "dc": 0.1}.get(objective, 1.0),
-        "clamp": False,
-        "batch_real": 64 if objective in DATADAM else 256,
-        "augment": {},
-    }
+    memory_budget_mib: Size = 2048
+    checkpoint_every: Count = 200
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -234,26 +229,26 @@ class PretrainConfig:
     In the `precision` "bfloat16" all passes are in bfloat16; parameters, losses and steps stay float32.
     """
 
-    experts: int = 20
-    epochs: int = 60
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = 128
-    reversal_weight: float = 0.25
-    domain_weight: float = 1.0
-    refit_epochs: int = 0
-    cutmix_probability: float = 0.5
+    experts: Size = 20
+    epochs: Count = 60
+    learning_rate: Positive = 0.01
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative = 5e-4
+    batch_size: Size = 128
+    reversal_weight: NotNegative = 0.25
+    domain_weight: NotNegative = 1.0
+    refit_epochs: CountOrNone = 0
+    cutmix_probability: Share = 0.5
     generalize: Literal["none", "irm", "fact"] = "none"
-    irm_weight: float = 100.0
-    irm_warmup: int = 500
+    irm_weight: NotNegative = 100.0
+    irm_warmup: CountOrNone = 500
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig(architecture="resnet18"))
     augment: AugmentConfig = field(
         default_factory=lambda: AugmentConfig(strategy="color_crop", composition="sequence")
     )
     precision: Precision = "float32"
-    checkpoint_every: int = 10
-    seed: int = 0
+    checkpoint_every: Count = 10
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -272,19 +267,19 @@ class EvaluateConfig:
             are in bfloat16; parameters, losses and steps stay float32.
     """
 
-    runs: int = 5
-    epochs: int = 1000
+    runs: Size = 5
+    epochs: Count = 1000
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float | None = None
-    momentum: float = 0.9
-    weight_decay: float | None = None
-    batch_size: int = 256
+    learning_rate: Positive | None = None
+    momentum: Momentum = 0.9
+    weight_decay: NotNegative | None = None
+    batch_size: Size = 256
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    cutmix_probability: float = 0.0
+    cutmix_probability: Share = 0.0
     generalize: Literal["none", "mixstyle", "fact", "advfreq"] = "none"
     precision: Precision = "float32"
-    seed: int = 0
+    seed: Seed = 0
 
 
 # How sets are tested where DM and SGS come from, and NCFM's way, which CADM inherits; NCFM itself reports the
@@ -299,81 +294,3 @@ PROTOCOLS = {
         cutmix_probability=0.5,
     ),
 }
-
-ConfigT = TypeVar("ConfigT")
-
-
-def fill_in(config: ConfigT, values: dict[str, Any]) -> ConfigT:
-    """`config` with those of `values` in place of its own that are None."""
-    missing = {name: value for name, value in values.items() if getattr(config, name) is None}
-    return typing.cast(ConfigT, dataclasses.replace(typing.cast(Any, config), **missing))
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as nested dictionaries and lists of JSON values."""
-    return typing.cast(dict[str, Any], _plain(dataclasses.asdict(config)))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
-    """The configuration of type `cls` that `values` describe; missing keys keep their defaults.
-
-    Raises ValueError for an unknown key, a wrong type or a value outside its choices, naming the key.
-    """
-    return typing.cast(ConfigT, _convert(cls, values, ""))
-
-
-def _convert(annotation: Any, value: Any, path: str) -> Any:
-    name = path or "the configuration"
-    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
-        if isinstance(value, annotation):
-            return value
-        if not isinstance(value, dict):
-            raise ValueError(f"{name} must be a mapping of settings, got {value!r}")
-        hints = typing.get_type_hints(annotation)
-        unknown = sorted(set(value) - set(hints))
-        if unknown:
-            where = f" in {path}" if path else ""
-            raise ValueError(f"unknown setting {unknown[0]!r}{where}; known settings: {', '.join(hints)}")
-        return annotation(
-            **{
-                key: _convert(hints[key], item, f"{path}.{key}" if path else key)
-                for key, item in value.items()
-            }
-        )
-    origin = typing.get_origin(annotation)
-    if origin is Literal:
-        choices = typing.get_args(annotation)
-        if value not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        (inner,) = [arm for arm in typing.get_args(annotation) if arm is not type(None)]
-        return _convert(inner, value, path)
-    if annotation is Any:
-        return value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{name} must be a list, got {value!r}")
-        item_type = typing.get_args(annotation)[0]  # tuple[T, ...]
-        return tuple(_convert(item_type, item, f"{name}[{index}]") for index, item in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ValueError(f"{name} must be a mapping, got {value!r}")
-        item_type = typing.get_args(annotation)[1]  # dict[str, T]
-        for key in value:
-            if not isinstance(key, str):
-                raise ValueError(f"{name} must have texts as keys, got {key!r}; put it in quotes")
-        return {key: _convert(item_type, item, f"{name}.{key}") for key, item in value.items()}
-    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, annotation) or (annotation is not bool and isinstance(value, bool)):
-        raise ValueError(f"{name} must be {annotation.__name__}, got {value!r}")
-    return value

@@ -5,7 +5,6 @@ The operations work on normalised images, where 0 is the mean colour; what comes
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,18 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import DSA_STRATEGY, AugmentConfig
+from ..config import DSA_STRATEGY, AugmentConfig, AugmentSettings, checked, settled
 
 NO_AUGMENTATION = "none"
 
 
 @dataclass(frozen=True)
 class AugmentDraw:
-    """What befalls each of G groups of images of `resolution` (height, width).
+    """An augmentation drawn for each of G groups of images of `resolution` (height, width).
 
     `operations` are names; `chosen`, int64 [G], indexes them; `values`, float64 [G, 3], are the parameters of
     the chosen operation, one to three of them, in its own units (see `_values`). In a sequence, `then` is
-    what befalls the result.
+    applied to the result.
     """
 
     operations: tuple[str, ...]
@@ -36,7 +35,7 @@ class AugmentDraw:
     then: AugmentDraw | None = None
 
 
-def resolve_strategy(config: AugmentConfig, flip_safe: bool, cutmix: bool = False) -> AugmentConfig:
+def resolve_strategy(config: AugmentConfig, flip_safe: bool, cutmix: bool = False) -> AugmentSettings:
     """The configuration with its strategy written out: names joined by "_", or "none".
 
     Where the choice is left open there is no flip unless it is safe, and no cutout beside CutMix. Raises
@@ -46,14 +45,10 @@ def resolve_strategy(config: AugmentConfig, flip_safe: bool, cutmix: bool = Fals
     if strategy is None:
         unwanted = {name for name, out in (("flip", not flip_safe), ("cutout", cutmix)) if out}
         strategy = "_".join(name for name in DSA_STRATEGY.split("_") if name not in unwanted)
-    config = dataclasses.replace(config, strategy=strategy, composition=config.composition or "single")
-    _operations(config)
-    for name in ("crop", "cutout", "flip_probability"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"augment.{name} must lie in [0, 1], got {getattr(config, name)}")
-    if config.scale < 1:
-        raise ValueError(f"augment.scale must be at least 1, got {config.scale}")
-    return config
+    composition = config.composition or "single"
+    settings = settled(AugmentSettings, config, strategy=strategy, composition=composition)
+    _operations(settings)
+    return checked(settings, "augment")
 
 
 def draw_siamese(

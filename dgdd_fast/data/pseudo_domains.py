@@ -11,13 +11,21 @@ import dataclasses
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor
 
-from ..config import NetworkConfig
+from ..config import DistillConfig, NetworkConfig
 from ..networks import ConvNet, initialise, rows_per_chunk
 from ..seeds import derive_seed, generator
 from .dataset import DomainDataset, normalise
+
+
+def apply_pseudo_domains(
+    sources: DomainDataset, config: DistillConfig, device: torch.device
+) -> DomainDataset:
+    """`sources` with the domains that a run takes them to have: their own, or the styles it asks for."""
+    if config.pseudo_domains is None:
+        return sources
+    return with_pseudo_domains(sources, config.pseudo_domains, config.network, config.seed, device)
 
 
 def with_pseudo_domains(
@@ -42,6 +50,8 @@ def with_pseudo_domains(
         raise ValueError(
             f"the number of pseudo-domains must be in 1..{len(sources)}, the number of images, got {count}"
         )
+    from sklearn.cluster import KMeans  # slow to import, and not needed elsewhere
+
     style = style_statistics(sources, network, seed, device).double()
     style = (style - style.mean(0)) / style.std(0, correction=0).clamp_min(1e-12)
     means = KMeans(count, n_init=10, random_state=derive_seed(seed, "pseudo-domains", "k-means") % 2**32)

@@ -13,13 +13,14 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from ..config import CORESETS, ExpertConfig, to_dict
+from ..config import ExpertConfig, method_spec, to_dict
 from ..config.run import CONFIG_NAME, SET_NAME, SHEET_NAME, read_run_config, write_run_config
 from ..data import DomainDataset, load_dataset
-from ..distillation import Progress, distill, resolve
+from ..distillation import Progress, distill
 from ..evaluation import evaluate
 from ..experts.pretrain import PretrainProgress, pretrain
 from ..files import write_atomically
+from ..matching.resolve import resolve_distillation
 from ..synthetic.distilled_set import DistilledSet, DistilledSetError, NewerFormatError
 from .plan import Job, PoolJob
 
@@ -193,7 +194,7 @@ def _keep_config(job: Job, folder: Path, sources: DomainDataset) -> None:
     if path.exists():
         kept = read_run_config(path).distill
         if job.pool is None and not job.whole:  # the plan resolved these settings, too
-            kept = resolve(kept, sources)
+            kept = resolve_distillation(kept, sources)
         there, wanted = to_dict(kept), to_dict(job.run.distill)
         if there["experts"] and wanted["experts"]:
             there["experts"]["pool"] = wanted["experts"]["pool"]  # the grid may have moved
@@ -224,8 +225,8 @@ def _distilled(job: Job, folder: Path, sources: DomainDataset, tell: Tell) -> Di
     distilled = distill(
         sources,
         config,
-        run_folder=None if config.objective in CORESETS else folder,
-        resume=config.objective not in CORESETS,
+        run_folder=None if method_spec(config).family == "coreset" else folder,
+        resume=True,
         device=job.run.device,
         target=None if job.run.target == "none" else job.run.target,
         progress=progress,

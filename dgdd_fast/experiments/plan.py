@@ -10,22 +10,24 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..config import (
+    RANDOM,
     DistillConfig,
     EvaluateConfig,
     ExpertConfig,
     NetworkConfig,
     PretrainConfig,
+    method_name,
     to_dict,
 )
-from ..config.run import NO_TARGET, RunConfig, method_name
+from ..config.run import NO_TARGET, RunConfig
 from ..data import DomainDataset
 from ..data.benchmarks import domain_key
-from ..distillation import resolve
-from ..evaluation import resolve as resolve_evaluation
-from ..experts.pretrain import resolve as resolve_pretraining
+from ..experts.pretrain import resolve_pretraining
+from ..matching.resolve import resolve_distillation
 from ..seeds import derive_seed
+from ..training import resolve_training
 from .choices import Choices, check_choices, chosen
-from .study import RANDOM, WHOLE, Row, Study, rows_of
+from .study import WHOLE, Row, Study, rows_of
 
 # What Random at the same budget is distilled with: real images, evenly from the domains.
 REAL_IMAGES = DistillConfig(objective="random")
@@ -270,7 +272,7 @@ class _Planner:
             content = {**to_dict(resolved), "checkpoint_every": None, "pool": pool}
         name = f"{_where(part.sources)}-{what}-{_hash([self.data_of(part), content])}"
         config = dataclasses.replace(config, seed=own_seed)
-        tested = to_dict(resolve_evaluation(config, self.dataset.resolution, self.dataset.flip_safe))
+        tested = to_dict(resolve_training(config, self.dataset.resolution, self.dataset.flip_safe))
         validation = self.study.protocol == "validation"
         file = f"evaluation-{_hash([self.prints, tested, *(['validation'] if validation else [])])}.json"
         if name not in self.jobs:
@@ -317,19 +319,21 @@ def resolve_before_pretraining(
     Raises ValueError for settings that cannot work.
     """
     if pretrain is None:
-        return resolve(config, sources)
-    if config.network not in (NetworkConfig(), pretrain.network):
+        return resolve_distillation(config, sources)
+    if to_dict(config.network) not in (to_dict(NetworkConfig()), to_dict(pretrain.network)):
         raise ValueError(
             f"{config.objective} compares features in its experts, whose network is set under pretrain: "
             f"leave distill.network alone, got {config.network}"
         )
     experts = dataclasses.replace(config.experts or ExpertConfig(), pool=None)
-    return resolve(dataclasses.replace(config, network=pretrain.network, experts=experts), sources)
+    return resolve_distillation(
+        dataclasses.replace(config, network=pretrain.network, experts=experts), sources
+    )
 
 
 def _images(row: Row) -> DistillConfig | None:
     """What decides the images of a row, without budget and seed."""
-    if row.distill is not None and row.distill.objective == RANDOM:
+    if row.distill is not None and method_name(row.distill) == RANDOM:
         # Nothing else acts on real images, so nothing else must make another set of them.
         return dataclasses.replace(REAL_IMAGES, init=row.distill.init, factor=row.distill.factor)
     return row.distill

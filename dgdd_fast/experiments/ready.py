@@ -6,9 +6,10 @@ import dataclasses
 from importlib.resources import as_file, files
 from typing import Any
 
+from ..config import merged
 from ..data.embedded_digits import DOMAINS
 from ..data.load import EMBEDDED_DIGITS
-from .study import Study, merged, read_study
+from .study import Study, read_study
 
 # What `--scale small` makes of a study: every row and column, at settings that say nothing about accuracy.
 SMALL_RESOLUTION = 32

@@ -9,28 +9,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..config import (
-    CORESETS,
-    EXPERT_OBJECTIVES,
-    ConfigT,
+    RANDOM,
     DistillConfig,
     EvaluateConfig,
     ExpertConfig,
     MaskConfig,
     PretrainConfig,
+    changed,
     from_dict,
+    method_label,
+    method_name,
+    method_spec,
+    names_where,
+    nested,
     to_dict,
+    with_method,
 )
-from ..config.run import dump_yaml, load_yaml, method_label, method_name, with_method
+from ..config.yaml_text import dump_yaml, load_yaml
 from ..files import write_atomically
 from .published import check_published
 
-RANDOM = "random"
 WHOLE = "whole"
-# What acts on the methods that choose real images; nothing else does.
-CORESET_SETTINGS = {
-    "random": ("init", "factor"),
-    "herding": ("init", "factor", "pseudo_domains", "network", "augment", "herding_epochs", "precision"),
-}
 
 
 @dataclass(frozen=True)
@@ -261,14 +260,14 @@ def _swept(row: Row, setting: str, value: Any) -> Row:
 def _row(study: Study, entry: MethodEntry) -> Row:
     where = f"methods: {entry.key}"
     start = None if entry.method == WHOLE else with_method(DistillConfig(), entry.method)
-    has_experts = start is not None and start.objective in EXPERT_OBJECTIVES
+    has_experts = start is not None and method_spec(start).family == "experts"
     if start is not None and has_experts:  # so that shared settings and sweeps find the sections
-        masks = MaskConfig() if start.objective == "cadm" else None
+        masks = MaskConfig() if method_spec(start).masks else None
         start = dataclasses.replace(start, experts=ExpertConfig(), masks=masks)
     if start is None and entry.distill:
         raise ValueError(f"{where}: nothing is distilled, so there are no settings of it")
     if entry.pretrain and not has_experts:
-        raise ValueError(f"{where}: only {' and '.join(EXPERT_OBJECTIVES)} match in experts")
+        raise ValueError(f"{where}: only {names_where('experts')} match in experts")
     # Experts bring their network.
     shared = {name: value for name, value in study.distill.items() if not (has_experts and name == "network")}
     distill = changed(start or DistillConfig(), shared, "distill", shared=True)
@@ -326,8 +325,8 @@ def has_setting(row: Row, setting: str) -> bool:
     section, *path = setting.split(".")
     if section == "distill":
         config: Any = row.distill
-        if row.distill is not None and row.distill.objective in CORESETS:
-            acting = CORESET_SETTINGS[row.distill.objective]
+        if row.distill is not None and method_spec(row.distill).family == "coreset":
+            acting = method_spec(row.distill).acting
             if path and hasattr(row.distill, path[0]) and path[0] not in acting:
                 return False
     elif section == "evaluate":
@@ -369,37 +368,3 @@ def with_setting(row: Row, setting: str, value: Any) -> Row:
         return dataclasses.replace(row, distill=changed(row.distill, change, section))
     evaluations = {name: changed(config, change, section) for name, config in row.evaluations.items()}
     return dataclasses.replace(row, evaluations=evaluations)
-
-
-def nested(path: list[str], value: Any) -> dict[str, Any]:
-    """``{"a": {"b": value}}`` for the path a, b."""
-    for name in reversed(path):
-        value = {name: value}
-    return dict(value)
-
-
-def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries with `changes` in place of what `values` has."""
-    result = dict(values)
-    for name, change in changes.items():
-        old = result.get(name)
-        result[name] = merged(old, change) if isinstance(old, dict) and isinstance(change, dict) else change
-    return result
-
-
-def changed(config: ConfigT, changes: dict[str, Any], where: str, *, shared: bool = False) -> ConfigT:
-    """`config` with the nested `changes`. With `shared`, a section that `config` has not (None) stays away.
-
-    Raises ValueError naming `where` and the setting that is wrong.
-    """
-    values = to_dict(config)
-    if shared:
-        changes = {
-            name: change
-            for name, change in changes.items()
-            if not (isinstance(change, dict) and name in values and values[name] is None)
-        }
-    try:
-        return from_dict(type(config), merged(values, changes))
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error

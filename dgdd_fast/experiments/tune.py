@@ -11,25 +11,16 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..config import RANDOM, merged, method_name, nested
 from ..data import DomainDataset
-from ..evaluation import resolve as resolve_evaluation
 from ..files import write_atomically
 from ..seeds import derive_seed
+from ..training import resolve_training
 from .choices import CHOICES_NAME
 from .grid import GridOutcome, Workers, load_data, read_index, run_grid
 from .job import Tell
 from .plan import parts_of, resolve_before_pretraining
-from .study import (
-    RANDOM,
-    MethodEntry,
-    Range,
-    Row,
-    Study,
-    is_tunable,
-    merged,
-    nested,
-    rows_of,
-)
+from .study import MethodEntry, Range, Row, Study, is_tunable, rows_of
 
 
 class Trial(NamedTuple):
@@ -126,7 +117,7 @@ def _check_surgery(column: str, rows: list[Row]) -> None:
 
 
 def _is_tuned(row: Row, study: Study) -> bool:
-    if row.distill is None or row.distill.objective == RANDOM:
+    if row.distill is None or method_name(row.distill) == RANDOM:
         return False
     return any([is_tunable(row, setting) for setting in study.tune.settings])  # each, to check its name
 
@@ -139,7 +130,7 @@ def _settings(row: Row, study: Study, sources: DomainDataset) -> list[dict[str, 
     evaluation = next(iter(row.evaluations.values()))
     own = {
         "distill": distill,
-        "evaluate": resolve_evaluation(evaluation, sources.resolution, sources.flip_safe),
+        "evaluate": resolve_training(evaluation, sources.resolution, sources.flip_safe),
     }
     trials: list[dict[str, Any]] = [{name: _value(own, name) for name in ranges}]
     for name, value in trials[0].items():

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ..config import NetworkConfig, PretrainConfig, from_dict, to_dict
+from ..config import NetworkConfig, PretrainSettings, from_dict, to_dict
 from ..data import DomainDataset
 from ..files import write_atomically
 from ..networks import ResNet, build_network
@@ -66,7 +66,8 @@ class Expert(nn.Module):
     ) -> None:
         super().__init__()
         network = build_network(num_classes, resolution, config)
-        assert isinstance(network, ResNet)
+        if not isinstance(network, ResNet):
+            raise ValueError(f"an expert is a resnet18 or resnet50, got {config.architecture}")
         self.network = network
         self.discriminators = nn.ModuleList(nn.Linear(count, num_domains) for count in network.channels)
         self.reversal_weight = reversal_weight
@@ -99,7 +100,7 @@ class ExpertPool:
     """
 
     folder: Path
-    config: PretrainConfig
+    config: PretrainSettings
     data: str
     class_names: tuple[str, ...]
     domain_names: tuple[str, ...]
@@ -139,7 +140,7 @@ class ExpertPool:
                 raise ExpertPoolError(f"{path} calls itself {content.get('format')!r}, not {FORMAT!r}")
             facts = {name: content[name] for name in _FACTS}
             facts = {name: tuple(item) if isinstance(item, list) else item for name, item in facts.items()}
-            config = from_dict(PretrainConfig, content["config"])
+            config = from_dict(PretrainSettings, content["config"])
             return cls(folder=folder, config=config, log=content["log"], **facts)
         except (AttributeError, KeyError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ExpertPoolError(

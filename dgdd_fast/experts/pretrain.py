@@ -14,14 +14,15 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..config import PretrainConfig, to_dict
-from ..data import DomainDataset, normalise
+from ..config import PretrainConfig, PretrainSettings, checked, settled, to_dict
+from ..data import DomainDataset
 from ..data.augment import augment, cutmix, draw_batch, draw_cutmix, mixed_labels, resolve_strategy
+from ..data.real_images import RealImages
 from ..files import write_atomically
 from ..generalization.fact import draw_partners, mix_normalised
 from ..generalization.irm import invariance_penalty
 from ..interruption import TrainingDivergedError, stop_at_whole_steps
-from ..networks import initialise, resolve_network, rows_per_chunk
+from ..networks import initialise, is_staged, resolve_network, rows_per_chunk
 from ..precision import arithmetic, autocast
 from ..seeds import generator
 from .pool import POOL_NAME, Expert, ExpertPool, ExpertPoolError
@@ -87,28 +88,28 @@ def pretrain(
         TrainingDivergedError: the loss became NaN or infinite.
         PretrainingInterrupted: Ctrl-C or SIGTERM, after a checkpoint has been written.
     """
-    config = resolve(config, sources)
+    settings = resolve_pretraining(config, sources)
     folder = Path(folder)
-    pool = _open_pool(folder, config, sources, resume)
-    data = _Data(sources, pool, torch.device(device))
+    pool = _open_pool(folder, settings, sources, resume)
+    real = RealImages(sources, pool.mean, pool.std, torch.device(device))
     path = folder / CHECKPOINT_NAME
-    with arithmetic(config.precision, data.device), stop_at_whole_steps() as stop:
-        while len(pool) < config.experts:
-            training = _Training(data, config, len(pool))
+    with arithmetic(settings.precision, real.device), stop_at_whole_steps() as stop:
+        while len(pool) < settings.experts:
+            training = _Training(real, settings, len(pool))
             if path.exists():
                 training.load(path)
             while training.epoch < training.epochs:
                 epoch_ended = training.step()
                 if epoch_ended and progress is not None:
-                    place = (len(pool), config.experts, training.epoch, training.epochs)
+                    place = (len(pool), settings.experts, training.epoch, training.epochs)
                     progress(PretrainProgress(*place, training.log[-1]))
                 stopped = stop.is_set()
-                if stopped or (epoch_ended and training.epoch % config.checkpoint_every == 0):
+                if stopped or (epoch_ended and training.epoch % settings.checkpoint_every == 0):
                     training.save(path)
                 if stopped:
                     raise PretrainingInterrupted(
                         f"stopped after {training.epoch} of {training.epochs} epochs of expert "
-                        f"{len(pool) + 1} of {config.experts}; go on from {folder} with resume=True "
+                        f"{len(pool) + 1} of {settings.experts}; go on from {folder} with resume=True "
                         "(--resume)"
                     )
             pool.add(training.initial, dict(training.expert.named_parameters()), training.log)
@@ -116,28 +117,10 @@ def pretrain(
     return pool
 
 
-def resolve(config: PretrainConfig, sources: DomainDataset) -> PretrainConfig:
+def resolve_pretraining(config: PretrainConfig, sources: DomainDataset) -> PretrainSettings:
     """The settings with what follows from the data written out; raises ValueError for what cannot work."""
-    for name in ("experts", "epochs", "batch_size", "checkpoint_every"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"pretrain.{name} must be at least 1, got {getattr(config, name)}")
-    if not 0 < config.learning_rate < math.inf:
-        raise ValueError(f"pretrain.learning_rate must be positive and finite, got {config.learning_rate}")
-    if not 0 <= config.momentum < 1:
-        raise ValueError(f"pretrain.momentum must be at least 0 and less than 1, got {config.momentum}")
-    for name in (
-        "weight_decay",
-        "reversal_weight",
-        "domain_weight",
-        "refit_epochs",
-        "irm_weight",
-        "irm_warmup",
-    ):
-        if not 0 <= getattr(config, name) < math.inf:
-            raise ValueError(f"pretrain.{name} must be finite and not negative, got {getattr(config, name)}")
-    if not 0 <= config.cutmix_probability <= 1:
-        raise ValueError(f"pretrain.cutmix_probability must lie in [0, 1], got {config.cutmix_probability}")
-    if config.network.architecture not in ("resnet18", "resnet50"):
+    checked(config, "pretrain")
+    if not is_staged(config.network.architecture):
         raise ValueError(
             "experts have domain discriminators behind the four stages of a resnet18 or resnet50, "
             f"got {config.network.architecture}"
@@ -149,14 +132,15 @@ def resolve(config: PretrainConfig, sources: DomainDataset) -> PretrainConfig:
         )
     if len(sources) == 0:
         raise ValueError(f"{sources.name} has no images to train experts on")
-    return dataclasses.replace(
+    return settled(
+        PretrainSettings,
         config,
         network=resolve_network(config.network, sources.resolution),
         augment=resolve_strategy(config.augment, sources.flip_safe, config.cutmix_probability > 0),
     )
 
 
-def _open_pool(folder: Path, config: PretrainConfig, sources: DomainDataset, resume: bool) -> ExpertPool:
+def _open_pool(folder: Path, config: PretrainSettings, sources: DomainDataset, resume: bool) -> ExpertPool:
     """The pool to go on with, or an empty one."""
     path = folder / POOL_NAME
     if not path.exists():
@@ -197,31 +181,19 @@ def _open_pool(folder: Path, config: PretrainConfig, sources: DomainDataset, res
     return pool
 
 
-class _Data:
-    """The images on the device."""
-
-    def __init__(self, sources: DomainDataset, pool: ExpertPool, device: torch.device) -> None:
-        self.device = device
-        self.pixels = sources.images.to(device)
-        self.labels, self.domains = sources.labels.to(device), sources.domains.to(device)
-        self.num_classes, self.num_domains = sources.num_classes, sources.num_domains
-        self.resolution = sources.resolution
-        self.mean, self.std = torch.tensor(pool.mean).to(device), torch.tensor(pool.std).to(device)
-
-
 class _Training:
     """One expert on its way. Every random draw is a function of (seed, expert, step), so the parameters,
     their momentum, the number of steps and what was measured are the whole state."""
 
-    def __init__(self, data: _Data, config: PretrainConfig, index: int) -> None:
-        self.data, self.config, self.index = data, config, index
+    def __init__(self, real: RealImages, config: PretrainSettings, index: int) -> None:
+        self.real, self.config, self.index = real, config, index
         self.epochs = config.epochs + config.refit_epochs
-        counts = (data.num_classes, data.num_domains)
-        self.expert = Expert(*counts, data.resolution, config.network, config.reversal_weight)
+        counts = (real.num_classes, real.num_domains)
+        self.expert = Expert(*counts, real.resolution, config.network, config.reversal_weight)
         initialise(self.expert.network, self._generator("network"))
         initialise(self.expert.discriminators, self._generator("discriminators"))
         self.initial = {name: value.detach().clone() for name, value in self.expert.named_parameters()}
-        self.expert.to(data.device)
+        self.expert.to(real.device)
         self.optimizer = torch.optim.SGD(
             self.expert.parameters(),
             lr=config.learning_rate,
@@ -233,12 +205,12 @@ class _Training:
         if config.generalize != "irm":
             # No layer mixes the images of a batch: its gradient is summed over parts that are fast to
             # compute.
-            self.rows = min(self.rows, rows_per_chunk(self.expert.network, data.device))
+            self.rows = min(self.rows, rows_per_chunk(self.expert.network, real.device))
         self.steps = 0
         self.log: list[dict[str, Any]] = []
         # Sums over the epoch: class loss and domain loss; and over its batches without CutMix: images, right
         # classes, right domains by stage. They stay on the device: only the end of an epoch waits for it.
-        self.sums = torch.zeros(8, dtype=torch.float64, device=data.device)
+        self.sums = torch.zeros(8, dtype=torch.float64, device=real.device)
         self._begin_epoch()
 
     @property
@@ -253,25 +225,25 @@ class _Training:
 
     def step(self) -> bool:
         """Learn from one batch; returns whether it was the epoch's last."""
-        config, data = self.config, self.data
+        config, real = self.config, self.real
         batch = self.batches[self.steps % len(self.batches)]
         random = self._generator("batch", self.steps)
-        draw = draw_batch(config.augment, data.resolution, len(batch), random)
-        mix = draw_cutmix(config.cutmix_probability, data.resolution, len(batch), random)
-        images = normalise(data.pixels[batch], data.mean, data.std)
+        draw = draw_batch(config.augment, real.resolution, len(batch), random)
+        mix = draw_cutmix(config.cutmix_probability, real.resolution, len(batch), random)
+        images = real.take(batch)
         if config.generalize == "fact":
-            partner, share = draw_partners(len(batch), None, self._generator("fact", self.steps), data.device)
-            images = mix_normalised(images, images[partner], share, data.mean, data.std)
+            partner, share = draw_partners(len(batch), None, self._generator("fact", self.steps), real.device)
+            images = mix_normalised(images, images[partner], share, real.mean, real.std)
         images = cutmix(augment(images, draw), mix)
-        labels = mixed_labels(data.labels[batch], mix, data.num_classes)
-        domains = mixed_labels(data.domains[batch], mix, data.num_domains)
+        labels = mixed_labels(real.labels[batch], mix, real.num_classes)
+        domains = mixed_labels(real.domains[batch], mix, real.num_domains)
         if config.generalize == "irm" and self.steps == config.irm_warmup:
             self.optimizer.state.clear()  # another loss from here on
         self.expert.network.requires_grad_(not self.refitting)
         self.optimizer.zero_grad()
         parts = (torch.split(values, self.rows) for values in (images, labels, domains))
         for part, class_targets, domain_targets in zip(*parts, strict=True):
-            with autocast(config.precision, data.device):
+            with autocast(config.precision, real.device):
                 class_logits, domain_logits = (logits.float() for logits in self.expert(part))
             class_loss = F.cross_entropy(class_logits, class_targets, reduction="sum")
             stages = [F.cross_entropy(logits, domain_targets, reduction="sum") for logits in domain_logits]
@@ -279,7 +251,7 @@ class _Training:
             loss = (class_loss + config.domain_weight * domain_loss) / len(batch)
             if config.generalize == "irm" and not self.refitting:  # the part is the whole batch
                 weight = config.irm_weight if self.steps >= config.irm_warmup else 1.0
-                penalty = invariance_penalty(class_logits, class_targets, data.domains[batch])
+                penalty = invariance_penalty(class_logits, class_targets, real.domains[batch])
                 # A weight of 100 in front of the penalty makes SGD diverge; behind the rest it does not.
                 loss = (loss + weight * penalty) / max(weight, 1.0)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -330,8 +302,8 @@ class _Training:
         return generator(self.config.seed, "expert", self.index, *names)
 
     def _begin_epoch(self) -> None:
-        order = torch.randperm(len(self.data.pixels), generator=self._generator("order", self.epoch))
-        self.batches = torch.split(order.to(self.data.device), self.config.batch_size)
+        order = torch.randperm(len(self.real.pixels), generator=self._generator("order", self.epoch))
+        self.batches = torch.split(order.to(self.real.device), self.config.batch_size)
         epochs = self.config.epochs
         falls = 0 if self.refitting else (3 * self.epoch >= 2 * epochs) + (6 * self.epoch >= 5 * epochs)
         for group in self.optimizer.param_groups:
@@ -339,7 +311,7 @@ class _Training:
 
     def _end_epoch(self) -> None:
         class_loss, domain_loss, counted, *right = self.sums.tolist()
-        count = len(self.data.pixels)
+        count = len(self.real.pixels)
         if not math.isfinite(class_loss + domain_loss):
             raise TrainingDivergedError(
                 f"the loss of expert {self.index + 1} is {(class_loss + domain_loss) / count} in epoch "

@@ -8,7 +8,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..config import DistillConfig
 from .losses.hyperbolic import hyperbolic_matching, lorentz_centroids
 from .losses.kernel import joint_bandwidth, kernel_matching
 from .losses.mean import distribution_matching, group_means
@@ -36,15 +35,6 @@ class Comparison(Protocol):
         against the real images of all domains or of `domain`; 0 where there are none."""
 
 
-def comparison_of(config: DistillConfig) -> Comparison:
-    """The comparison that the objective of `config` stands for."""
-    if config.objective == "hdd":
-        return HyperbolicComparison()
-    if config.objective == "m3d":
-        return KernelComparison(shared_bandwidth=config.kernel_bandwidth == "union")
-    return MeanComparison()
-
-
 class MeanComparison:
     """Distribution matching (SGS, Eq. 3): of the real images only the mean of each cell is kept.
 
@@ -55,10 +45,10 @@ class MeanComparison:
 
     def begin(self, sizes: Tensor) -> None:
         self.sizes = sizes
-        self.sums: Tensor | None = None
+        self.sums = torch.zeros(0)
 
     def add(self, features: Tensor, cells: Tensor) -> None:
-        if self.sums is None:
+        if self.sums.numel() == 0:
             self.sums = features.new_zeros(self.sizes.numel(), features.shape[1])
         # A run of consecutive cells only.
         first, last = int(cells[0]), int(cells[-1])
@@ -66,7 +56,6 @@ class MeanComparison:
         self.sums[first : last + 1] += member.T @ features
 
     def losses(self, features: Tensor, labels: Tensor, domain: int | None = None) -> Tensor:
-        assert self.sums is not None
         sums, sizes = self.sums.view(*self.sizes.shape, -1), self.sizes
         if domain is not None:
             sums, sizes = sums[:, domain, None], sizes[:, domain, None]
@@ -77,12 +66,11 @@ class MeanComparison:
 
     def domain_means(self) -> dict[int, Tensor]:
         """The mean features [F] of the real images of each domain that has any, whatever their class."""
-        assert self.sums is not None
         sums, sizes = self.sums.view(*self.sizes.shape, -1).sum(0), self.sizes.sum(0)
         return {domain: sums[domain] / size for domain, size in enumerate(sizes.tolist()) if size > 0}
 
 
-class _SampleComparison:
+class SampleComparison:
     """Keeps the features of every real image."""
 
     def begin(self, sizes: Tensor) -> None:
@@ -92,7 +80,7 @@ class _SampleComparison:
     def add(self, features: Tensor, cells: Tensor) -> None:
         self.parts.append((features, cells))
 
-    def _real(self, domain: int | None) -> tuple[Tensor, Tensor]:
+    def real(self, domain: int | None) -> tuple[Tensor, Tensor]:
         """The features and classes of the real images of all domains or of one."""
         features, cells = (torch.cat(part) for part in zip(*self.parts, strict=True))
         domains = self.sizes.shape[1]
@@ -102,20 +90,20 @@ class _SampleComparison:
         return features, cells // domains
 
 
-class HyperbolicComparison(_SampleComparison):
+class HyperbolicComparison(SampleComparison):
     """HDD-DM. Neither the centroid nor the distance is linear in the real features."""
 
     linear = False
 
     def losses(self, features: Tensor, labels: Tensor, domain: int | None = None) -> Tensor:
-        real, classes = self._real(domain)
+        real, classes = self.real(domain)
         count = len(self.sizes)
         synthetic = lorentz_centroids(features, labels, count)
         losses = hyperbolic_matching(synthetic, lorentz_centroids(real, classes, count))
         return torch.where(torch.bincount(classes, minlength=count) > 0, losses, 0)
 
 
-class KernelComparison(_SampleComparison):
+class KernelComparison(SampleComparison):
     """M3D.
 
     With a shared bandwidth, that of the class's synthetic images and its real images of all domains, a
@@ -126,8 +114,8 @@ class KernelComparison(_SampleComparison):
         self.linear = shared_bandwidth
 
     def losses(self, features: Tensor, labels: Tensor, domain: int | None = None) -> Tensor:
-        union, union_classes = self._real(None)
-        real, classes = self._real(domain)
+        union, union_classes = self.real(None)
+        real, classes = self.real(domain)
         result = []
         for label in range(len(self.sizes)):
             synthetic, own = features[labels == label], real[classes == label]

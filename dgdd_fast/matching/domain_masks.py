@@ -7,17 +7,18 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from ..config import DistillConfig
+from ..config import DistillSettings, DomainMaskConfig
 from ..synthetic.gradients import ImageGradients
 from ..synthetic.optimizer import ImageOptimizer
 from .comparison import MeanComparison
-from .feature_matching import Matching, Objective
+from .feature_matching import FeatureMatching
+from .objective import Objective
 
 INITIAL_MASK = 0.01
 _STATE = "domain masks"  # what the names of its tensors in a checkpoint begin with
 
 
-class DomainMasks:
+class DomainMasks(Objective):
     """An objective with the domain-aware module: the loss of its host, and the squared distance between the
     mean features of all images' views for a domain and those of the domain's real images, summed over the
     domains.
@@ -25,47 +26,47 @@ class DomainMasks:
     The views of an image are its products with masks that add up to one at every value: the softmax, over the
     domains, of what is learnt. They are learnt like the images, by the same kind of steps, and dropped at the
     end. Network, real images and augmentation are those of the host's iteration.
-
-    Attributes:
-        state: what is learnt and its optimiser's state, by name, to be kept in checkpoints.
     """
 
-    def __init__(self, host: Objective, matching: Matching, images: Tensor, config: DistillConfig) -> None:
-        """`matching` is the host, or the host's; `images` [N, 3, h, w] are like those to be distilled;
-        `config` is resolved."""
-        assert config.domain_masks is not None
-        self.host, self.matching, self.config = host, matching, config.domain_masks
-        self.labels, self.terms = host.labels, (*host.terms, "domains")
-        masks = images.new_full((matching.num_domains, *images.shape), INITIAL_MASK)
-        learning_rate = self.config.learning_rate or config.image_lr
-        steps = dataclasses.replace(config, clamp=False, image_lr=learning_rate)
+    def __init__(
+        self, host: Objective, matching: FeatureMatching, config: DistillSettings, module: DomainMaskConfig
+    ) -> None:
+        """`matching` is the host, or the host's, and compares means."""
+        super().__init__(host.real, config)
+        if not isinstance(matching.comparison, MeanComparison):
+            raise ValueError("domain masks belong to objectives that compare means")
+        self.host, self.matching, self.module = host, matching, module
+        self.means = matching.comparison
+        self.terms = (*host.terms, "domains")
+        sides = (side // config.factor for side in host.real.resolution)
+        masks = torch.full((host.real.num_domains, len(self.labels), 3, *sides), INITIAL_MASK)
+        masks = masks.to(host.real.device)
+        steps = dataclasses.replace(config, clamp=False, image_lr=module.learning_rate or config.image_lr)
         nothing, one = torch.zeros(3), torch.ones(3)
         self.optimizer = ImageOptimizer(steps, nothing, one, self.labels[:0], masks.flatten(0, 1))
         self.masks = masks
-        self.state = {f"{_STATE}.values": masks} | {
-            f"{_STATE}.{name}": part for name, part in self.optimizer.state.items()
-        }
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from `state`, what an earlier one held, among other things."""
-        for name, tensor in self.state.items():
-            tensor.copy_(state[name])
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """What is learnt, and its optimiser's state."""
+        learnt = {"values": self.masks, **self.optimizer.state}
+        return {f"{_STATE}.{name}": part for name, part in learnt.items()}
 
     def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
         """The host's gradients at `images` [N, 3, h, w], with that of the domain loss in the union's; finds
-        the gradient of the masks too, for `learn_`."""
+        the gradient of the masks too, for `after_step`."""
         found = self.host.gradients(images, iteration, by_domain)
-        weights = (self.masks / self.config.temperature).softmax(0)
+        weights = (self.masks / self.module.temperature).softmax(0)
         loss, of_views = self._view_gradients(weights * images, iteration)
         # Through the product, and for the masks through the softmax.
         of_images = (weights * of_views).sum(0)
         of_weights = images * of_views
         centred = of_weights - (weights * of_weights).sum(0)
-        self.mask_gradient = weights * centred / self.config.temperature
+        self.mask_gradient = weights * centred / self.module.temperature
         losses = torch.cat([found.losses, loss[None]])
-        return found._replace(losses=losses, union=found.of_union() + of_images)
+        return found._replace(losses=losses, union=found.union_gradient() + of_images)
 
-    def learn_(self, iteration: int) -> None:
+    def after_step(self, iteration: int) -> None:
         """Moves the masks along the gradient that `gradients` found last."""
         gradient = self.mask_gradient.flatten(0, 1)
         found = ImageGradients(gradient.new_zeros(0), gradient, None, None)
@@ -74,8 +75,7 @@ class DomainMasks:
     def _view_gradients(self, views: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
         """The weighted domain loss and its gradient at the views, both [D, N, 3, h, w]."""
         matching = self.matching
-        assert isinstance(matching.comparison, MeanComparison)
-        targets = matching.comparison.domain_means()
+        targets = self.means.domain_means()
         draw, chunks = matching.augmentation(iteration), matching.chunks()
         loss, gradient = views.new_zeros(()), torch.zeros_like(views)
         for domain, target in targets.items():
@@ -83,8 +83,8 @@ class DomainMasks:
             for chunk in chunks:
                 total += matching.synthetic_pass(views[domain], chunk, draw, graph=False)[1].sum(0)
             difference = total / views.shape[1] - target
-            loss += self.config.weight * difference.square().sum()
-            cotangent = 2 * self.config.weight / views.shape[1] * difference
+            loss += self.module.weight * difference.square().sum()
+            cotangent = 2 * self.module.weight / views.shape[1] * difference
             for chunk in chunks:
                 leaf, features = matching.synthetic_pass(views[domain], chunk, draw, graph=True)
                 cotangents = cotangent.expand_as(features)

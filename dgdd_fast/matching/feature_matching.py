@@ -3,41 +3,22 @@ domain's (Eq. 6)."""
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
-from ..config import DistillConfig
-from ..data import DomainDataset, normalise
-from ..data.augment import AugmentDraw, augment, draw_siamese
-from ..networks import Network, bytes_per_image, rows_per_chunk
+from ..config import DistillSettings
+from ..data.augment import AugmentDraw, augment
+from ..data.real_images import RealImages
 from ..precision import autocast
-from ..seeds import generator
 from ..synthetic.gradients import ImageGradients
-from ..synthetic.initial import filled_cells, real_batch
 from ..synthetic.mosaics import decode
-from .comparison import comparison_of
-from .feature_spaces import FeatureSpace, MixedAmplitudes, RandomAttention, RandomNetwork
+from .batches import RealBatch, budget_rows, chunk_rows, filled_cells
+from .comparison import Comparison, MeanComparison
+from .feature_spaces import FeatureSpace, MixedAmplitudes, RandomNetwork
+from .objective import Objective
 
 
-class Objective(Protocol):
-    """What the distillation loop descends: `Matching`, `BatchMatching`, `GradientMatching` or
-    `ExpertMatching`.
-
-    Attributes:
-        labels: int64 [N], the class of each synthetic image.
-        terms: the names of the L terms of the loss.
-    """
-
-    labels: Tensor
-    terms: tuple[str, ...]
-
-    def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
-        """The gradients at `images` [N, 3, h, w] with what `iteration` draws."""
-
-
-class Matching:
+class FeatureMatching(Objective):
     """Compares the synthetic with the real images of every class and domain at once.
 
     Exact shortcuts over the literal class-by-class, domain-by-domain form, all of them properties of features
@@ -49,48 +30,30 @@ class Matching:
       domains' shares in the batch, and costs no backward pass of its own.
     """
 
-    terms: tuple[str, ...] = ("matching",)
-
     def __init__(
         self,
-        sources: DomainDataset,
-        config: DistillConfig,
-        mean: Tensor,
-        std: Tensor,
-        device: torch.device,
+        real: RealImages,
+        config: DistillSettings,
         space: FeatureSpace | None = None,
+        comparison: Comparison | None = None,
     ) -> None:
-        """`config` is resolved; `space` is where to compare, a random network unless given."""
-        self.config = config
-        self.resolution = sources.resolution
-        self.cells = sources.cells()
-        self.num_domains = sources.num_domains
-        self.domains = sources.domains
-        self.pixels = sources.images.to(device)
-        self.mean, self.std = mean.to(device), std.to(device)
-        self.factor = config.factor or 1
-        tiles_per_class = config.ipc * self.factor**2
-        self.labels = torch.arange(sources.num_classes, device=device).repeat_interleave(tiles_per_class)
-        if space is None:
-            kind = RandomAttention if config.objective == "datadam" else RandomNetwork
-            space = kind(sources, config, device)
-        if config.fact:
-            parts = (self.pixels, self.domains, len(self.labels), self.mean, self.std)
-            space = MixedAmplitudes(space, *parts, config)
-        self.space = space
-        self.comparison = comparison_of(config)
+        """`space` is where to compare, a random network unless given; `comparison` how, by means unless
+        given."""
+        super().__init__(real, config)
+        space = RandomNetwork(real, config) if space is None else space
+        self.space = MixedAmplitudes(space, real, len(self.labels), config) if config.fact else space
+        self.comparison = MeanComparison() if comparison is None else comparison
 
     def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
         """The gradients at `images` [N, 3, h, w] with the features, augmentation and real batch of
         `iteration`."""
         config, space, comparison = self.config, self.space, self.comparison
         draw = self.augmentation(iteration)
-        assert config.batch_real is not None
-        rows, sizes = real_batch(self.cells, config.batch_real, config.seed, iteration)
-        sizes = sizes.to(images.device)
-        space.prepare(iteration, self.domains[rows])
+        batch = self.real_batch(iteration)
+        sizes = batch.sizes
+        space.prepare(iteration, batch.domains)
         comparison.begin(sizes)
-        self._add_real(rows, sizes, draw)
+        self._add_real(batch, draw)
 
         chunks = self.chunks()
         # The graphs of all chunks are kept where they fit the memory budget; else each is built a second time
@@ -127,11 +90,6 @@ class Matching:
         union = (weights[:, :, None, None, None] * result).sum(0)
         return ImageGradients(losses, union, result, valid)
 
-    def augmentation(self, iteration: int) -> AugmentDraw:
-        """What befalls the images of each class in `iteration`."""
-        random = generator(self.config.seed, "augment", iteration)
-        return draw_siamese(self.config.augment, self.resolution, len(self.cells), random)
-
     def chunks(self) -> list[slice]:
         """The synthetic images in parts to be passed through the network with a graph."""
         count, size = len(self.labels), chunk_rows(self.space.network, self.config, graph=True)
@@ -143,31 +101,16 @@ class Matching:
         """A leaf with the images `chunk` and their features, with the graph between if asked for."""
         leaf = images[chunk].detach().requires_grad_(graph)
         with torch.set_grad_enabled(graph):
-            decoded = augment(decode(leaf, self.factor), draw, self.labels[chunk])
+            decoded = augment(decode(leaf, self.config.factor), draw, self.labels[chunk])
             return leaf, self.space.synthetic(decoded, chunk)
 
     @torch.no_grad()
-    def _add_real(self, rows: Tensor, sizes: Tensor, draw: AugmentDraw) -> None:
+    def _add_real(self, batch: RealBatch, draw: AugmentDraw) -> None:
         """Hands the features of the real batch to the comparison."""
-        rows = rows.to(self.pixels.device)
-        cell_of_row = torch.arange(sizes.numel(), device=rows.device).repeat_interleave(sizes.flatten())
         size = chunk_rows(self.space.network, self.config, graph=False)
-        for first_row in range(0, len(rows), size):
-            batch = slice(first_row, first_row + size)
-            cells = cell_of_row[batch]
-            pixels = normalise(self.pixels[rows[batch]], self.mean, self.std)
-            images = augment(pixels, draw, cells // sizes.shape[1])
-            with autocast(self.config.precision, rows.device):
-                features = self.space.real(images, batch).float()
-            self.comparison.add(features, cells)
-
-
-def budget_rows(network: Network, config: DistillConfig, graph: bool) -> int:
-    """How many images' activations fit the memory budget, those that autograd keeps if `graph`."""
-    return max(1, config.memory_budget_mib * 2**20 // bytes_per_image(network, graph))
-
-
-def chunk_rows(network: Network, config: DistillConfig, graph: bool) -> int:
-    """How many images a pass should take at once: within the budget, and no more than is fast."""
-    device = network.classifier.weight.device
-    return min(rows_per_chunk(network, device), budget_rows(network, config, graph))
+        for first in range(0, len(batch.rows), size):
+            part = slice(first, first + size)
+            images = augment(self.real.take(batch.rows[part]), draw, batch.labels[part])
+            with autocast(self.config.precision, images.device):
+                features = self.space.real(images, part).float()
+            self.comparison.add(features, batch.cells[part])

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from ..config import DistillConfig
-from ..data import DomainDataset, normalise
+from ..config import DistillSettings
+from ..data.real_images import RealImages
 from ..generalization.fact import draw_partners, mix_normalised
 from ..networks import ConvNet, Network, build_network, initialise
 from ..seeds import generator
@@ -35,9 +34,9 @@ class FeatureSpace(Protocol):
 class RandomNetwork:
     """The features of DM: those of a freshly initialised network."""
 
-    def __init__(self, sources: DomainDataset, config: DistillConfig, device: torch.device) -> None:
+    def __init__(self, real: RealImages, config: DistillSettings) -> None:
         self.seed = config.seed
-        self.network = build_network(sources.num_classes, sources.resolution, config.network).to(device)
+        self.network = build_network(real.num_classes, real.resolution, config.network).to(real.device)
         self.network.requires_grad_(False)
 
     def prepare(self, iteration: int, real_domains: Tensor) -> None:
@@ -53,8 +52,8 @@ class RandomNetwork:
 class RandomAttention(RandomNetwork):
     """What DataDAM compares, in a freshly initialised ConvNet: attention maps and features."""
 
-    def __init__(self, sources: DomainDataset, config: DistillConfig, device: torch.device) -> None:
-        super().__init__(sources, config, device)
+    def __init__(self, real: RealImages, config: DistillSettings) -> None:
+        super().__init__(real, config)
         self.power = config.attention_power
 
     def synthetic(self, images: Tensor, rows: slice) -> Tensor:
@@ -71,19 +70,10 @@ class MixedAmplitudes:
     domain: FACT's augmentation in distillation (CADM, Section 4)."""
 
     def __init__(
-        self,
-        space: FeatureSpace,
-        pixels: Tensor,
-        domains: Tensor,
-        synthetic: int,
-        mean: Tensor,
-        std: Tensor,
-        config: DistillConfig,
+        self, space: FeatureSpace, real: RealImages, synthetic: int, config: DistillSettings
     ) -> None:
-        """`pixels`, uint8, are all real images, of the `domains`, int64 on the CPU; `synthetic` is the number
-        of synthetic ones; `mean` and `std` are on the device of `pixels`."""
-        self.space, self.pixels, self.domains, self.count = space, pixels, domains, synthetic
-        self.mean, self.std, self.seed = mean, std, config.seed
+        """`synthetic` is the number of synthetic images."""
+        self.space, self.of, self.count, self.seed = space, real, synthetic, config.seed
 
     @property
     def network(self) -> Network:
@@ -92,9 +82,9 @@ class MixedAmplitudes:
     def prepare(self, iteration: int, real_domains: Tensor) -> None:
         self.space.prepare(iteration, real_domains)
         random = generator(self.seed, "fact", iteration)
-        device = self.pixels.device
-        self.of_real = draw_partners(len(real_domains), self.domains, random, device)
-        self.of_synthetic = draw_partners(self.count, self.domains, random, device)
+        domains, device = self.of.domains_on_cpu, self.of.device
+        self.of_real = draw_partners(len(real_domains), domains, random, device)
+        self.of_synthetic = draw_partners(self.count, domains, random, device)
 
     def synthetic(self, images: Tensor, rows: slice) -> Tensor:
         return self.space.synthetic(self._mixed(images, rows, self.of_synthetic), rows)
@@ -104,5 +94,5 @@ class MixedAmplitudes:
 
     def _mixed(self, images: Tensor, rows: slice, draws: tuple[Tensor, Tensor]) -> Tensor:
         partner, share = (part[rows] for part in draws)
-        partners = normalise(self.pixels[partner], self.mean, self.std)
-        return mix_normalised(images, partners, share, self.mean, self.std)
+        partners = self.of.take(partner)
+        return mix_normalised(images, partners, share, self.of.mean, self.of.std)

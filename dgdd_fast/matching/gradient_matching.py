@@ -6,20 +6,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..config import DistillConfig
-from ..data import DomainDataset, normalise
-from ..data.augment import AugmentDraw, augment, draw_siamese
+from ..config import DistillSettings
+from ..data.augment import AugmentDraw, augment
+from ..data.real_images import RealImages
 from ..networks import allow_second_derivatives, build_network, initialise
 from ..precision import autocast
 from ..seeds import generator
 from ..synthetic.gradients import ImageGradients
-from ..synthetic.initial import filled_cells, real_batch
 from ..synthetic.mosaics import decode
-from .feature_matching import chunk_rows
+from .batches import chunk_rows, filled_cells
 from .losses.gradient import gradient_distance, matched_weights, weight_gradients
+from .objective import Objective
 
 
-class GradientMatching:
+class GradientMatching(Objective):
     """Compares class by class, as a class's weight gradients come from its images alone.
 
     A class's synthetic weight gradients, with their graph, are computed once; every domain and the union then
@@ -27,21 +27,9 @@ class GradientMatching:
     needs its own.
     """
 
-    terms: tuple[str, ...] = ("matching",)
-
-    def __init__(
-        self, sources: DomainDataset, config: DistillConfig, mean: Tensor, std: Tensor, device: torch.device
-    ) -> None:
-        """`config` is resolved."""
-        self.config = config
-        self.resolution = sources.resolution
-        self.cells = sources.cells()
-        self.pixels = sources.images.to(device)
-        self.mean, self.std = mean.to(device), std.to(device)
-        self.factor = config.factor or 1
-        self.tiles_per_class = config.ipc * self.factor**2
-        self.labels = torch.arange(sources.num_classes, device=device).repeat_interleave(self.tiles_per_class)
-        self.network = build_network(sources.num_classes, sources.resolution, config.network).to(device)
+    def __init__(self, real: RealImages, config: DistillSettings) -> None:
+        super().__init__(real, config)
+        self.network = build_network(real.num_classes, real.resolution, config.network).to(real.device)
         allow_second_derivatives(self.network)
         self.network.requires_grad_(False)
         self.weights = matched_weights(self.network)
@@ -53,16 +41,14 @@ class GradientMatching:
         `iteration`."""
         config = self.config
         initialise(self.network, generator(config.seed, "network", iteration))
-        draw = draw_siamese(
-            config.augment, self.resolution, len(self.cells), generator(config.seed, "augment", iteration)
-        )
-        assert config.batch_real is not None
-        rows, sizes = real_batch(self.cells, config.batch_real, config.seed, iteration)
-        domains = sizes.shape[1]
+        draw = self.augmentation(iteration)
+        rows, _, sizes = self.real_batch(iteration)
+        classes, domains = sizes.shape
+        per_class = len(self.labels) // classes
         batches = torch.split(rows, sizes.flatten().tolist())
         result = images.new_zeros(1 + domains if by_domain else 1, *images.shape)
         losses = []
-        for label in range(len(self.cells)):
+        for label in range(classes):
             own = batches[label * domains : (label + 1) * domains]
             real = {domain: self._real(batch, label, draw) for domain, batch in enumerate(own) if len(batch)}
             share = {domain: len(own[domain]) / int(sizes[label].sum()) for domain in real}
@@ -70,7 +56,7 @@ class GradientMatching:
                 torch.stack([share[domain] * layers[index] for domain, layers in real.items()]).sum(0)
                 for index in range(len(self.weights))
             ]
-            part = slice(label * self.tiles_per_class, (label + 1) * self.tiles_per_class)
+            part = slice(label * per_class, (label + 1) * per_class)
             leaf, synthetic = self._synthetic(images[part], label, draw)
             targets = {0: union}
             if by_domain:
@@ -90,16 +76,15 @@ class GradientMatching:
         """The weight gradients of some real images of a class."""
         totals = [torch.zeros_like(weight) for weight in self.weights]
         chunk = chunk_rows(self.network, self.config, graph=True)
-        for part in torch.split(rows.to(self.pixels.device), chunk):
-            images = normalise(self.pixels[part], self.mean, self.std)
-            gradients = self._weight_gradients(images, label, draw, create_graph=False)
+        for part in torch.split(rows, chunk):
+            gradients = self._weight_gradients(self.real.take(part), label, draw, create_graph=False)
             for total, gradient in zip(totals, gradients, strict=True):
                 total.add_(gradient, alpha=len(part) / len(rows))
         return totals
 
     def _synthetic(self, images: Tensor, label: int, draw: AugmentDraw) -> tuple[Tensor, list[Tensor]]:
         leaf = images.detach().requires_grad_()
-        return leaf, self._weight_gradients(decode(leaf, self.factor), label, draw, create_graph=True)
+        return leaf, self._weight_gradients(decode(leaf, self.config.factor), label, draw, create_graph=True)
 
     def _weight_gradients(
         self, images: Tensor, label: int, draw: AugmentDraw, create_graph: bool

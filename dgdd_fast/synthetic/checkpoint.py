@@ -7,14 +7,17 @@ Every random draw is a function of (seed, name, iteration), so there is no gener
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ..config import DistillConfig, DistillSettings, to_dict
 from ..files import write_atomically
 
 FORMAT = "dgdd-fast checkpoint 2"
@@ -79,3 +82,39 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path} is damaged or no checkpoint ({error}); delete it to start the run again"
             ) from error
+
+    @staticmethod
+    def load_to_resume(path: Path, config: DistillSettings, fingerprint: str) -> Checkpoint:
+        """The checkpoint of the run with these settings, on the data and experts of `fingerprint`.
+
+        Raises CheckpointError where it is of another run or beyond `config.iterations`. Warns where the run
+        used another number of CPU threads.
+        """
+        checkpoint = Checkpoint.load(path)
+        if checkpoint.fingerprint != fingerprint:
+            raise CheckpointError(
+                f"{path} belongs to a run on other data or with other experts; choose another folder"
+            )
+        # A setting that did not exist yet was at what is now its default.
+        there, wanted = to_dict(DistillConfig()) | checkpoint.config, to_dict(config)
+        for name in ("iterations", "checkpoint_every"):  # neither changes what an iteration computes
+            there[name] = wanted[name]
+        if wanted["experts"] is not None and there["experts"] is not None:
+            there["experts"]["pool"] = wanted["experts"]["pool"]  # the fingerprint tells which
+        for name, value in wanted.items():
+            if there[name] != value:
+                raise CheckpointError(
+                    f"{path} belongs to a run with {name} = {there[name]!r}, now {value!r}; give the "
+                    "same settings or choose another folder"
+                )
+        if checkpoint.iteration > config.iterations:
+            raise CheckpointError(
+                f"{path} is already at iteration {checkpoint.iteration}, beyond {config.iterations}"
+            )
+        if checkpoint.threads != torch.get_num_threads():
+            warnings.warn(
+                f"the run used {checkpoint.threads} CPU threads and goes on with {torch.get_num_threads()}: "
+                "results may differ by rounding",
+                stacklevel=3,
+            )
+        return checkpoint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -26,9 +27,20 @@ class ImageGradients(NamedTuple):
     by_domain: Tensor | None
     valid: Tensor | None
 
-    def of_union(self) -> Tensor:
+    def union_gradient(self) -> Tensor:
         """[N, 3, h, w], the gradient of the objective, whether or not `union` spells it out."""
         if self.union is not None:
             return self.union
-        assert self.by_domain is not None
+        if self.by_domain is None:
+            raise ValueError("gradients of the union or of the domains are needed, and there are neither")
         return self.by_domain.mean(0)
+
+    def classes_not_finite(self, labels: Tensor) -> list[int]:
+        """The classes, of `labels` int64 [N], whose gradients hold a NaN or infinity."""
+        parts = [part for part in (self.union, self.by_domain) if part is not None]
+        # One reduction decides nearly always: a NaN or Inf anywhere makes the sum one.
+        if bool(torch.isfinite(torch.stack([part.sum() for part in parts])).all()):
+            return []
+        found = torch.cat([part.reshape(-1, *part.shape[-4:]) for part in parts])
+        bad = ~torch.isfinite(found).all(0).flatten(1).all(1)
+        return sorted(set(labels[bad].tolist()))

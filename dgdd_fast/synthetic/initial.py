@@ -1,13 +1,11 @@
-"""Draws from the (class, domain) cells of a dataset: assigned domains, initial images, real batches."""
+"""What the synthetic images begin as, and the domain that each is assigned to."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..config import DistillConfig
+from ..config import DistillConfig, DistillSettings
 from ..data import DomainDataset, normalise
 from ..seeds import generator
 from .mosaics import reduce
@@ -53,15 +51,15 @@ def assign_domains(counts: Tensor, ipc: int, factor: int = 1) -> Tensor:
 
 
 def initial_tiles(
-    sources: DomainDataset, domains: Tensor, config: DistillConfig, mean: Tensor, std: Tensor
+    sources: DomainDataset, domains: Tensor, config: DistillSettings, mean: Tensor, std: Tensor
 ) -> Tensor:
     """The synthetic tiles before the first iteration: float32 [K * T, 3, H / f, W / f], normalised, class by
     class.
 
-    `domains` [K, T] are those of the tiles; f is ``config.factor``, resolved. With f = 1 a tile is an image.
+    `domains` [K, T] are those of the tiles; f is ``config.factor``. With f = 1 a tile is an image.
     They are the images of `initial_rows`, shrunk to the size of a tile, or with ``noise`` standard normal.
     """
-    factor = config.factor or 1
+    factor = config.factor
     if config.init == "noise":
         shape = (domains.numel(), 3, *(side // factor for side in sources.resolution))
         return torch.randn(shape, generator=generator(config.seed, "init"))
@@ -91,36 +89,3 @@ def _draw(rows: Tensor, count: int, random: torch.Generator) -> Tensor:
         return rows[:0]
     rounds = [torch.randperm(len(rows), generator=random) for _ in range(-(-count // len(rows)))]
     return rows[torch.cat(rounds)[:count]]
-
-
-def real_batch(
-    cells: Sequence[Sequence[Tensor]], batch_real: int, seed: int, iteration: int
-) -> tuple[Tensor, Tensor]:
-    """The real images of one iteration: at most `batch_real` of every (class, domain) cell, drawn without
-    replacement.
-
-    A cell that holds fewer images is used whole.
-
-    Returns:
-        rows: int64 [B], rows of the dataset, cell after cell in class-major order.
-        sizes: int64 [K, D], images of each cell in the batch.
-    """
-    random = generator(seed, "real", iteration)
-    rows = [
-        cell[torch.randperm(len(cell), generator=random)[:batch_real]]
-        for class_cells in cells
-        for cell in class_cells
-    ]
-    sizes = torch.tensor([len(drawn) for drawn in rows]).reshape(len(cells), -1)
-    return torch.cat(rows), sizes
-
-
-def filled_cells(sizes: Tensor, labels: Tensor) -> Tensor | None:
-    """Which domains have real images of each synthetic image's class: bool [D, N], or None where all have.
-
-    `sizes` int64 [K, D] are those of `real_batch`, `labels` int64 [N] the classes; the result is where these
-    are.
-    """
-    if bool((sizes > 0).all()):
-        return None
-    return (sizes > 0).to(labels.device)[labels].T.contiguous()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..config import DistillConfig
+from ..config import DistillSettings
 from ..surgery import surgery_step_, update_direction
 from .gradients import ImageGradients
 
@@ -20,26 +20,31 @@ class ImageOptimizer:
     the most that a pixel moves in an iteration.
 
     Args:
-        config: resolved.
         mean, std: float32 [3], of the normalisation.
         domain_index: int64 [N], the domain assigned to each image, for the surgery.
-        state: what an earlier `state` held, to go on from there; None to start. Written in place.
+
+    Attributes:
+        state: what it remembers of the steps before, by name, to be kept in checkpoints.
     """
 
     def __init__(
         self,
-        config: DistillConfig,
+        config: DistillSettings,
         mean: Tensor,
         std: Tensor,
         domain_index: Tensor,
         images: Tensor,
-        state: dict[str, Tensor] | None = None,
     ) -> None:
         self.config = config
         self.mean, self.std = (part.view(3, 1, 1).to(images) for part in (mean, std))
         self.domain_index = domain_index.to(images.device)
         names = ("momentum",) if config.optimizer == "sgd" else ("first_moment", "second_moment")
-        self.state = {name: torch.zeros_like(images) if state is None else state[name] for name in names}
+        self.state = {name: torch.zeros_like(images) for name in names}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state`, what an earlier one held, among other things."""
+        for name, tensor in self.state.items():
+            tensor.copy_(state[name])
 
     def step_(self, images: Tensor, gradients: ImageGradients, iteration: int) -> None:
         """Moves `images` [N, 3, h, w] in place; `iteration` counts from 0."""
@@ -53,15 +58,13 @@ class ImageOptimizer:
     def _direction(self, gradients: ImageGradients) -> Tensor:
         surgery = self.config.surgery
         if surgery is None or gradients.by_domain is None:
-            assert gradients.union is not None
-            return gradients.union
+            return gradients.union_gradient()
         return update_direction(
             gradients.by_domain, gradients.union, self.domain_index, gradients.valid, surgery
         )
 
     def _sgd_step_(self, images: Tensor, gradients: ImageGradients) -> None:
         config, buffer = self.config, self.state["momentum"]
-        assert config.image_lr is not None
         if config.surgery is None or gradients.by_domain is None:
             buffer.mul_(config.momentum).add_(self._direction(gradients))
             images.add_(buffer, alpha=-config.image_lr)
@@ -79,7 +82,6 @@ class ImageOptimizer:
         )
 
     def _adam_step_(self, images: Tensor, gradient: Tensor, step: int) -> None:
-        assert self.config.image_lr is not None
         first, second = self.state["first_moment"], self.state["second_moment"]
         in_pixels = gradient / self.std
         first.lerp_(in_pixels, 1 - BETAS[0])

@@ -13,8 +13,9 @@ from dgdd_fast.analysis.decomposition import decompose_images
 from dgdd_fast.commands.demo import DemoConfig, run_demo
 from dgdd_fast.config import DistillConfig, EvaluateConfig, NetworkConfig, SurgeryConfig, from_dict
 from dgdd_fast.data.pseudo_domains import with_pseudo_domains
+from dgdd_fast.data.real_images import RealImages
 from dgdd_fast.distillation import distill
-from dgdd_fast.matching.feature_matching import Matching
+from dgdd_fast.matching.feature_matching import FeatureMatching
 from dgdd_fast.report.figures import draw_decomposition, full_resultant_length
 from dgdd_fast.surgery import Decomposition
 from dgdd_fast.synthetic.distilled_set import DistilledSet
@@ -43,11 +44,11 @@ def test_the_parts_of_an_image_add_up_to_its_domain_gradient(classes, settings):
     mean, std = torch.tensor(distilled.mean), torch.tensor(distilled.std)
     if config.pseudo_domains:
         sources = with_pseudo_domains(sources, 2, config.network, config.seed)
-    matching = Matching(sources, config, mean, std, torch.device("cpu"))
+    matching = FeatureMatching(RealImages(sources, mean, std, torch.device("cpu")), config)
     gradients = matching.gradients(tiles(distilled.images, distilled.factor), 1, by_domain=True)
     own = gradients.by_domain[distilled.domains[rows], rows]
     torch.testing.assert_close(parts.class_signal + parts.domain_signal, own)
-    torch.testing.assert_close(parts.union, gradients.of_union()[rows])
+    torch.testing.assert_close(parts.union, gradients.union_gradient()[rows])
 
 
 def test_an_empty_cell_has_no_decomposition():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from bench_distill import Case, Stopwatch
 
-from dgdd_fast.matching.feature_matching import Matching
+from dgdd_fast.matching.feature_matching import FeatureMatching
 
 QUICK = {(case.method, case.resolution): case for case in bench_distill.cases(quick=True, on_cuda=False)}
 
@@ -73,7 +73,7 @@ def test_synchronisations_are_those_of_one_iteration(monkeypatch: pytest.MonkeyP
     """Without a GPU: the loop warns as torch would, twice an iteration, while it is told to."""
     modes = []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
-    gradients = Matching.gradients
+    gradients = FeatureMatching.gradients
 
     def warning(*arguments: object, **options: object) -> object:
         if modes == ["warn"]:
@@ -82,7 +82,7 @@ def test_synchronisations_are_those_of_one_iteration(monkeypatch: pytest.MonkeyP
             warnings.warn("something else", stacklevel=1)
         return gradients(*arguments, **options)
 
-    monkeypatch.setattr(Matching, "gradients", warning)
+    monkeypatch.setattr(FeatureMatching, "gradients", warning)
     case = dataclasses.replace(QUICK["dm", 32], ipc=3)
     sources = case.sources()
 

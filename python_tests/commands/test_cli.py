@@ -11,8 +11,8 @@ from command_line import dgdd, failure
 from PIL import Image
 from toy_data import toy_domains
 
-from dgdd_fast.config import DistillConfig, MaskConfig, NetworkConfig, SurgeryConfig
-from dgdd_fast.config.run import RunConfig, method_name, read_run_config, with_method, write_run_config
+from dgdd_fast.config import DistillConfig, MaskConfig, NetworkConfig, SurgeryConfig, method_name, with_method
+from dgdd_fast.config.run import RunConfig, read_run_config, write_run_config
 from dgdd_fast.distillation import DistillationInterrupted
 from dgdd_fast.experts import ExpertPool
 from dgdd_fast.synthetic.distilled_set import DistilledSet

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from dgdd_fast.config import SurgeryConfig, from_dict, to_dict
-from dgdd_fast.config.run import RunConfig, method_label, read_run_config, write_run_config
+from dgdd_fast.config import SurgeryConfig, from_dict, method_label, to_dict
+from dgdd_fast.config.run import RunConfig, read_run_config, write_run_config
 from dgdd_fast.surgery import decompose, surgery_step_
 
 

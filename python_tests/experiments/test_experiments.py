@@ -325,7 +325,7 @@ def test_settings_that_cannot_work_are_refused_before_anything_runs() -> None:
         ({"weight_decay": math.nan}, "weight_decay must be finite and not negative, got nan"),
         ({"weight_decay": -0.1}, "weight_decay must be finite and not negative, got -0.1"),
     ):
-        with pytest.raises(ValueError, match=f"evaluate.{message}"):
+        with pytest.raises(ValueError, match=f"evaluate: {message}"):
             planned(evaluate=settings)
 
 

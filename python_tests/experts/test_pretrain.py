@@ -12,9 +12,10 @@ from toy_data import toy_domains
 
 from dgdd_fast.config import AugmentConfig, NetworkConfig, PretrainConfig
 from dgdd_fast.data import normalise
+from dgdd_fast.data.real_images import RealImages
 from dgdd_fast.experts import Expert, ExpertPool, ExpertPoolError, reverse_gradient
 from dgdd_fast.experts import pretrain as pretrain_module
-from dgdd_fast.experts.pretrain import CHECKPOINT_NAME, PretrainingInterrupted, pretrain, resolve
+from dgdd_fast.experts.pretrain import CHECKPOINT_NAME, PretrainingInterrupted, pretrain, resolve_pretraining
 from dgdd_fast.generalization.fact import mix_amplitudes
 from dgdd_fast.generalization.irm import invariance_penalty
 from dgdd_fast.interruption import TrainingDivergedError
@@ -232,7 +233,7 @@ def test_a_pool_comes_back_from_its_folder(data, folder):
     }  # fmt: skip
     pool = ExpertPool.load(folder)
     assert len(pool) == 2
-    assert pool.config == resolve(TINY, data)
+    assert pool.config == resolve_pretraining(TINY, data)
     assert pool.config.network.width == 4
     assert (pool.class_names, pool.domain_names) == (data.class_names, data.domain_names)
     assert (pool.resolution, pool.fingerprint) == ((16, 16), data.fingerprint())
@@ -399,7 +400,7 @@ def test_a_damaged_checkpoint_is_named(data, tmp_path):
 
 
 def test_divergence_is_reported_and_finished_experts_are_kept(data, tmp_path, monkeypatch):
-    honest = pretrain_module.normalise
+    honest = RealImages.take
     calls = 0
 
     def poisoned(*arguments):
@@ -407,7 +408,7 @@ def test_divergence_is_reported_and_finished_experts_are_kept(data, tmp_path, mo
         calls += 1
         return honest(*arguments) * (float("nan") if calls > 12 else 1)
 
-    monkeypatch.setattr(pretrain_module, "normalise", poisoned)
+    monkeypatch.setattr(RealImages, "take", poisoned)
     with pytest.raises(
         TrainingDivergedError, match=r"expert 2 is nan in epoch 2 of 3; use a smaller .* than 0\.01"
     ):

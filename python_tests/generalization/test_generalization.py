@@ -12,13 +12,14 @@ from small_runs import TINY, toy_set
 from toy_data import toy_domains
 
 from dgdd_fast.config import AugmentConfig, NetworkConfig
-from dgdd_fast.evaluation import evaluate, resolve, train_network
+from dgdd_fast.evaluation import evaluate
 from dgdd_fast.generalization.advfreq import FLOOR, AdvFreq, LowFrequencyStyle
 from dgdd_fast.generalization.fact import Fact, draw_partners, mix_amplitudes
 from dgdd_fast.generalization.irm import invariance_penalty
 from dgdd_fast.generalization.mixstyle import install_mixstyle, mix_style, symmetric_beta
 from dgdd_fast.networks import build_network, initialise
 from dgdd_fast.seeds import generator
+from dgdd_fast.training import resolve_training, train_network
 
 MEAN, STD = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.25, 0.3])
 CONVNET = NetworkConfig(width=8, depth=3)
@@ -256,7 +257,7 @@ def test_devices_agree(name, device):
 
 def evaluate_weights(data, config):
     distilled = toy_set(data)
-    config = resolve(config, (16, 16), flip_safe=True)
+    config = resolve_training(config, (16, 16), flip_safe=True)
     network = train_network(
         distilled.images, distilled.labels, 3, config, mean=distilled.mean, std=distilled.std
     )

@@ -20,25 +20,23 @@ from dgdd_fast.config import (
     MaskConfig,
     NetworkConfig,
     SurgeryConfig,
+    to_dict,
 )
 from dgdd_fast.data import DomainDataset, normalise
 from dgdd_fast.data.augment import augment, draw_siamese
-from dgdd_fast.distillation import (
-    DistillationDivergedError,
-    DistillationInterrupted,
-    Progress,
-    build_objective,
-    distill,
-    resolve,
-)
+from dgdd_fast.data.real_images import RealImages
+from dgdd_fast.distillation import DistillationDivergedError, DistillationInterrupted, Progress, distill
 from dgdd_fast.experts import ExpertPool, ExpertPoolError
 from dgdd_fast.masking import draw_stage, draw_uniforms, mask
+from dgdd_fast.matching.batches import real_batch
 from dgdd_fast.matching.expert_matching import Regularisation, draw_expert
+from dgdd_fast.matching.registry import build_objective
+from dgdd_fast.matching.resolve import resolve_distillation
 from dgdd_fast.networks import ResNet
 from dgdd_fast.ops import reference
 from dgdd_fast.seeds import generator
 from dgdd_fast.synthetic.gradients import ImageGradients
-from dgdd_fast.synthetic.initial import assign_domains, initial_tiles, real_batch
+from dgdd_fast.synthetic.initial import assign_domains, initial_tiles
 from dgdd_fast.synthetic.mosaics import tiles
 
 DATA = toy_domains(per_cell=8)
@@ -77,12 +75,12 @@ class Setting:
 
     def __init__(self, config: DistillConfig, data: DomainDataset = DATA, device: torch.device = CPU) -> None:
         self.data = data
-        self.config = resolve(config, data)
+        self.config = resolve_distillation(config, data)
         self.mean, self.std = data.channel_statistics()
         self.assigned = assign_domains(data.counts(), self.config.ipc, self.config.factor)
         self.tiles = initial_tiles(data, self.assigned, self.config, self.mean, self.std)
-        parts = (self.mean, self.std, self.assigned.flatten(), device)
-        self.objective = build_objective(data, self.config, *parts)
+        real = RealImages(data, self.mean, self.std, device)
+        self.objective = build_objective(real, self.config, self.assigned.flatten())
         self.tiles = self.tiles.to(device)
 
     def gradients(self, iteration: int, by_domain: bool = False) -> ImageGradients:
@@ -279,7 +277,7 @@ def test_the_terms_are_named_and_add_up_to_the_loss(folder: str) -> None:
     distill(DATA, settings(folder, iterations=8), progress=seen.append)
     assert [set(state.terms) for state in seen] == [{"matching", "regularisation", "consistency"}] * 8
     assert all(state.loss == pytest.approx(sum(state.terms.values())) for state in seen)
-    config = resolve(settings(folder), DATA)
+    config = resolve_distillation(settings(folder), DATA)
     for iteration, state in enumerate(seen):
         masked = draw_stage(config.masks, 4, config.seed, "regularisation", iteration) is not None
         assert (state.terms["consistency"] > 0) == masked
@@ -395,19 +393,19 @@ def test_every_term_falls(objective: str, tmp_path: Path) -> None:
 
 def test_the_objectives_own_settings_are_recorded(folder: str) -> None:
     plain = DistillConfig(objective="cadm", experts=ExpertConfig(pool=folder))
-    config = resolve(plain, DATA)
+    config = resolve_distillation(plain, DATA)
     assert (config.factor, config.optimizer, config.image_lr, config.clamp) == (2, "adam", 1e-3, True)
     assert config.batch_real == 341  # 1024 a class over three domains
     assert (config.augment.strategy, config.augment.composition) == ("color_crop_cutout", "sequence")
-    assert config.network == NETWORK
+    assert to_dict(config.network) == to_dict(NETWORK)
     assert config.masks == MaskConfig()
-    assert resolve(config, DATA) == config
+    assert resolve_distillation(config, DATA) == config
     mine = dataclasses.replace(plain, factor=1, optimizer="sgd", image_lr=0.1, clamp=False, batch_real=7)
-    kept = resolve(mine, DATA)
+    kept = resolve_distillation(mine, DATA)
     assert (kept.factor, kept.optimizer, kept.image_lr, kept.clamp, kept.batch_real) == (
         1, "sgd", 0.1, False, 7,
     )  # fmt: skip
-    assert resolve(dataclasses.replace(plain, objective="mmd"), DATA).masks is None
+    assert resolve_distillation(dataclasses.replace(plain, objective="mmd"), DATA).masks is None
 
 
 @pytest.mark.parametrize(
@@ -438,17 +436,20 @@ def test_the_objectives_own_settings_are_recorded(folder: str) -> None:
 def test_settings_that_cannot_work_are_refused(change, message: str | None, folder: str) -> None:
     config = change(settings(folder))
     if message is None:
-        resolve(config, DATA)
+        resolve_distillation(config, DATA)
         return
     with pytest.raises(ValueError, match=message):
-        resolve(config, DATA)
+        resolve_distillation(config, DATA)
 
 
 def test_settings_are_resolved_before_there_are_experts_but_nothing_is_distilled(folder: str) -> None:
     config = experts(settings(folder), pool=None)
-    assert resolve(config, DATA).batch_real == resolve(settings(folder), DATA).batch_real
+    assert (
+        resolve_distillation(config, DATA).batch_real
+        == resolve_distillation(settings(folder), DATA).batch_real
+    )
     with pytest.raises(ValueError, match=r"masks.share must lie"):
-        resolve(masks(config, share=1.5), DATA)
+        resolve_distillation(masks(config, share=1.5), DATA)
     with pytest.raises(ValueError, match=r"train them with `dgdd pretrain`.*--experts FOLDER"):
         distill(DATA, config)
 

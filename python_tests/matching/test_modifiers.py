@@ -8,17 +8,27 @@ from small_runs import SMALL, WITH_SURGERY, relative_change
 from toy_data import toy_domains
 from toy_experts import toy_experts
 
-from dgdd_fast.config import DomainMaskConfig, ExpertConfig, NetworkConfig, SurgeryConfig
-from dgdd_fast.config.run import method_name, with_method
+from dgdd_fast.config import (
+    DomainMaskConfig,
+    ExpertConfig,
+    NetworkConfig,
+    SurgeryConfig,
+    method_name,
+    with_method,
+)
 from dgdd_fast.data import normalise
 from dgdd_fast.data.augment import augment, draw_siamese
-from dgdd_fast.distillation import CHECKPOINT_NAME, build_objective, distill, resolve
+from dgdd_fast.data.real_images import RealImages
+from dgdd_fast.distillation import CHECKPOINT_NAME, distill
 from dgdd_fast.generalization.fact import draw_partners, mix_amplitudes
+from dgdd_fast.matching.batches import real_batch
 from dgdd_fast.matching.domain_masks import DomainMasks
+from dgdd_fast.matching.registry import build_objective
+from dgdd_fast.matching.resolve import resolve_distillation
 from dgdd_fast.networks import ConvNet, initialise
 from dgdd_fast.seeds import generator
 from dgdd_fast.synthetic.checkpoint import Checkpoint
-from dgdd_fast.synthetic.initial import assign_domains, initial_tiles, real_batch
+from dgdd_fast.synthetic.initial import assign_domains, initial_tiles
 
 DAM = dataclasses.replace(SMALL, domain_masks=DomainMaskConfig(weight=0.7, temperature=0.2))
 LABELS = torch.arange(3).repeat_interleave(4)
@@ -29,7 +39,7 @@ class Literal:
 
     def __init__(self, data, config, iteration):
         self.data, self.iteration = data, iteration
-        self.config = resolve(config, data)
+        self.config = resolve_distillation(config, data)
         self.mean, self.std = data.channel_statistics()
         self.domains = assign_domains(data.counts(), config.ipc)
         self.images = initial_tiles(data, self.domains, self.config, self.mean, self.std)
@@ -42,8 +52,9 @@ class Literal:
         self.real = normalise(data.images[self.rows], self.mean, self.std)
 
     def objective(self):
-        parts = (self.data, self.config, self.mean, self.std, self.domains.flatten())
-        return build_objective(*parts, torch.device("cpu"))
+        real = RealImages(self.data, self.mean, self.std, torch.device("cpu"))
+        without_masks = dataclasses.replace(self.config, domain_masks=None)
+        return build_objective(real, without_masks, self.domains.flatten())
 
     def features(self, images, labels, mix=lambda images: images):
         return self.network.features(mix(augment(images, self.draw, labels)))
@@ -64,7 +75,7 @@ def close(actual, expected):
 def test_domain_masks_against_autograd_through_everything():
     literal = Literal(toy_domains(), DAM, 5)
     host = literal.objective()
-    module = DomainMasks(host, host, literal.images, literal.config)
+    module = DomainMasks(host, host, literal.config, literal.config.domain_masks)
     module.masks.copy_(0.3 * torch.randn(module.masks.shape, generator=generator(1, "masks")))
     found = module.gradients(literal.images, 5, by_domain=False)
 
@@ -85,7 +96,7 @@ def test_domain_masks_against_autograd_through_everything():
     assert module.terms == ("matching", "domains")
     # One step of the masks: momentum starts at zero.
     before = module.masks.clone()
-    module.learn_(0)
+    module.after_step(0)
     close(before - module.masks, 0.2 * module.mask_gradient)
 
 
@@ -93,9 +104,9 @@ def test_masks_have_a_learning_rate_of_their_own_and_no_bounds():
     masks = dataclasses.replace(DAM.domain_masks, learning_rate=5.0)
     literal = Literal(toy_domains(), dataclasses.replace(DAM, domain_masks=masks, clamp=True), 5)
     host = literal.objective()
-    module = DomainMasks(host, host, literal.images, literal.config)
+    module = DomainMasks(host, host, literal.config, literal.config.domain_masks)
     module.mask_gradient = torch.linspace(-1, 1, module.masks.numel()).view_as(module.masks)
-    module.learn_(0)
+    module.after_step(0)
     torch.testing.assert_close(module.masks, 0.01 - 5.0 * module.mask_gradient)
 
 

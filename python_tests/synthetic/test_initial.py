@@ -13,7 +13,9 @@ from toy_data import toy_domains
 from dgdd_fast.config import DistillConfig
 from dgdd_fast.data import normalise
 from dgdd_fast.distillation import distill
-from dgdd_fast.synthetic.initial import assign_domains, filled_cells, initial_tiles, real_batch
+from dgdd_fast.matching.batches import filled_cells, real_batch
+from dgdd_fast.matching.resolve import resolve_distillation
+from dgdd_fast.synthetic.initial import assign_domains, initial_tiles
 
 
 @settings(deadline=None, derandomize=True)
@@ -57,7 +59,7 @@ def test_uniform_initial_images_are_distinct_real_images_of_their_cell() -> None
     config = DistillConfig(ipc=6)
     mean, std = data.channel_statistics()
     assigned = assign_domains(data.counts(), config.ipc)
-    images = initial_tiles(data, assigned, config, mean, std)
+    images = initial_tiles(data, assigned, resolve_distillation(config, data), mean, std)
     real = normalise(data.images, mean, std)
     rows = [(real == image).flatten(1).all(1).nonzero().item() for image in images]
     assert len(set(rows)) == len(rows)
@@ -70,11 +72,15 @@ def test_random_and_noise_initial_tiles() -> None:
     data = toy_domains(per_cell=8)
     mean, std = data.channel_statistics()
     assigned = assign_domains(data.counts(), 6)
-    random = initial_tiles(data, assigned, DistillConfig(ipc=6, init="random"), mean, std)
+    random = initial_tiles(
+        data, assigned, resolve_distillation(DistillConfig(ipc=6, init="random"), data), mean, std
+    )
     real = normalise(data.images, mean, std)
     rows = [(real == image).flatten(1).all(1).nonzero().item() for image in random]
     assert torch.equal(data.labels[rows], torch.arange(data.num_classes).repeat_interleave(6))
-    noise = initial_tiles(data, assigned, DistillConfig(ipc=6, init="noise"), mean, std)
+    noise = initial_tiles(
+        data, assigned, resolve_distillation(DistillConfig(ipc=6, init="noise"), data), mean, std
+    )
     assert noise.shape == random.shape
     assert abs(float(noise.mean())) < 0.02
     assert abs(float(noise.std()) - 1) < 0.02
@@ -93,7 +99,7 @@ def test_a_cell_smaller_than_its_quota_repeats_its_images() -> None:
     data = toy_domains(per_cell=2)
     mean, std = data.channel_statistics()
     assigned = assign_domains(data.counts(), 9)
-    images = initial_tiles(data, assigned, DistillConfig(ipc=9), mean, std)
+    images = initial_tiles(data, assigned, resolve_distillation(DistillConfig(ipc=9), data), mean, std)
     assert len(images) == 9 * data.num_classes
     assert len(torch.unique(images, dim=0)) == 2 * data.num_domains * data.num_classes
 
@@ -128,8 +134,12 @@ def test_initial_images_depend_on_the_seed_only() -> None:
     mean, std = data.channel_statistics()
     assigned = assign_domains(data.counts(), 3)
     config = DistillConfig(ipc=3)
-    first, again = (initial_tiles(data, assigned, config, mean, std) for _ in range(2))
-    other = initial_tiles(data, assigned, dataclasses.replace(config, seed=1), mean, std)
+    first, again = (
+        initial_tiles(data, assigned, resolve_distillation(config, data), mean, std) for _ in range(2)
+    )
+    other = initial_tiles(
+        data, assigned, resolve_distillation(dataclasses.replace(config, seed=1), data), mean, std
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 

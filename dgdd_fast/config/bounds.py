@@ -1,0 +1,49 @@
+"""The ranges of settings, written beside the fields that they are of: ``ipc: Count``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Which numbers a setting takes.
+
+    Attributes:
+        wording: what follows "must" where a number is too small or none at all.
+        low, high: the ends, which belong to it unless `open_low` or `open_high`.
+    """
+
+    wording: str
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def fault(self, value: float) -> str | None:
+        """What is to be said after "must" where `value` is outside, else None."""
+        if (self.low < value if self.open_low else self.low <= value) and (
+            value < self.high if self.open_high else value <= self.high
+        ):
+            return None
+        if isinstance(value, int) and value > self.high:
+            return f"be at most {self.high:.0f}"
+        return self.wording
+
+
+# More than these is a slip of the pen: no run ends, no memory suffices.
+MOST_STEPS = 10**9
+MOST_SIZE = 10**6
+
+Count = Annotated[int, Bound("be at least 1", 1, MOST_STEPS)]
+CountOrNone = Annotated[int, Bound("not be negative", 0, MOST_STEPS)]
+Size = Annotated[int, Bound("be at least 1", 1, MOST_SIZE)]
+Seed = Annotated[int, Bound("lie in [-2^63, 2^63)", -(2**63), 2**63 - 1)]
+Finite = Annotated[float, Bound("be finite", -math.inf, math.inf, open_low=True, open_high=True)]
+Positive = Annotated[float, Bound("be positive and finite", 0, math.inf, open_low=True, open_high=True)]
+NotNegative = Annotated[float, Bound("be finite and not negative", 0, math.inf, open_high=True)]
+Share = Annotated[float, Bound("lie in [0, 1]", 0, 1)]
+Momentum = Annotated[float, Bound("be at least 0 and less than 1", 0, 1, open_high=True)]
+AtLeastOne = Annotated[float, Bound("be at least 1 and finite", 1, math.inf, open_high=True)]

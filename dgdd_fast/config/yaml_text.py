@@ -1,0 +1,79 @@
+"""YAML in and out: plain data, in which a key stands once and no alias blows up."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .convert import shown
+
+MOST_NODES = 100_000  # with every alias written out; the largest study of the package has some hundreds
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-3 for a text, for want of a point; here it is a number. A key twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = f"{key.tag} {key.value}"
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge" and name in seen:
+                line = key.start_mark.line + 1
+                raise ValueError(f"the key {shown(key.value)} stands twice in a mapping, line {line}")
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, empty for an empty one.
+
+    Raises ValueError where it is no mapping, has a key twice, or is far larger than any settings are.
+    """
+    values = parse_yaml(path.read_text("utf-8"))
+    if values is not None and not isinstance(values, dict):
+        raise ValueError(f"the configuration must be a mapping of settings, got {shown(values)}")
+    return values or {}
+
+
+def parse_yaml(text: str) -> Any:
+    """The value that a YAML text stands for. Raises ValueError as `load_yaml` does."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _written_out(node, {}) > MOST_NODES:
+            raise ValueError(f"the YAML text has more than {MOST_NODES} values, aliases written out")
+        return loader.construct_document(node)
+    except RecursionError:
+        raise ValueError("the YAML text is nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    finally:
+        loader.dispose()
+
+
+def _written_out(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node has with its aliases written out. Raises ValueError for one within itself."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = -1
+        children = [child for pair in node.value for child in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_written_out(child, known) for child in children)
+    if known[id(node)] < 0:
+        raise ValueError(f"an alias in line {node.start_mark.line + 1} of the YAML text stands within itself")
+    return known[id(node)]
+
+
+def dump_yaml(values: dict[str, Any]) -> bytes:
+    """The YAML text of `values`, in their order, as `load_yaml` reads it."""
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()

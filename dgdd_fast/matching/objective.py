@@ -1,0 +1,60 @@
+"""What the distillation loop descends."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from ..config import DistillSettings
+from ..data.augment import AugmentDraw, draw_siamese
+from ..data.real_images import RealImages
+from ..seeds import generator
+from ..synthetic.gradients import ImageGradients
+from .batches import RealBatch, draw_real_batch
+
+
+class Objective(ABC):
+    """Compares synthetic with real images and says where the synthetic ones should move.
+
+    Attributes:
+        real: the images to compare with.
+        config: the settings of the run.
+        labels: int64 [N], the class of each synthetic image (tile, where they are mosaics).
+        terms: the names of the L terms of the loss.
+    """
+
+    terms: tuple[str, ...] = ("matching",)
+
+    def __init__(self, real: RealImages, config: DistillSettings) -> None:
+        self.real, self.config = real, config
+        per_class = config.ipc * config.factor**2
+        self.labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(per_class)
+
+    @abstractmethod
+    def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
+        """The gradients at `images` [N, 3, h, w] with what `iteration` draws, against each domain too if
+        `by_domain`."""
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """What is learnt beside the images, by name, to be kept in checkpoints; written in place."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state`, what an earlier one held, among other things."""
+        for name, tensor in self.state.items():
+            tensor.copy_(state[name])
+
+    def after_step(self, iteration: int) -> None:  # noqa: B027 (most learn nothing beside the images)
+        """Called when the images have moved along the gradients of `iteration`."""
+
+    def augmentation(self, iteration: int) -> AugmentDraw:
+        """The augmentation drawn for the images of each class in `iteration`."""
+        random = generator(self.config.seed, "augment", iteration)
+        return draw_siamese(self.config.augment, self.real.resolution, self.real.num_classes, random)
+
+    def real_batch(self, iteration: int) -> RealBatch:
+        """The real images drawn for `iteration`."""
+        return draw_real_batch(self.real, self.config, self.config.batch_real, iteration)

@@ -1,0 +1,92 @@
+"""The settings of a distillation on data that are known: everything filled in, or refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ..config import (
+    AugmentConfig,
+    DistillConfig,
+    DistillSettings,
+    MethodSpec,
+    checked,
+    method_spec,
+    modifiers_of,
+    names_where,
+    settled,
+)
+from ..data import DomainDataset
+from ..data.augment import resolve_strategy
+from ..networks import resolve_network
+from ..synthetic.mosaics import check_factor
+from .registry import OBJECTIVES
+
+
+def resolve_distillation(config: DistillConfig, sources: DomainDataset) -> DistillSettings:
+    """The settings with everything that follows from the method and the data made explicit.
+
+    Raises ValueError for what cannot work.
+    """
+    spec = method_spec(config)
+    config = checked(config)
+    _check_modifiers(config, spec, sources)
+    if spec.family != "experts" and (config.experts is not None or config.masks is not None):
+        owners = names_where("experts")
+        raise ValueError(f"experts and masks are settings of {owners}, not of {config.objective}")
+    resolve = OBJECTIVES[spec.name].resolve
+    if resolve is not None:
+        config = resolve(config, sources)
+    if config.network.norm == "batch" and not spec.batch_statistics:
+        raise ValueError(
+            "the matching network must normalise each sample by itself (norm 'instance' or 'none'): with "
+            "batch statistics the classes and domains of a batch would change each other's features"
+        )
+    batch_real = spec.batch_real
+    if spec.real_per_class is not None:
+        batch_real = max(1, spec.real_per_class // sources.num_domains)
+    factor = _given(config.factor, spec.factor)
+    check_factor(factor, sources.resolution)
+    return settled(
+        DistillSettings,
+        config,
+        factor=factor,
+        optimizer=_given(config.optimizer, spec.optimizer),
+        image_lr=_given(config.image_lr, spec.image_lr),
+        clamp=_given(config.clamp, spec.clamp),
+        batch_real=_given(config.batch_real, batch_real),
+        network=resolve_network(config.network, sources.resolution),
+        augment=resolve_strategy(_augmentation(config.augment, spec), sources.flip_safe),
+    )
+
+
+def _given(value: Any, otherwise: Any) -> Any:
+    return otherwise if value is None else value
+
+
+def _augmentation(config: AugmentConfig, spec: MethodSpec) -> AugmentConfig:
+    """What is left open of the augmentation is the objective's own."""
+    return dataclasses.replace(
+        config,
+        strategy=_given(config.strategy, spec.strategy),
+        composition=_given(config.composition, spec.composition),
+    )
+
+
+def _check_modifiers(config: DistillConfig, spec: MethodSpec, sources: DomainDataset) -> None:
+    wanted = modifiers_of(config)
+    if "sgs" in wanted and spec.family == "coreset":
+        raise ValueError(f"surgery acts on gradients, and the objective {spec.name!r} has none")
+    for modifier in set(wanted) - set(spec.modifiers):
+        if modifier == "dam":
+            raise ValueError(f"domain masks belong to {names_where('dam')}, not to {spec.name}")
+        if modifier == "fact":
+            raise ValueError(f"fact mixes images before they are matched, which {spec.name} does not do")
+        raise ValueError(f"{spec.name} does not take +{modifier}")
+    if "dam" in wanted and config.experts is not None and not config.experts.match:
+        raise ValueError("domain masks need the matching loss: leave experts.match on")
+    if "sgs" in wanted and config.pseudo_domains is None and sources.num_domains == 1:
+        raise ValueError(
+            f"surgery compares the gradients of domains, and there is only {sources.domain_names[0]}: look "
+            "for styles in it with pseudo_domains (--pseudo-domains 3), or leave +sgs out"
+        )

@@ -1,0 +1,80 @@
+"""The images that a run begins with, which are all that a coreset is."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..config import DistillSettings, EvaluateConfig
+from ..data import DomainDataset, normalise
+from ..seeds import derive_seed
+from ..synthetic.coresets import herded_rows
+from ..synthetic.initial import initial_rows, initial_tiles
+from ..synthetic.mosaics import reduce
+from ..training import resolve_training, train_network
+
+
+class Start(NamedTuple):
+    """What is optimised: the tiles of the images; without mosaics, a tile is an image.
+
+    Attributes:
+        tiles: float32 [N, 3, h, w], normalised, class by class.
+        assigned: int64 [K, T], the domain of each.
+    """
+
+    tiles: Tensor
+    assigned: Tensor
+
+
+def initial_start(
+    sources: DomainDataset,
+    assigned: Tensor,
+    config: DistillSettings,
+    mean: Tensor,
+    std: Tensor,
+    device: torch.device,
+) -> Start:
+    """Real images or noise, as `config.init` says; the domains are those `assigned`."""
+    return Start(initial_tiles(sources, assigned, config, mean, std), assigned)
+
+
+def random_start(
+    sources: DomainDataset,
+    assigned: Tensor,
+    config: DistillSettings,
+    mean: Tensor,
+    std: Tensor,
+    device: torch.device,
+) -> Start:
+    """The same to keep: images drawn whatever their domain are said to be of the domain that they are of."""
+    tiles = initial_tiles(sources, assigned, config, mean, std)
+    if config.init == "random":
+        assigned = sources.domains[initial_rows(sources, assigned, config)].reshape(assigned.shape)
+    return Start(tiles, assigned)
+
+
+def herded_start(
+    sources: DomainDataset,
+    assigned: Tensor,
+    config: DistillSettings,
+    mean: Tensor,
+    std: Tensor,
+    device: torch.device,
+) -> Start:
+    """What herding chooses in the features of a network trained on the sources."""
+    training = EvaluateConfig(
+        epochs=config.herding_epochs,
+        network=config.network,
+        augment=config.augment,
+        precision=config.precision,
+        seed=derive_seed(config.seed, "herding"),
+    )
+    settings = resolve_training(training, sources.resolution, sources.flip_safe)
+    network = train_network(
+        sources.images, sources.labels, sources.num_classes, settings, mean=mean, std=std, device=device
+    )
+    rows = herded_rows(sources, network, assigned, config.init == "uniform", mean, std)
+    tiles = reduce(normalise(sources.images[rows], mean, std), config.factor)
+    return Start(tiles, sources.domains[rows].reshape(assigned.shape))

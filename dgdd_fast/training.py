@@ -1,0 +1,245 @@
+"""A network trained from scratch, on distilled or on real images, and its accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .config import EvaluateConfig, EvaluateSettings, Precision, checked, settled
+from .data import DomainDataset, normalise
+from .data.augment import augment, cutmix, draw_batch, draw_cutmix, mixed_labels, resolve_strategy
+from .generalization import training_loss
+from .interruption import TrainingDivergedError
+from .networks import Network, build_network, initialise, resolve_network, rows_per_chunk
+from .precision import arithmetic, autocast
+from .seeds import generator
+
+
+class Schedule(Protocol):
+    """An optimizer and how its learning rate falls.
+
+    Attributes:
+        own_rate, own_decay: learning rate and weight decay where the settings leave them open.
+        fresh_starts: the epochs, counted from 0, before which the optimizer forgets its momentum.
+    """
+
+    own_rate: float
+    own_decay: float
+    fresh_starts: tuple[int, ...]
+
+    def __init__(self, config: EvaluateSettings) -> None: ...
+
+    def optimizer(self, network: Network) -> torch.optim.Optimizer:
+        """A new one for the parameters of `network`."""
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate in an epoch, counted from 0."""
+
+    def __str__(self) -> str:
+        """For a reader: "SGD (learning rate 0.01, ...)"."""
+
+
+class SteppedSGD:
+    """SGD with momentum, the learning rate falling to a tenth after ``epochs // 2 + 1`` epochs, where the
+    momentum starts from zero again (DM, SGS)."""
+
+    own_rate, own_decay = 0.01, 5e-4
+
+    def __init__(self, config: EvaluateSettings) -> None:
+        self.config = config
+        self.full_rate_epochs = config.epochs // 2 + 1
+        self.fresh_starts: tuple[int, ...] = (0, self.full_rate_epochs)
+
+    def optimizer(self, network: Network) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            network.parameters(),
+            lr=self.config.learning_rate,
+            momentum=self.config.momentum,
+            weight_decay=self.config.weight_decay,
+            fused=True,
+        )
+
+    def rate(self, epoch: int) -> float:
+        rate = self.config.learning_rate
+        return rate if epoch < self.full_rate_epochs else rate / 10
+
+    def __str__(self) -> str:
+        return (
+            f"SGD (learning rate {self.config.learning_rate:g}, a tenth after epoch {self.full_rate_epochs}, "
+            f"momentum {self.config.momentum:g}, weight decay {self.config.weight_decay:g}, "
+            f"batch {self.config.batch_size})"
+        )
+
+
+class HalvedAdamW:
+    """AdamW, the learning rate halved after each fifth of the epochs (NCFM)."""
+
+    own_rate, own_decay = 1e-3, 0.01
+
+    def __init__(self, config: EvaluateSettings) -> None:
+        self.config = config
+        self.fresh_starts: tuple[int, ...] = (0,)
+
+    def optimizer(self, network: Network) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            network.parameters(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            fused=True,
+        )
+
+    def rate(self, epoch: int) -> float:
+        return self.config.learning_rate * 0.5 ** (5 * epoch // self.config.epochs)
+
+    def __str__(self) -> str:
+        return (
+            f"AdamW (learning rate {self.config.learning_rate:g}, halved after each fifth of the epochs, "
+            f"weight decay {self.config.weight_decay:g}, batch {self.config.batch_size})"
+        )
+
+
+SCHEDULES: dict[str, type[SteppedSGD | HalvedAdamW]] = {"sgd": SteppedSGD, "adamw": HalvedAdamW}
+
+
+def resolve_training(
+    config: EvaluateConfig, resolution: tuple[int, int], flip_safe: bool
+) -> EvaluateSettings:
+    """The settings with what follows from the data and from each other written out.
+
+    Raises ValueError for settings that cannot work.
+    """
+    checked(config, "evaluate")
+    if config.cutmix_probability > 0 and config.generalize != "none":
+        raise ValueError(
+            f"CutMix splits an image's label, {config.generalize} needs it whole: use one of them "
+            "(cutmix_probability 0, or generalize 'none')"
+        )
+    schedule = SCHEDULES[config.optimizer]
+    rate, decay = config.learning_rate, config.weight_decay
+    return settled(
+        EvaluateSettings,
+        config,
+        learning_rate=schedule.own_rate if rate is None else rate,
+        weight_decay=schedule.own_decay if decay is None else decay,
+        network=resolve_network(config.network, resolution),
+        augment=resolve_strategy(config.augment, flip_safe, cutmix=config.cutmix_probability > 0),
+    )
+
+
+def train_network(
+    images: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    config: EvaluateSettings,
+    *,
+    mean: Tensor | Sequence[float] = (0.0, 0.0, 0.0),
+    std: Tensor | Sequence[float] = (1.0, 1.0, 1.0),
+    device: str | torch.device = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> Network:
+    """Train a fresh network, drawn from `config.seed`, on cross entropy or the loss that `config.generalize`
+    makes of it.
+
+    There are exactly `config.epochs` epochs, each in a new random order; its last batch is as small as it
+    comes. Each batch is augmented by the same operations, with parameters of its own for each image, and
+    mixed with `config.cutmix_probability`. The learning rate falls as the optimizer's `Schedule` says.
+
+    Args:
+        images: [N, 3, H, W], float32 and normalised, or uint8, to be normalised batch by batch.
+        labels: int64 [N] in [0, num_classes).
+        config: `config.runs` is not used.
+        mean, std: [3], what the images are normalised with.
+        device: where to train, in `config.precision`; the network stays there.
+        progress: called after every epoch with the number of epochs done.
+
+    Raises:
+        ValueError: no images, a label for each is missing, or `config.generalize` does not fit the network.
+        TrainingDivergedError: the loss became NaN or infinite.
+    """
+    if len(images) == 0 or labels.shape != (len(images),):
+        raise ValueError(
+            f"training needs images with a label each, got {len(images)} and {list(labels.shape)}"
+        )
+    device = torch.device(device)
+    with arithmetic(config.precision, device):
+        return _train(images.to(device), labels.to(device), num_classes, config, mean, std, progress)
+
+
+def _train(
+    images: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    config: EvaluateSettings,
+    mean: Tensor | Sequence[float],
+    std: Tensor | Sequence[float],
+    progress: Callable[[int], None] | None,
+) -> Network:
+    device = images.device
+    resolution = (images.shape[2], images.shape[3])
+    network = build_network(num_classes, resolution, config.network, channels=images.shape[1])
+    initialise(network, generator(config.seed, "network"))
+    network.to(device)
+    orders, draws = generator(config.seed, "order"), generator(config.seed, "augment")
+    mixes = generator(config.seed, "cutmix")
+    mean, std = (torch.as_tensor(values, device=device) for values in (mean, std))
+    loss_of = training_loss(config, network, mean, std, generator(config.seed, "generalize"))
+    # Where nothing mixes the images of a batch, its gradient is summed over parts that are fast to compute.
+    rows = config.batch_size
+    if config.network.norm != "batch" and config.generalize == "none":
+        rows = min(rows, rows_per_chunk(network, device))
+    schedule = SCHEDULES[config.optimizer](config)
+    for epoch in range(config.epochs):
+        if epoch in schedule.fresh_starts:
+            optimizer = schedule.optimizer(network)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(epoch)
+        total = torch.zeros((), device=device)
+        order = torch.randperm(len(images), generator=orders).to(device)
+        for batch in torch.split(order, config.batch_size):
+            draw = draw_batch(config.augment, resolution, len(batch), draws)
+            inputs = images[batch]
+            if inputs.dtype == torch.uint8:
+                inputs = normalise(inputs, mean, std)
+            mix = draw_cutmix(config.cutmix_probability, resolution, len(batch), mixes)
+            inputs = cutmix(augment(inputs, draw), mix)
+            wanted = mixed_labels(labels[batch], mix, num_classes)
+            optimizer.zero_grad()
+            parts, targets = torch.split(inputs, rows), torch.split(wanted, rows)
+            for part, target in zip(parts, targets, strict=True):
+                with autocast(config.precision, device):
+                    loss = loss_of(part, target, epoch) * len(part) / len(batch)
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.detach()
+            optimizer.step()
+        if not math.isfinite(total):
+            raise TrainingDivergedError(
+                f"the training loss is {total.item()} in epoch {epoch + 1} of {config.epochs}; use a smaller "
+                f"learning rate than {config.learning_rate:g}, or check the images for NaN and outliers"
+            )
+        if progress is not None:
+            progress(epoch + 1)
+    return network.eval()
+
+
+@torch.inference_mode()
+def accuracy(
+    network: Network,
+    test: DomainDataset,
+    mean: Tensor | Sequence[float],
+    std: Tensor | Sequence[float],
+    precision: Precision = "float32",
+) -> float:
+    """The percentage of `test`, normalised with `mean` and `std`, that the network classifies correctly."""
+    device = network.classifier.weight.device
+    rows = rows_per_chunk(network, device)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    parts = zip(torch.split(test.images, rows), torch.split(test.labels, rows), strict=True)
+    with arithmetic(precision, device), autocast(precision, device):
+        for images, labels in parts:
+            predicted = network(normalise(images.to(device), mean, std)).argmax(1)
+            correct += (predicted == labels.to(device)).sum()
+    return 100 * correct.item() / len(test)
