@@ -7,7 +7,7 @@ import dgdd_fast
 
 PACKAGE = Path(dgdd_fast.__file__).parent
 FLOORS = (
-    ("_core", "files", "interruption", "ops", "seeds"),
+    ("_core", "files", "interruption", "ops", "plugins", "seeds"),
     ("config",),
     ("networks", "precision"),
     ("data",),

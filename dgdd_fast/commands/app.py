@@ -8,6 +8,7 @@ import typer
 import typer.core
 from rich.markup import escape
 
+from ..plugins import load_plugins, loaded_plugins
 from .terminal import error_console
 
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
@@ -55,6 +56,12 @@ app = typer.Typer(
 @app.callback()
 def dgdd(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE", help="A Python file that registers methods, networks or data; may be repeated."
+        ),
+    ] = None,
 ) -> None:
     """Distil labelled images of several domains into a few that hold up on a domain nobody showed them.
 
@@ -70,3 +77,4 @@ def dgdd(
     dgdd table grids/NAME
     dgdd doctor
     """
+    load_plugins([*loaded_plugins(), *(plugin or ())])

@@ -15,12 +15,11 @@ from ..config import (
     ExpertConfig,
     MaskConfig,
     SurgeryConfig,
-    from_dict,
     method_name,
     method_spec,
     names_where,
     override,
-    to_dict,
+    with_assignments,
     with_method,
 )
 from ..config.run import (
@@ -38,8 +37,10 @@ from .options import (
     Depth,
     Device,
     Precision,
+    Settings,
     Threads,
     Width,
+    assignments,
     names_in,
     set_threads,
     show_warnings,
@@ -132,6 +133,7 @@ def distill(
     width: Width = None,
     depth: Depth = None,
     precision: Precision = None,
+    settings_given: Settings = None,
     device: Device = None,
     threads: Threads = None,
     config: Annotated[
@@ -157,6 +159,7 @@ def distill(
     dgdd distill --data pacs/ --resolution 64 --target sketch --out runs/sketch
     dgdd distill --data pacs/ --resolution 64 --target sketch --method cadm --experts experts/sketch
     dgdd distill --data digits/ --domain mnist --target none --pseudo-domains 4 --method hdd+sgs
+    dgdd distill --target street --set distill.momentum=0.9 --set distill.network.norm=none
     dgdd distill --resume --out runs/sketch
     dgdd distill --config runs/sketch/config.yaml --seed 1 --out runs/1
     """
@@ -205,7 +208,7 @@ def distill(
         threads=threads,
         distill=settings,
     )
-    run = from_dict(RunConfig, to_dict(run))
+    run = with_assignments(run, assignments(settings_given))
     _distill(run, out or _default_folder(run), resume)
 
 

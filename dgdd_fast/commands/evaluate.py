@@ -13,12 +13,12 @@ from ..config import (
     PROTOCOLS,
     RANDOM,
     DistillConfig,
-    EvaluateConfig,
     NetworkConfig,
     from_dict,
     method_name,
     override,
     to_dict,
+    with_assignments,
     with_method,
 )
 from ..config.run import CONFIG_NAME, read_run_config
@@ -29,8 +29,10 @@ from .options import (
     Depth,
     Device,
     Precision,
+    Settings,
     Threads,
     Width,
+    assignments,
     set_file,
     set_threads,
     usable_device,
@@ -98,6 +100,7 @@ def evaluate(
         bool, typer.Option("--no-random", help="Leave out the real images at the same budget.")
     ] = False,
     precision: Precision = None,
+    settings_given: Settings = None,
     device: Device = None,
     threads: Threads = None,
     out: Annotated[
@@ -134,7 +137,7 @@ def evaluate(
     trained_on = from_dict(DistillConfig, distilled.config)
     config = override(PROTOCOLS[protocol], runs=runs, epochs=epochs, seed=seed)
     config = override(config, generalize=generalize, precision=precision)
-    config = from_dict(EvaluateConfig, to_dict(config))
+    config = with_assignments(config, assignments(settings_given), "evaluate")
     architectures = architecture or [trained_on.network.architecture]
     if depth is not None and not any(map(has_depth, architectures)):
         raise ValueError(
@@ -158,10 +161,11 @@ def evaluate(
     report["results"] = {}
     for network in networks:
         settings = dataclasses.replace(config, network=network)
-        of_network = f", {network.architecture}" if len(networks) > 1 else ""
+        settings = with_assignments(settings, assignments(settings_given), "evaluate")
+        of_network = f", {settings.network.architecture}" if len(networks) > 1 else ""
         results = {}
         for name, images in sets.items():
-            with Meter(f"training on {name}{of_network}", runs * config.epochs) as meter:
+            with Meter(f"training on {name}{of_network}", settings.runs * settings.epochs) as meter:
                 results[name] = run_evaluation(images, tests, settings, device=device, progress=meter.update)
             report["results"][f"{name}{of_network}"] = results[name].to_dict()
         console.print(accuracy_table(results))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from ..config import shown
 from ..config.run import NO_TARGET, SET_NAME
+from ..config.yaml_text import parse_yaml
 from .terminal import console
 
 if TYPE_CHECKING:
@@ -24,6 +26,14 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default:
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: as torch chooses.")]
 PRECISION_HELP = "float32, tf32 or bfloat16."
 Precision = Annotated[str | None, typer.Option(help=f"{PRECISION_HELP} Default: float32.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any setting by its name, such as distill.masks.share=0.5; may be repeated.",
+    ),
+]
 Width = Annotated[int | None, typer.Option(min=1, help="Channels of the ConvNet.")]
 Depth = Annotated[int | None, typer.Option(min=1, help="Blocks of the ConvNet. Default: by resolution.")]
 
@@ -41,6 +51,17 @@ def source_images(dataset: DomainDataset, target: str | None) -> tuple[DomainDat
 def names_in(given: str | None) -> tuple[str, ...] | None:
     """The names in an option that lists them with commas; None where it is not given."""
     return None if given is None else tuple(name.strip() for name in given.split(","))
+
+
+def assignments(given: list[str] | None) -> dict[str, Any]:
+    """The settings in the options --set NAME=VALUE, values as in YAML."""
+    values = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise ValueError(f"--set takes NAME=VALUE, such as distill.masks.share=0.5, got {shown(text)}")
+        values[name.strip()] = parse_yaml(value)
+    return values
 
 
 def set_file(path: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..config import PretrainConfig, from_dict, override, to_dict
+from ..config import PretrainConfig, from_dict, override, to_dict, with_assignments
 from ..config.run import NO_TARGET
 from ..config.yaml_text import load_yaml
 from .options import (
@@ -15,7 +15,9 @@ from .options import (
     Classes,
     Device,
     Precision,
+    Settings,
     Threads,
+    assignments,
     names_in,
     set_threads,
     show_warnings,
@@ -96,6 +98,7 @@ def pretrain(
         int | None, typer.Option(min=1, help="Channels of the first stage. Default: 64.")
     ] = None,
     precision: Precision = None,
+    settings_given: Settings = None,
     resolution: Annotated[
         int | None,
         typer.Option(min=1, help="Resize the images to this side in pixels. Default: as they are."),
@@ -139,7 +142,7 @@ def pretrain(
         seed=seed,
         network=override(settings.network, architecture=architecture, width=width),
     )
-    settings = from_dict(PretrainConfig, to_dict(settings))
+    settings = with_assignments(settings, assignments(settings_given), "pretrain")
     device = usable_device(device)
     set_threads(threads)
     dataset = load_dataset(data, resolution, classes=names_in(classes))

@@ -29,7 +29,7 @@ class Bound:
         ):
             return None
         if isinstance(value, int) and value > self.high:
-            return f"be at most {self.high:.0f}"
+            return f"be at most {self.high}"
         return self.wording
 
 

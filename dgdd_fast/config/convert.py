@@ -162,21 +162,30 @@ def _section(annotation: Any) -> type | None:
     return None
 
 
-def with_assignments(config: ConfigT, assignments: dict[str, Any], name: str = "") -> ConfigT:
-    """`config` with the settings that `assignments` name, written as surgery.alpha, at those values.
+def with_assignments(config: ConfigT, assignments: dict[str, Any], section: str = "") -> ConfigT:
+    """`config` with the settings that `assignments` name at other values.
+
+    Args:
+        assignments: values by names such as surgery.alpha; where `section` is given, section.surgery.alpha.
 
     Raises ValueError as `from_dict` does; for an unknown name with those that look like it.
     """
-    known = list(setting_names(type(config)))
+    prefix = f"{section}." if section else ""
+    known = list(setting_names(type(config), prefix))
     values = to_dict(config)
     for setting, value in assignments.items():
         if setting not in known:
-            close = difflib.get_close_matches(setting, known, n=5, cutoff=0.5)
-            close += [other for other in known if other.endswith(f".{setting}") and other not in close]
-            advice = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(known)}"
-            raise ValueError(f"there is no setting {shown(setting)}: {advice}")
-        values = merged(values, nested(setting.split("."), value))
-    return from_dict(type(config), values, name)
+            raise ValueError(f"there is no setting {shown(setting)}{_completed(setting, known)}")
+        values = merged(values, nested(setting.removeprefix(prefix).split("."), value))
+    return from_dict(type(config), values, section)
+
+
+def _completed(setting: str, known: list[str]) -> str:
+    """What may have been meant: names that begin or end like it, and names that look like it."""
+    last = setting.rpartition(".")[2]
+    found = [name for name in known if name.startswith(setting) or name.rpartition(".")[2].startswith(last)]
+    found += [name for name in difflib.get_close_matches(setting, known, n=5) if name not in found]
+    return f": did you mean {', '.join(found[:8])}?" if found else f"; there are {', '.join(known)}"
 
 
 def override(config: ConfigT, **values: Any) -> ConfigT:

@@ -6,7 +6,7 @@ from .embedded_digits import embedded_digits
 from .errors import DataError
 from .folder import load_folder
 from .iterable import from_iterable
-from .load import DatasetSummary, load_dataset, summary
+from .load import DatasetSummary, load_dataset, register_loader, summary
 from .npz import load_npz
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "load_folder",
     "load_npz",
     "normalise",
+    "register_loader",
     "summary",
 ]

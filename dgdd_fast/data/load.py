@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,32 @@ from .npz import load_npz
 EMBEDDED_DIGITS = "embedded-digits"
 
 
+# What loads data that are no files: of the text behind the colon, which may be empty, and the side in pixels.
+Load = Callable[[str, "int | None"], DomainDataset]
+
+
+def _digits(argument: str, resolution: int | None) -> DomainDataset:
+    if argument:
+        raise DataError(f"{EMBEDDED_DIGITS} are built in; leave {argument!r} out")
+    return embedded_digits() if resolution is None else embedded_digits(resolution)
+
+
+LOADERS: dict[str, Load] = {EMBEDDED_DIGITS: _digits}
+
+
+def register_loader(name: str, load: Load) -> None:
+    """Make a loader of your own known: `load_dataset`, the command and studies then take ``name`` and
+    ``name:what`` for a source.
+
+    Raises ValueError for a name that is taken.
+    """
+    if name in LOADERS:
+        raise ValueError(f"there is a loader {name!r} already; choose another name")
+    if not name or ":" in name or "/" in name:
+        raise ValueError(f"a loader's name has no colon and no slash, got {name!r}")
+    LOADERS[name] = load
+
+
 def load_dataset(
     source: str | Path,
     resolution: int | None = None,
@@ -28,17 +54,19 @@ def load_dataset(
 
     Args:
         source: ``embedded-digits``, an ``.npz`` file, a folder with one ``.npz`` file per domain (see
-            `load_npz`), or a folder of image files (see `load_folder`).
+            `load_npz`), or a folder of image files (see `load_folder`); or the name of a loader that was
+            registered, with what it is to load behind a colon, if anything: ``mine:path``.
         resolution: side in pixels to resize to; None takes what the source has (32 for the embedded digits).
         domains: the domains to keep; None keeps all.
         classes: the classes to keep, which are numbered in the data's order; None keeps all.
 
     Raises DataError where there is nothing to load, saying what was looked for.
     """
-    if str(source) == EMBEDDED_DIGITS:
-        digits = embedded_digits() if resolution is None else embedded_digits(resolution)
-        digits = digits if domains is None else digits.only_domains(domains)
-        return digits if classes is None else digits.only_classes(classes)
+    name, _, argument = str(source).partition(":")
+    if name in LOADERS and not Path(source).exists():
+        dataset = LOADERS[name](argument, resolution)
+        dataset = dataset if domains is None else dataset.only_domains(domains)
+        return dataset if classes is None else dataset.only_classes(classes)
     path = Path(source).expanduser()
     if not path.exists():
         raise DataError(

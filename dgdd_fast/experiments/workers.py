@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from ..plugins import load_plugins, loaded_plugins
 from .job import EVENTS, JobProgress, Tell, run_job
 from .plan import Job, PoolJob
 
@@ -124,6 +125,7 @@ def _serve(pipe: Connection, root: Path, device: str, threads: int) -> None:
     SIGTERM once: a second signal would end a distillation without one.
     """
     os.setsid()
+    load_plugins(loaded_plugins())
     torch.set_num_threads(threads)
     told = 0.0
 
@@ -178,7 +180,9 @@ def run_on_ray(
         there = ray.cluster_resources()
         if on_gpu and there.get("GPU", 0) < 1:  # its tasks would wait for ever
             raise ValueError("the Ray cluster has no GPU: start a machine of it with one, or give cpu")
-        pending = {task.remote(_on_device(job, device), str(root), threads): job for job in jobs}
+        pending = {
+            task.remote(_on_device(job, device), str(root), threads, loaded_plugins()): job for job in jobs
+        }
         while pending:
             (finished,), _ = ray.wait(list(pending), num_returns=1)
             job = pending.pop(finished)
@@ -196,8 +200,9 @@ def run_on_ray(
             ray.shutdown()
 
 
-def _run_ray_task(job: AnyJob, root: str, threads: int) -> list[JobProgress]:
-    """What happened to the job."""
+def _run_ray_task(job: AnyJob, root: str, threads: int, plugins: list[str]) -> list[JobProgress]:
+    """What happened to the job; the machine sees the `plugins` under the same paths."""
+    load_plugins(plugins)
     torch.set_num_threads(threads)
     reports: list[JobProgress] = []
 

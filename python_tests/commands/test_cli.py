@@ -125,6 +125,28 @@ def test_evaluate_across_architectures_and_in_the_inherited_way(run, tmp_path):
         assert part in text
 
 
+def test_any_setting_can_be_set_by_its_name(pictures, run, tmp_path):
+    out = tmp_path / "run"
+    assigned = ["--set", "distill.network.norm=none", "--set", "distill.surgery.eps=1e-9"]
+    dgdd("distill", "--data", pictures, "--target", "domain2", *TINY, *assigned, "--out", out)
+    settings = read_run_config(out / "config.yaml").distill
+    assert (settings.network.norm, settings.surgery.eps) == ("none", 1e-9)
+    report = tmp_path / "evaluation.json"
+    assigned = ["--set", "evaluate.network.width=4", "--set", "evaluate.epochs=2"]
+    dgdd("evaluate", run, "--runs", 1, *assigned, "--no-random", "--out", report)
+    protocol = json.loads(report.read_text())["results"]["dm+sgs"]["protocol"]
+    assert "width 4" in protocol
+    assert "for 2 epochs" in protocol
+    for arguments, message in (
+        (["--set", "distill.surgry.eps=1"], "did you mean distill.surgery.eps"),
+        (["--set", "distill.surgery.eps"], "--set takes NAME=VALUE"),
+        (["--set", "distill.surgery.eps=-1"], "distill.surgery.eps must be finite and not negative, got -1"),
+    ):
+        code, text = failure("distill", "--data", pictures, "--target", "domain2", *arguments)
+        assert code == 2
+        assert message in text
+
+
 def test_evaluate_only_what_is_asked(run, tmp_path):
     out = tmp_path / "target.json"
     arguments = ("--on", "target", "--no-random", "--runs", "1", "--epochs", "1", "--out", out)

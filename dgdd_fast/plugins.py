@@ -1,0 +1,43 @@
+"""Python files of yours that register an objective, a network or a loader of data."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+ENVIRONMENT = "DGDD_PLUGINS"  # the files loaded, for processes that this one starts
+
+
+def load_plugins(paths: Iterable[str | Path]) -> None:
+    """Run these files, each once a process, and have worker processes run them too.
+
+    Raises ValueError for a file that is not there or fails.
+    """
+    for path in paths:
+        file = Path(path).expanduser().resolve()
+        name = f"dgdd_fast_plugin_{file.stem}_{abs(hash(str(file)))}"
+        if name in sys.modules:
+            continue
+        if not file.is_file():
+            raise ValueError(f"there is no plugin {file}; name a Python file")
+        spec = importlib.util.spec_from_file_location(name, file)
+        if spec is None or spec.loader is None:
+            raise ValueError(f"the plugin {file} is no Python file (.py)")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[name]
+            raise ValueError(f"the plugin {file} failed: {type(error).__name__}: {error}") from error
+        if str(file) not in loaded_plugins():
+            os.environ[ENVIRONMENT] = os.pathsep.join([*loaded_plugins(), str(file)])
+
+
+def loaded_plugins() -> list[str]:
+    """The files that this process, or the one that started it, has loaded."""
+    listed = os.environ.get(ENVIRONMENT, "")
+    return listed.split(os.pathsep) if listed else []

@@ -1,0 +1,117 @@
+"""Settings that are refused: by name, with the value cut to a readable length."""
+
+from __future__ import annotations
+
+import math
+import typing
+from pathlib import Path
+
+import pytest
+
+from dgdd_fast.config import (
+    METHODS,
+    DistillConfig,
+    EvaluateConfig,
+    MaskConfig,
+    PretrainConfig,
+    from_dict,
+    method_name,
+    setting_names,
+    to_dict,
+    with_assignments,
+    with_method,
+)
+from dgdd_fast.config.run import RunConfig
+from dgdd_fast.config.yaml_text import load_yaml, parse_yaml
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ipc": 0}, "ipc must be at least 1, got 0"),
+        ({"ipc": 10**30}, "ipc must be at most 1000000, got 1000"),
+        ({"ipc": True}, "ipc must be int, got True"),
+        ({"ipc": 2.0}, "ipc must be int, got 2.0"),
+        ({"iterations": -1}, "iterations must not be negative, got -1"),
+        ({"seed": 2**64}, "seed must be at most 9223372036854775807"),
+        ({"momentum": 1}, "momentum must be at least 0 and less than 1, got 1"),
+        ({"image_lr": math.inf}, "image_lr must be positive and finite, got inf"),
+        ({"image_lr": 10**400}, "image_lr must be a number below 1e308, got 1000"),
+        ({"surgery": {"alpha": math.nan}}, "surgery.alpha must be finite, got nan"),
+        ({"augment": {"crop": 1.5}}, r"augment.crop must lie in \[0, 1\], got 1.5"),
+        ({"masks": {"share": "half"}}, "masks.share must be float, got 'half'"),
+        ({"objective": "dd"}, "objective must be one of 'dm', 'hdd', .*got 'dd'"),
+        ({"network": {"architecture": "vit"}}, "network.architecture must be one of 'convnet', .*got 'vit'"),
+        ({"networks": {}}, "unknown setting 'networks'; known settings: .*; did you mean network?"),
+        ({"surgery": {"gamma": 1}}, "unknown setting 'gamma' in surgery; known settings: alpha, beta"),
+        ({"surgery": [1]}, r"surgery must be a mapping of settings, got \[1\]"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_came(values: dict[str, typing.Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_dict(DistillConfig, values)
+
+
+def test_a_long_value_is_cut() -> None:
+    for value in ("x" * 10_000, ["y"] * 10_000, {"z": "z" * 10_000}, 10**5000):
+        with pytest.raises(ValueError, match="momentum") as error:
+            from_dict(DistillConfig, {"momentum": value})
+        assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("cls", [DistillConfig, EvaluateConfig, PretrainConfig, RunConfig])
+def test_every_setting_has_a_name_and_can_be_set_to_what_it_is(cls: type) -> None:
+    names = list(setting_names(cls))
+    assert len(set(names)) == len(names)
+    values = to_dict(cls())
+    for name in names:
+        value: typing.Any = values
+        for part in name.split("."):
+            value = None if value is None else value[part]
+        if value is not None:
+            assert to_dict(with_assignments(cls(), {name: value})) == values, name
+
+
+def test_a_section_that_is_not_there_yet_is_made_by_setting_something_in_it() -> None:
+    assert with_assignments(with_method(DistillConfig(), "cadm"), {"masks.share": 0.5}).masks == MaskConfig(
+        0.5
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("distill.mask.share", "distill.masks.share"),
+        ("masks.share", "distill.masks.share"),
+        ("distill.momentun", "distill.momentum"),
+        ("distill.surgery", "distill.surgery.alpha, distill.surgery.beta"),
+    ],
+)
+def test_an_unknown_name_is_completed(name: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"there is no setting '{name}': did you mean .*{meant}"):
+        with_assignments(RunConfig(), {name: 1})
+
+
+def test_yaml_takes_a_key_once_and_aliases_up_to_a_size(tmp_path: Path) -> None:
+    (tmp_path / "twice.yaml").write_text("a: 1\nb: {c: 1, d: 2, c: 3}\n")
+    with pytest.raises(ValueError, match="the key 'c' stands twice in a mapping, line 2"):
+        load_yaml(tmp_path / "twice.yaml")
+    assert parse_yaml("a: &x [1, 2]\nb: *x") == {"a": [1, 2], "b": [1, 2]}
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+    bomb += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 20))
+    with pytest.raises(ValueError, match="more than 100000 values, aliases written out"):
+        parse_yaml(bomb)
+    with pytest.raises(ValueError, match="stands within itself"):
+        parse_yaml("a: &a [*a]")
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_yaml("[" * 20_000)
+    assert parse_yaml("1e-3") == 0.001
+
+
+def test_a_method_is_its_objective_and_its_modifiers() -> None:
+    for name, spec in METHODS.items():
+        assert name == spec.name
+        for modifier in spec.modifiers:
+            config = with_method(DistillConfig(), f"{name}+{modifier}")
+            assert method_name(config) == f"{name}+{modifier}"
+            assert from_dict(DistillConfig, to_dict(config)) == config

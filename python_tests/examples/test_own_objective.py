@@ -1,0 +1,121 @@
+"""Objectives, networks and loaders of a user's own, in the API, the command, studies and worker processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import dgdd, failure
+from small_runs import SMALL, WITH_SURGERY
+from toy_data import toy_domains
+
+import dgdd_fast
+from dgdd_fast.config import METHODS, method_label
+from dgdd_fast.experiments.grid import Workers, read_index, run_grid
+from dgdd_fast.experiments.study import study_from_dict
+from dgdd_fast.matching.registry import OBJECTIVES
+from dgdd_fast.matching.resolve import resolve_distillation
+from dgdd_fast.plugins import ENVIRONMENT, load_plugins
+
+OWN = Path(__file__).parents[2] / "examples" / "own_objective.py"
+PLUGIN = """
+from dgdd_fast import DomainDataset, load_dataset, register_loader, register_network
+from dgdd_fast.networks import ConvNet
+
+def half(what, resolution):
+    data = load_dataset(what, resolution)
+    return data.select(range(0, len(data), 2))
+
+register_loader("half", half)
+register_network("short", lambda classes, size, config, channels: ConvNet(classes, size, config, channels),
+                 label="Short", own_width=6, own_depth=lambda size: 1)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_objective() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ENVIRONMENT, "")
+        load_plugins([OWN])
+        yield
+    # The names stay registered: a file is run once a process.
+
+
+def test_it_is_about_thirty_lines() -> None:
+    assert len(OWN.read_text().splitlines()) <= 40
+
+
+def test_an_own_objective_distils_and_takes_surgery() -> None:
+    data = toy_domains()
+    start = dgdd_fast.distill(data, dataclasses.replace(SMALL, iterations=0)).images
+    plain, surgery = (
+        dgdd_fast.distill(data, dataclasses.replace(config, objective="cosine"))
+        for config in (SMALL, WITH_SURGERY)
+    )
+    assert not torch.equal(plain.images, start)
+    assert not torch.equal(plain.images, surgery.images)
+    open_rate = dataclasses.replace(SMALL, objective="cosine", image_lr=None)
+    assert resolve_distillation(open_rate, data).image_lr == 10
+    assert method_label("cosine+sgs") == "Cosine+SGS"
+
+
+def test_an_own_objective_follows_its_gradient() -> None:
+    """The loss falls along it."""
+    config = dataclasses.replace(SMALL, objective="cosine", image_lr=1.0, iterations=30, batch_real=12)
+    losses: list[float] = []
+    dgdd_fast.distill(toy_domains(), config, progress=lambda state: losses.append(state.loss))
+    assert sum(losses[-8:]) < 0.9 * sum(losses[:8])
+
+
+def test_the_command_takes_it(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ("--target", "street", "--ipc", "1", "--iterations", "1", "--width", "4", "--batch-real", "2")
+    text = dgdd("--plugin", OWN, "distill", "--method", "cosine+sgs", *options, "--out", out).output
+    assert "cosine+sgs: 10 classes x 1 images" in text
+    code, message = failure("--plugin", tmp_path / "none.py", "studies")
+    assert code == 2
+    assert "there is no plugin" in message
+    (tmp_path / "broken.py").write_text("1 / 0")
+    assert "broken.py failed: ZeroDivisionError" in failure("--plugin", tmp_path / "broken.py", "studies")[1]
+
+
+def test_a_study_takes_own_names_in_worker_processes_too(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(PLUGIN)
+    load_plugins([plugin])
+    study = study_from_dict(
+        {
+            "data": "half:embedded-digits",
+            "resolution": 16,
+            "targets": ["street"],
+            "methods": ["random", "cosine", "cosine+sgs"],
+            "ipc": [1],
+            "seeds": [0],
+            "distill": {"iterations": 1, "batch_real": 2, "network": {"architecture": "short"}},
+            "evaluate": {"epochs": 1},
+        }
+    )
+    outcome = run_grid(study, tmp_path / "grid", Workers(processes=1), lambda report: None)
+    assert outcome.failures == {}
+    index = read_index(tmp_path / "grid")
+    reports = [index.evaluation(cell.file) for cell in index.cells]
+    assert all("Short (width 6, depth 1" in report["protocol"] for report in reports if report)
+    assert len([report for report in reports if report]) == 3
+    text = dgdd("table", tmp_path / "grid").output
+    assert "Cosine+SGS" in text
+
+
+def test_a_name_is_taken_once() -> None:
+    build = OBJECTIVES["dm"].build
+    with pytest.raises(ValueError, match="there is an objective 'dm' already"):
+        dgdd_fast.register_objective(dgdd_fast.MethodSpec("dm"), build)
+    with pytest.raises(ValueError, match="letters, digits"):
+        dgdd_fast.register_objective(dgdd_fast.MethodSpec("dm+mine"), build)
+    assert "dm+mine" not in METHODS
+    with pytest.raises(ValueError, match="there is a network 'convnet' already"):
+        dgdd_fast.register_network("convnet", lambda *parts: None)  # type: ignore[arg-type, return-value]
+    with pytest.raises(ValueError, match="there is a loader 'embedded-digits' already"):
+        dgdd_fast.register_loader("embedded-digits", lambda what, resolution: toy_domains())
