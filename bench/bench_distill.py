@@ -23,7 +23,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,7 +32,14 @@ import torch
 from table import Table
 from timing import Time, environment, require_device
 
-from dgdd_fast.config import DistillConfig, ExpertConfig, NetworkConfig, PretrainConfig, SurgeryConfig
+from dgdd_fast.config import (
+    DistillConfig,
+    ExpertConfig,
+    NetworkConfig,
+    Precision,
+    PretrainConfig,
+    SurgeryConfig,
+)
 from dgdd_fast.data import DomainDataset
 from dgdd_fast.distillation import Progress, distill
 from dgdd_fast.experts import ExpertPool
@@ -41,7 +48,6 @@ from dgdd_fast.matching.comparison import MeanComparison
 from dgdd_fast.matching.expert_matching import ExpertFeatures, Regularisation
 from dgdd_fast.matching.feature_matching import FeatureMatching
 from dgdd_fast.matching.feature_spaces import RandomNetwork
-from dgdd_fast.matching.resolve import resolve_distillation
 from dgdd_fast.networks import initialise
 from dgdd_fast.seeds import generator
 from dgdd_fast.synthetic.optimizer import ImageOptimizer
@@ -51,6 +57,7 @@ SHAPES = {32: (10, 600), 64: (7, 400)}  # classes, and images of each in a domai
 DOMAINS = 3
 PAPER_BATCH = {"dm": 256, "dm+sgs": 256, "cadm": 1024 // DOMAINS}
 SMALL_BATCH = 64
+OTHER_PRECISIONS: tuple[Precision, ...] = ("tf32", "bfloat16")
 PARTS = (
     "draws",
     "gather and augment",
@@ -72,6 +79,7 @@ class Case:
     resolution: int
     batch_real: int  # of a class and domain
     width: int  # of the ConvNet, or of the experts
+    precision: Precision = "float32"
     ipc: int = 10
 
     def sources(self) -> DomainDataset:
@@ -97,6 +105,7 @@ class Case:
             "iterations": iterations,
             "ipc": self.ipc,
             "batch_real": self.batch_real,
+            "precision": self.precision,
             "checkpoint_every": iterations,
         }
         if self.method == "cadm":
@@ -249,7 +258,6 @@ def taken_apart(stopwatch: Stopwatch) -> Iterator[None]:
 class Row:
     case: Case
     threads: int | None  # on the CPU
-    precision: str
     milliseconds: Time  # an iteration, undisturbed
     parts: dict[str, float]  # milliseconds of an iteration whose parts are timed
     shares: dict[str, float]  # of all parts together
@@ -277,12 +285,10 @@ def measure(case: Case, device: torch.device) -> Row:
         peak = torch.cuda.max_memory_allocated(device) if on_cuda else None
         parts = time_of_parts(run, device)
         where = synchronisations(run) if on_cuda else Counter()
-        precision = resolve_distillation(case.config(experts, 1), sources).precision
     total = sum(parts.values())
     return Row(
         case,
         None if on_cuda else torch.get_num_threads(),
-        precision,
         Time.of(turns.milliseconds),
         parts,
         {name: each / total for name, each in parts.items()},
@@ -334,16 +340,20 @@ def synchronisations(run: Run) -> Counter[str]:
 
 
 def cases(quick: bool, on_cuda: bool) -> Iterator[Case]:
-    """On CUDA first what the papers have, then small batches of DM, where the host has the most to say."""
+    """On CUDA first what the papers have, then small batches of DM, where the host has the most to say, then
+    the papers' again in the other precisions."""
     batches = {method: 8 if quick else PAPER_BATCH[method] if on_cuda else SMALL_BATCH for method in METHODS}
     convnet, experts = (16, 4) if quick else (128, 64 if on_cuda else 16)
-    for resolution in SHAPES:
-        for method in METHODS:
-            yield Case(method, resolution, batches[method], experts if method == "cadm" else convnet)
+    whole = [
+        Case(method, resolution, batches[method], experts if method == "cadm" else convnet)
+        for resolution in SHAPES
+        for method in METHODS
+    ]
+    yield from whole
     if on_cuda and not quick:
-        for resolution in SHAPES:
-            for method in METHODS[:2]:
-                yield Case(method, resolution, SMALL_BATCH, convnet)
+        yield from (replace(case, batch_real=SMALL_BATCH) for case in whole if case.method != "cadm")
+        for precision in OTHER_PRECISIONS:
+            yield from (replace(case, precision=precision) for case in whole)
 
 
 def line(row: Row) -> str:
@@ -351,8 +361,8 @@ def line(row: Row) -> str:
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in row.shares.items())
     waits = "" if row.synchronisations is None else f"; {row.synchronisations} synchronisations"
     return (
-        f"{case.method:7} {case.resolution} px, {case.batch_real:3} real a cell, width {case.width:3}: "
-        f"{times.median:9.2f} ms [{times.p20:9.2f} {times.p80:9.2f}]; {shares}{waits}"
+        f"{case.method:7} {case.resolution} px, {case.batch_real:3} real a cell, width {case.width:3}, "
+        f"{case.precision}: {times.median:9.2f} ms [{times.p20:9.2f} {times.p80:9.2f}]; {shares}{waits}"
     )
 
 

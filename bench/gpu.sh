@@ -44,7 +44,7 @@ cd "$(dirname "$script")/.."
 
 readonly DEFAULT_STAGES=(build check test-operators bench-quick bench-loop bench-saturating bench-distillation
   bench-masking bench-general memcheck racecheck test synccheck initcheck bench-compiled)
-declare -rA LIMIT_SECONDS=([build]=120 [check]=45 [test-operators]=120 [bench-quick]=60 [bench-loop]=75
+declare -rA LIMIT_SECONDS=([build]=120 [check]=45 [test-operators]=120 [bench-quick]=60 [bench-loop]=90
   [bench-saturating]=90 [bench-distillation]=90 [bench-masking]=60 [bench-general]=60 [memcheck]=120 [racecheck]=180
   [test]=240 [synccheck]=120 [initcheck]=120 [bench-compiled]=1200 [accuracy]=3600 [accuracy-cadm]=3600)
 readonly LARGEST_LOG=$((8 << 20)) # bytes

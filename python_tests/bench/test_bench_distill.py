@@ -28,7 +28,11 @@ def test_cases_are_the_papers_batches_first() -> None:
     assert len(set(cases)) == len(cases)
     assert {(case.method, case.resolution) for case in cases[:6]} == set(QUICK)
     assert {case.batch_real for case in cases[:6]} == {256, 341}
-    assert {case.batch_real for case in cases[6:]} == {64}
+    assert {case.batch_real for case in cases[6:10]} == {64}
+    for others in (cases[10:16], cases[16:]):
+        (precision,) = {case.precision for case in others}
+        assert [dataclasses.replace(case, precision="float32") for case in others] == cases[:6]
+        assert precision in ("tf32", "bfloat16")
 
 
 @pytest.mark.parametrize("method", bench_distill.METHODS)
