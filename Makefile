@@ -35,19 +35,18 @@ cuda-check: .venv/package
 # For bench/gpu.sh on a machine that should not spend its time on compiling: the Python must be the one that is there,
 # while any torch that the package can be built with will do.
 WHEEL_BUILD := build/wheel-sm90
+WHEEL_PIP = $(WHEEL_BUILD)/venv/bin/python -m pip --quiet --disable-pip-version-check
 wheel-sm90: PYTHON = python3.12
-wheel-sm90: $(WHEEL_BUILD)/requirements
-	DGDD_CUDA=ON $(WHEEL_BUILD)/venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-	  --config-settings=build-dir=$(WHEEL_BUILD)/cmake --config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES=90-real \
-	  --wheel-dir $(WHEEL_BUILD)/wheel .
-	$(WHEEL_BUILD)/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall $(WHEEL_BUILD)/wheel/*.whl
+wheel-sm90:
+	@command -v $(PYTHON) >/dev/null || { echo 'wheel-sm90: there is no $(PYTHON); name that Python: make wheel-sm90 PYTHON=...' >&2; exit 1; }
+	[ "$$($(WHEEL_BUILD)/venv/bin/python -V 2>&1)" = "$$($(PYTHON) -V)" ] || $(PYTHON) -m venv --clear $(WHEEL_BUILD)/venv
+	$(WHEEL_PIP) install -r requirements.txt
+	rm -rf $(WHEEL_BUILD)/wheel
+	DGDD_CUDA=ON $(WHEEL_PIP) wheel --no-deps --no-build-isolation --config-settings=build-dir=$(WHEEL_BUILD)/cmake \
+	  --config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES=90-real --wheel-dir $(WHEEL_BUILD)/wheel .
+	$(WHEEL_PIP) install --no-deps --force-reinstall $(WHEEL_BUILD)/wheel/*.whl
 	cd $(WHEEL_BUILD) && venv/bin/python -c 'from dgdd_fast import _C; print(_C.build_info())'
-	mkdir -p dist && mv $(WHEEL_BUILD)/wheel/*.whl dist && ls -l dist
-
-$(WHEEL_BUILD)/requirements: requirements.txt
-	$(PYTHON) -m venv --clear $(WHEEL_BUILD)/venv
-	$(WHEEL_BUILD)/venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
-	touch $@
+	mkdir -p dist && cp $(WHEEL_BUILD)/wheel/*.whl dist && ls -l dist
 
 bench: .venv/package
 	$(BIN)/python bench/bench_spectral.py
