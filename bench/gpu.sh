@@ -52,7 +52,6 @@ readonly LARGEST_LOG=$((8 << 20)) # bytes
 export PATH="$PATH:/usr/local/cuda/bin"
 export OUT="${OUT:-$PWD/bench/results/gpu-$(date +%Y%m%d-%H%M%S)}"
 export PYTHON="${PYTHON:-python3}" PYTHONUNBUFFERED=1
-mkdir -p "$OUT"
 
 stage_build() {
   local pip=("$PYTHON" -m pip install --quiet --disable-pip-version-check --no-index --no-deps)
@@ -201,6 +200,7 @@ if ! facts="$("$PYTHON" bench/card.py)"; then
   echo "bench/gpu.sh: $PYTHON cannot import torch; name another Python: PYTHON=... bench/gpu.sh" >&2
   exit 2
 fi
+mkdir -p "$OUT"
 log() { tee -a "$OUT/gpu.log"; }
 echo "$facts" | log
 

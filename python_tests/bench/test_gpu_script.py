@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,7 +81,10 @@ def test_stages_run_in_the_order_of_worth_without_compiling_and_a_failing_one_st
     assert sorted(path.name for path in (python.parent / "out").iterdir()) == ["gpu.log", "summary.json"]
     benchmarks = [call for call in calls(python).splitlines() if "bench_" in call]
     assert all("--device cuda" in call and "--resume" in call for call in benchmarks)
-    assert len({call.split(" --json ")[1].split()[0] for call in benchmarks}) <= 6
+    files = {Path(call.split(" --json ")[1].split()[0]) for call in benchmarks}
+    assert len(files) <= 6  # eight with the other two
+    assert {file.parent for file in files} == {python.parent / "out"}
+    assert all(re.fullmatch(r"[\w.-]+", file.name, re.ASCII) for file in files)
     with_compile = [
         position
         for position, call in enumerate(benchmarks)
@@ -166,6 +170,7 @@ def test_an_unknown_stage_is_named_with_those_there_are(python: Path, words: tup
     assert finished.returncode == 2
     assert "no stage 'tset'" in finished.stderr
     assert "bench-loop" in finished.stderr
+    assert not (python.parent / "out").exists()
 
 
 def test_a_python_without_torch_is_named(python: Path) -> None:
