@@ -52,6 +52,7 @@ readonly LARGEST_LOG=$((8 << 20)) # bytes
 export PATH="$PATH:/usr/local/cuda/bin"
 export OUT="${OUT:-$PWD/bench/results/gpu-$(date +%Y%m%d-%H%M%S)}"
 export PYTHON="${PYTHON:-python3}" PYTHONUNBUFFERED=1
+[[ $PYTHON == */* ]] && PYTHON="$(realpath -s "$PYTHON")"
 
 stage_build() {
   local pip=("$PYTHON" -m pip install --quiet --disable-pip-version-check --no-index --no-deps)
@@ -84,16 +85,15 @@ test_on_gpu() { # options
     parallel=(-n 8)
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
   fi
-  # Interrupted before its limit, so that it tells what has failed so far. Without the current folder on the path, where
-  # the sources would hide the package of a wheel.
-  local patience=$((STAGE_SECONDS > 20 ? STAGE_SECONDS - 10 : STAGE_SECONDS / 2))
-  DGDD_REQUIRE_CUDA=1 timeout --foreground --signal=INT "$patience" \
-    "$PYTHON" -c 'import sys; sys.path[:] = filter(None, sys.path)
-import pytest; sys.exit(pytest.main(sys.argv[1:]))' \
-    -k cuda --continue-on-collection-errors --tb=short --durations=10 "${parallel[@]}" "$@"
+  # From a folder of its own, as in this one the sources would hide the package of a wheel. Interrupted before its limit,
+  # so that it tells what has failed so far.
+  local here="$PWD" patience=$((STAGE_SECONDS > 20 ? STAGE_SECONDS - 10 : STAGE_SECONDS / 2))
+  mkdir -p build/gpu-tests && cd build/gpu-tests
+  DGDD_REQUIRE_CUDA=1 timeout --foreground --signal=INT "$patience" "$PYTHON" -m pytest --rootdir "$here" \
+    -c "$here/pyproject.toml" -k cuda --continue-on-collection-errors --tb=short --durations=10 "${parallel[@]}" "$@"
 }
-stage_test-operators() { test_on_gpu python_tests/ops; }
-stage_test() { test_on_gpu --ignore=python_tests/ops; }
+stage_test-operators() { test_on_gpu "$PWD/python_tests/ops"; }
+stage_test() { test_on_gpu --ignore="$PWD/python_tests/ops" "$PWD/python_tests"; }
 
 sanitizer() { # tool, options of the calls
   if ! command -v compute-sanitizer >/dev/null; then

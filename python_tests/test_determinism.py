@@ -14,11 +14,10 @@ from small_runs import TINY, WITH_SURGERY
 from toy_data import toy_domains
 from toy_experts import NETWORK, toy_experts
 
-from dgdd_fast.config import PROTOCOLS, ExpertConfig, NetworkConfig, Precision, PretrainConfig
-from dgdd_fast.config.run import with_method
+from dgdd_fast.config import PROTOCOLS, ExpertConfig, NetworkConfig, Precision, PretrainConfig, with_method
 from dgdd_fast.distillation import DistillationInterrupted, distill
-from dgdd_fast.evaluation import accuracy, resolve, train_network
 from dgdd_fast.experts.pretrain import PretrainingInterrupted, pretrain
+from dgdd_fast.training import accuracy, resolve_training, train_network
 
 DATA = toy_domains(per_cell=8)
 METHODS = ["dm+sgs", "hdd+sgs", "datadam", "datadam-bn+sgs", "m3d+sgs", "dc+sgs"]
@@ -82,7 +81,9 @@ def test_experts_repeat_and_resume_bit_for_bit(device: torch.device, tmp_path: P
 @pytest.mark.parametrize("training", TRAININGS)
 def test_a_training_repeats_bit_for_bit(training: str, device: torch.device) -> None:
     data = toy_domains(per_cell=4, side=32)
-    config = resolve(dataclasses.replace(TINY, epochs=2, **TRAININGS[training]), data.resolution, True)
+    config = resolve_training(
+        dataclasses.replace(TINY, epochs=2, **TRAININGS[training]), data.resolution, True
+    )
     mean, std = data.channel_statistics()
 
     def trained() -> tuple[torch.Tensor, float]:
