@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import os
 import signal
@@ -13,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import sgs_literal
 import torch
 import torch.nn.functional as F
 from small_runs import MOSAICS, SMALL, WITH_SURGERY, relative_change
@@ -51,15 +51,6 @@ from dgdd_fast.synthetic.mosaics import reduce, tiles
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def literal_driver():
-    spec = importlib.util.spec_from_file_location("literal_driver", ROOT / "bench" / "literal_driver.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("cells", ["full", "a small cell", "an empty cell"])
 @pytest.mark.parametrize(
     "surgery", [None, SurgeryConfig(1.5, 0.4), SurgeryConfig(0.7, 1.2, consensus="mean")], ids=str
@@ -70,7 +61,7 @@ def test_same_images_as_the_literal_formulation(surgery: SurgeryConfig | None, c
         data = without_rows(data, 1, 2, keep=3 if cells == "a small cell" else 0)
     config = dataclasses.replace(SMALL, surgery=surgery)
     fast = distill(data, config).images
-    literal = literal_driver().literal_distill(data, config)
+    literal = sgs_literal.literal_distill(data, config)
     start = distill(data, dataclasses.replace(config, iterations=0)).images
     # The images move by about their own size; float32 rounding through the network is what remains.
     assert relative_change(fast, literal, start) < 2e-4
@@ -97,7 +88,7 @@ def test_every_objective_is_its_literal_formulation(
         data = without_rows(data, 1, 2, keep=3 if cells == "a small cell" else 0)
     config = dataclasses.replace(SMALL, surgery=surgery, iterations=2, **OBJECTIVES[name])
     fast = distill(data, config).images
-    literal = literal_driver().literal_distill(data, config)
+    literal = sgs_literal.literal_distill(data, config)
     start = distill(data, dataclasses.replace(config, iterations=0)).images
     assert (literal - start).square().mean().sqrt() > 0.01  # something moved, in image standard deviations
     assert relative_change(fast, literal, start) < 1e-3

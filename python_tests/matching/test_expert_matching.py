@@ -6,9 +6,9 @@ import dataclasses
 import signal
 from pathlib import Path
 
+import cadm_literal
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from toy_data import toy_domains, without_rows
 from toy_experts import NETWORK, toy_experts
@@ -22,21 +22,17 @@ from dgdd_fast.config import (
     SurgeryConfig,
     to_dict,
 )
-from dgdd_fast.data import DomainDataset, normalise
-from dgdd_fast.data.augment import augment, draw_siamese
+from dgdd_fast.data import DomainDataset
 from dgdd_fast.data.real_images import RealImages
 from dgdd_fast.distillation import DistillationDivergedError, DistillationInterrupted, Progress, distill
 from dgdd_fast.experts import ExpertPool, ExpertPoolError
 from dgdd_fast.masking import draw_stage, draw_uniforms, mask
 from dgdd_fast.matching.batches import real_batch
-from dgdd_fast.matching.expert_matching import Regularisation, draw_expert
+from dgdd_fast.matching.expert_matching import Regularisation
 from dgdd_fast.matching.registry import build_objective
 from dgdd_fast.matching.resolve import resolve_distillation
 from dgdd_fast.networks import ResNet
-from dgdd_fast.ops import reference
-from dgdd_fast.seeds import generator
 from dgdd_fast.synthetic.gradients import ImageGradients
-from dgdd_fast.synthetic.initial import assign_domains, initial_tiles
 from dgdd_fast.synthetic.mosaics import tiles
 
 DATA = toy_domains(per_cell=8)
@@ -70,136 +66,17 @@ def experts(config: DistillConfig, **changes: object) -> DistillConfig:
     return dataclasses.replace(config, experts=dataclasses.replace(config.experts, **changes))
 
 
-class Setting:
-    """A resolved run on `data`, its first tiles, and its gradients."""
+class Setting(cadm_literal.Run):
+    """A run on `data`, its first tiles, and its gradients."""
 
     def __init__(self, config: DistillConfig, data: DomainDataset = DATA, device: torch.device = CPU) -> None:
-        self.data = data
-        self.config = resolve_distillation(config, data)
-        self.mean, self.std = data.channel_statistics()
-        self.assigned = assign_domains(data.counts(), self.config.ipc, self.config.factor)
-        self.tiles = initial_tiles(data, self.assigned, self.config, self.mean, self.std)
+        super().__init__(data, config)
         real = RealImages(data, self.mean, self.std, device)
         self.objective = build_objective(real, self.config, self.assigned.flatten())
         self.tiles = self.tiles.to(device)
 
     def gradients(self, iteration: int, by_domain: bool = False) -> ImageGradients:
         return self.objective.gradients(self.tiles, iteration, by_domain)
-
-
-class Literal:
-    """MMD and CADM as the paper reads, in float64: every image and every mask a full pass of its own."""
-
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
-        self.config = setting.config
-        self.pool = ExpertPool.load(self.config.experts.pool)
-
-    def expert(self, iteration: int, trained: bool):
-        index, share = draw_expert(self.config, len(self.pool), iteration)
-        expert = self.pool.new_expert()
-        self.pool.fill_(expert, index, 1.0 if trained else share)
-        return expert.double()
-
-    def features(self, expert, image: Tensor, stage: int | None, domain: int, uniforms: Tensor) -> Tensor:
-        """[1, F] of an image [3, H, W], masked after `stage`."""
-        if stage is None:
-            return expert.network.features(image[None])
-        maps = expert.network.forward_to(image[None], stage)
-        scores = reference.channel_scores(
-            maps,
-            expert.discriminators[stage - 1].weight,
-            torch.tensor([domain]),
-            self.config.masks.score == "pixel",
-        )
-        count = int(self.config.masks.share * maps.shape[1])
-        keep = reference.weighted_channel_mask(scores.detach(), uniforms[None], count)
-        assert int((keep == 0).sum()) == count
-        scale = maps.shape[1] / (maps.shape[1] - count) if self.config.masks.rescale else 1.0
-        return expert.network.forward_from(maps * keep[:, :, None, None] * scale, stage)
-
-    def images(self, tiles: Tensor, label: int, purpose: str, iteration: int) -> Tensor:
-        full = F.interpolate(
-            tiles, scale_factor=float(self.config.factor), mode="bilinear", align_corners=False
-        )
-        return self.augmented(full, label, purpose, iteration)
-
-    def augmented(self, images: Tensor, label: int, purpose: str, iteration: int) -> Tensor:
-        data, config = self.setting.data, self.config
-        random = generator(config.seed, purpose, iteration)
-        draw = draw_siamese(config.augment, data.resolution, data.num_classes, random)
-        return augment(images, draw, torch.full((len(images),), label))
-
-    def matching(self, iteration: int, domain: int | None = None) -> Tensor:
-        """The gradient of Eq. 2 or 7 against all domains or one."""
-        setting, config = self.setting, self.config
-        expert = self.expert(iteration, trained=False)
-        rows, _ = real_batch(setting.data.cells(), config.batch_real, config.seed, iteration)
-        stage = None
-        if config.masks is not None and config.masks.matching:
-            stage = draw_stage(config.masks, 4, config.seed, "matching", iteration)
-        channels = expert.network.channels[(stage or 1) - 1]
-        uniforms = draw_uniforms(len(rows), channels, config.seed, "matching", iteration)
-        tiles = setting.tiles.double().requires_grad_()
-        loss = torch.zeros((), dtype=torch.float64)
-        for label, own in enumerate(tiles.split(len(tiles) // setting.data.num_classes)):
-            reals = []
-            for place, row in enumerate(rows.tolist()):
-                real_domain = int(setting.data.domains[row])
-                if setting.data.labels[row] == label and domain in (None, real_domain):
-                    image = normalise(setting.data.images[row][None], setting.mean, setting.std).double()
-                    image = self.augmented(image, label, "augment", iteration)[0]
-                    reals.append(self.features(expert, image, stage, real_domain, uniforms[place]))
-            if not reals:
-                continue
-            synthetic = expert.network.features(self.images(own, label, "augment", iteration))
-            loss = loss + (torch.cat(reals).mean(0) - synthetic.mean(0)).square().sum()
-        return torch.autograd.grad(loss, tiles)[0]
-
-    def regularisation(self, iteration: int) -> Tensor:
-        """The gradient of Eq. 3, or of Eq. 12 with two full passes."""
-        setting, config = self.setting, self.config
-        expert = self.expert(iteration, trained=True)
-        stage = None
-        if config.masks is not None:
-            stage = draw_stage(config.masks, 4, config.seed, "regularisation", iteration)
-        channels = expert.network.channels[(stage or 1) - 1]
-        uniforms = [
-            draw_uniforms(len(setting.tiles), channels, config.seed, "regularisation", iteration, copy)
-            for copy in range(2)
-        ]
-        tiles = setting.tiles.double().requires_grad_()
-        size = len(tiles) // setting.data.num_classes
-        loss = torch.zeros((), dtype=torch.float64)
-        for label in range(setting.data.num_classes):
-            places = range(label * size, (label + 1) * size)
-            images = self.images(
-                tiles[places.start : places.stop], label, "augment regularisation", iteration
-            )
-            domains = setting.assigned.flatten()[places.start : places.stop].tolist()
-            targets = torch.full((size,), label)
-
-            def logits(stage: int | None, copy: int, labelled=(images, domains, places)) -> Tensor:
-                features = [
-                    self.features(expert, image, stage, domain, uniforms[copy][place])
-                    for image, domain, place in zip(*labelled, strict=True)
-                ]
-                return expert.network.classifier(torch.cat(features))
-
-            plain, masked = logits(None, 0), [logits(stage, copy) for copy in range(2)]
-            judged = [plain]
-            if config.masks is not None and config.masks.regularisation:
-                judged = masked if config.masks.consistency else masked[:1]
-            if config.experts.regularise:
-                loss = loss + sum(F.cross_entropy(each, targets) for each in judged) / len(judged)
-            if config.masks is not None and config.masks.consistency and stage is not None:
-                first, second = (F.log_softmax(each, 1) for each in masked)
-                both = [
-                    F.kl_div(one, other, reduction="none", log_target=True).mean()
-                    for one, other in ((first, second), (second, first))
-                ]
-                loss = loss + config.masks.consistency_weight * sum(both) / 2
-        return torch.autograd.grad(loss, tiles)[0] if loss.requires_grad else torch.zeros_like(tiles)
 
 
 def assert_same_gradient(found: Tensor, expected: Tensor) -> None:
@@ -234,12 +111,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_the_gradient_is_that_of_the_literal_formulation_in_float64(case, folder: str) -> None:
     setting = Setting(case(settings(folder)))
-    literal = Literal(setting)
     for iteration in range(3):
-        expected = torch.zeros(setting.tiles.shape, dtype=torch.float64)
-        if setting.config.experts.match:
-            expected += literal.matching(iteration)
-        expected += literal.regularisation(iteration)
+        expected = cadm_literal.literal_gradient(setting, iteration)
         found = setting.gradients(iteration)
         assert found.union is not None
         if bool((expected == 0).all()):
@@ -253,13 +126,14 @@ def test_by_domain_are_matching_gradients_and_the_union_has_the_regularisation_t
     data = without_rows(without_rows(DATA, 1, 2, keep=3), 2, 0, keep=0)
     pool = toy_experts(Path(folder).parent / "uneven", data)
     setting = Setting(settings(str(pool)), data)
-    literal = Literal(setting)
     found = setting.gradients(1, by_domain=True)
     assert found.by_domain is not None
     assert found.union is not None
     for domain in range(3):
         filled = setting.objective.labels != 2 if domain == 0 else slice(None)
-        assert_same_gradient(found.by_domain[domain][filled], literal.matching(1, domain)[filled])
+        assert_same_gradient(
+            found.by_domain[domain][filled], cadm_literal.matching_gradient(setting, 1, domain)[filled]
+        )
     _, sizes = real_batch(data.cells(), 5, setting.config.seed, 1)
     shares = (sizes / sizes.sum(1, keepdim=True))[setting.objective.labels].T[:, :, None, None, None]
     _, regularisation = setting.objective.regularisation.gradients(setting.tiles, 1)

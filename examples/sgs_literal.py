@@ -1,11 +1,13 @@
-"""The objectives and Spectral Gradient Surgery as the papers read: plain PyTorch, one class and one
-domain at a time.
+"""Spectral Gradient Surgery as its paper reads: plain PyTorch, one class and one domain at a time.
 
-The yardstick for `dgdd_fast.distillation`: same draws (network, augmentation, real images), none of its
-shortcuts. Every class runs its own forwards, every domain its own backward, the union its own too, and the
-spectrum is the full complex one.
+Read it beside the paper. `surgery` is Eq. 7 to 11, `dm_loss` Eq. 3, `class_gradient` Eq. 4 and 6, and
+`literal_distill` the loop around them; the other losses are the objectives that SGS is joined to. From the
+package come the data, the networks and the draws (networks, augmentation, real images), and none of its
+shortcuts: every class runs its own forwards, every domain its own backward, the union its own too, and the
+spectrum is the full complex one. The tests hold `dgdd_fast.distill` to the same images; as a script it times
+both:
 
-    python bench/literal_driver.py --iterations 5
+    python examples/sgs_literal.py --iterations 5
 """
 
 from __future__ import annotations
@@ -19,10 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgdd_fast.config import DistillConfig, NetworkConfig, SurgeryConfig
-from dgdd_fast.data import DomainDataset, load_dataset, normalise
+from dgdd_fast import DistillConfig, DomainDataset, NetworkConfig, SurgeryConfig, distill, load_dataset
+from dgdd_fast.data import normalise
 from dgdd_fast.data.augment import AugmentDraw, augment, draw_siamese
-from dgdd_fast.distillation import distill
 from dgdd_fast.matching.batches import real_batch
 from dgdd_fast.matching.resolve import resolve_distillation
 from dgdd_fast.networks import ConvNet, initialise
