@@ -41,6 +41,7 @@ def arguments_of(samples: int, device: torch.device) -> dict[str, tuple[Any, ...
     weight = torch.ones(3, 4, device=device)
     scores, uniforms = (torch.full((samples, 4), 0.5, device=device) for _ in range(2))
     index = torch.zeros(samples, dtype=torch.int64, device=device)
+    augmentation = torch.zeros(samples, 3, device=device)
     return {
         "spectral_consensus": (gradients,),
         "spectral_surgery": (gradients, None, index, 1.0, 0.3),
@@ -48,6 +49,7 @@ def arguments_of(samples: int, device: torch.device) -> dict[str, tuple[Any, ...
         "channel_scores": (features, weight, index),
         "weighted_channel_mask": (scores, uniforms, 2),
         "mask_channels": (features, weight, index, uniforms, 2),
+        "sample_augment": (images, None, index, augmentation, None, None, (1, 1), (1, 1)),
     }
 
 

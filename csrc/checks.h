@@ -74,11 +74,12 @@ class Checks {
     throw std::runtime_error(text("dgdd::", op_, ": ", argument, " must be ", expected, ", got ", got));
   }
 
-  void is_floating(const Tensor& tensor, const char* argument) const {
+  // `also` names what else it could have been, as a list that goes on.
+  void is_floating(const Tensor& tensor, const char* argument, const char* also = "") const {
     const ScalarType type = tensor.scalar_type();
     if (type != ScalarType::Float && type != ScalarType::Double && type != ScalarType::BFloat16 &&
         type != ScalarType::Half)
-      refuse(argument, "float32, float64, bfloat16 or float16", text_of_dtype(type));
+      refuse(argument, text(also, "float32, float64, bfloat16 or float16"), text_of_dtype(type));
   }
 
   void has_dtype(const Tensor& tensor, const char* argument, ScalarType expected, const char* why) const {

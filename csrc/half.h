@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "host_device.h"
+#include "storage.h"
 
 namespace dgdd {
 
@@ -91,6 +92,20 @@ DGDD_HOST_DEVICE Stored store(Real value) {
     return round_to_float16(value);
   else
     return value;
+}
+
+// One number of a small tensor, as the float64 that it is.
+DGDD_HOST_DEVICE double load_as_double(const void* data, Storage storage, int64_t index) {
+  switch (storage) {
+    case Storage::float64:
+      return static_cast<const double*>(data)[index];
+    case Storage::bfloat16:
+      return load(static_cast<const BFloat16*>(data)[index]);
+    case Storage::float16:
+      return load(static_cast<const Float16*>(data)[index]);
+    default:
+      return static_cast<const float*>(data)[index];
+  }
 }
 
 }  // namespace dgdd

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "augmentation/glue.h"
+#include "augmentation/step.h"
 #include "checks.h"
 #include "cpu_capability.h"
 #include "masking/glue.h"
@@ -14,6 +16,7 @@
 namespace dgdd {
 namespace {
 
+using augmentation::AugmentationParams;
 using masking::MaskingParams;
 using spectral::SpectralParams;
 
@@ -54,6 +57,16 @@ void run(const MaskingParams& params, const Device& device) {
   if (device.is_cpu()) return masking::run_cpu(params);
 #if defined(DGDD_WITH_CUDA)
   masking::run_cuda(params, device);
+#else
+  refuse_cuda();
+#endif
+}
+
+void run(const AugmentationParams& params, const Device& device) {
+  if (params.results() == 0) return;
+  if (device.is_cpu()) return augmentation::run_cpu(params);
+#if defined(DGDD_WITH_CUDA)
+  augmentation::run_cuda(params, device);
 #else
   refuse_cuda();
 #endif
@@ -394,6 +407,161 @@ Tensor apply_channel_mask(const Tensor& features, const Tensor& mask, double sca
   return masked;
 }
 
+// The arguments that say what happens to each row of the batch, checked and made contiguous. The tensors are
+// kept because params points into them.
+struct AugmentationInputs {
+  std::optional<Tensor> rows;
+  Tensor operation;
+  Tensor parameters;
+  AugmentationParams params{};
+
+  // `like` names the tensor [*, C, H, W] that comes in.
+  AugmentationInputs(const Checks& checks, const Tensor& source, const char* like, int64_t images,
+                     const std::optional<Tensor>& rows_, const Tensor& operation_, const Tensor& parameters_,
+                     const std::vector<int64_t>& crop, const std::vector<int64_t>& cutout)
+      : rows(rows_), operation(operation_), parameters(parameters_) {
+    check_images(checks, source, like);
+    const Device device = source.device();
+    if (images < 0) checks.refuse("images", "at least 0", text(images));
+    params.images = images;
+    params.batch = images;
+    if (rows_.has_value()) {
+      checks.has_dtype(*rows_, "rows", ScalarType::Long, "");
+      if (rows_->dim() != 1) checks.refuse("rows", "[B]", text_of_shape(rows_->sizes()));
+      checks.is_on(*rows_, "rows", device, like);
+      rows = made_contiguous(*rows_);
+      params.batch = rows->size(0);
+      params.has_rows = true;
+      params.rows = rows->const_data_ptr<int64_t>();
+    }
+    checks.has_dtype(operation_, "operation", ScalarType::Long, "");
+    checks.has_shape(operation_, "operation", {params.batch}, "[B]");
+    checks.is_on(operation_, "operation", device, like);
+    const ScalarType type = parameters_.scalar_type();
+    if (type != ScalarType::Float && type != ScalarType::Double)
+      checks.refuse("parameters", "float32 or float64", text_of_dtype(type));
+    checks.has_shape(parameters_, "parameters", {params.batch, 3}, "[B, 3]");
+    checks.is_on(parameters_, "parameters", device, like);
+    const auto check_pair = [&](const std::vector<int64_t>& pair, const char* argument, int64_t* to) {
+      if (pair.size() != 2 || pair[0] < 0 || pair[1] < 0)
+        checks.refuse(argument, "a number of rows and one of columns, at least 0", text_of_shape(pair));
+      std::copy(pair.begin(), pair.end(), to);
+    };
+    check_pair(crop, "crop", params.crop);
+    check_pair(cutout, "cutout", params.cutout);
+
+    operation = made_contiguous(operation_);
+    parameters = made_contiguous(parameters_);
+    params.channels = source.size(1);
+    params.height = source.size(2);
+    params.width = source.size(3);
+    params.operation = operation.const_data_ptr<int64_t>();
+    params.parameters = parameters.const_data_ptr();
+    params.parameters_storage = storage_of(parameters);
+  }
+
+  // On the CPU, where values can be looked at. After `storage` is filled in: a parameter has to be finite in
+  // the arithmetic of the images.
+  void check_values(const Checks& checks) const {
+    for (int64_t item = 0; item < params.batch; ++item) {
+      const auto refuse = [&](const char* argument, const std::string& expected, auto got) {
+        checks.refuse(argument, expected, text(got, " at position ", item));
+      };
+      if (params.has_rows && (params.rows[item] < 0 || params.rows[item] >= params.images))
+        refuse("rows", text("in [0, ", params.images, ")"), params.rows[item]);
+      const int64_t number = params.operation[item];
+      if (number < 0 || number >= augmentation::kOperations)
+        refuse("operation", text("in [0, ", augmentation::kOperations, ")"), number);
+      const bool valid = params.storage == Storage::float64 ? augmentation::Step<double>(params, item).valid
+                                                            : augmentation::Step<float>(params, item).valid;
+      if (valid) continue;
+      const std::string got = text(parameter(item, 0), ", ", parameter(item, 1), ", ", parameter(item, 2));
+      if (static_cast<augmentation::Operation>(number) == augmentation::Operation::crop)
+        refuse("parameters",
+               text("finite, and for a crop at most crop = ", text_of_shape(Sizes(params.crop, 2))), got);
+      refuse("parameters", "finite", got);
+    }
+  }
+
+ private:
+  static void check_images(const Checks& checks, const Tensor& source, const char* argument) {
+    const auto refuse = [&](const char* expected) {
+      checks.refuse(argument, expected, text_of_shape(source.sizes()));
+    };
+    if (source.dim() != 4) refuse("[M, C, H, W]");
+    if (source.size(1) < 1 || source.size(2) < 1 || source.size(3) < 1)
+      refuse("[M, C, H, W] with C, H and W at least 1");
+    if (source.size(2) > augmentation::kLongestSide || source.size(3) > augmentation::kLongestSide)
+      checks.refuse(argument, text("images of sides up to ", augmentation::kLongestSide),
+                    text_of_shape(source.sizes()));
+  }
+
+  double parameter(int64_t item, int64_t number) const {
+    const int64_t at = 3 * item + number;
+    return params.parameters_storage == Storage::float64 ? static_cast<const double*>(params.parameters)[at]
+                                                         : static_cast<const float*>(params.parameters)[at];
+  }
+};
+
+Tensor sample_augment(const Tensor& images, const std::optional<Tensor>& rows, const Tensor& operation,
+                      const Tensor& parameters, const std::optional<Tensor>& mean,
+                      const std::optional<Tensor>& std, std::vector<int64_t> crop,
+                      std::vector<int64_t> cutout) {
+  const Checks checks("sample_augment");
+  const bool bytes = images.scalar_type() == ScalarType::Byte;
+  if (!bytes) checks.is_floating(images, "images", "uint8, ");
+  AugmentationInputs inputs(checks, images, "images", images.dim() == 0 ? 0 : images.size(0), rows, operation,
+                            parameters, crop, cutout);
+  AugmentationParams& params = inputs.params;
+  const Tensor pixels = made_contiguous(images);
+  std::optional<Tensor> own_mean, own_std;
+  if (bytes) {
+    if (!mean.has_value() || !std.has_value())
+      checks.refuse("mean and std", "tensors for uint8 images, which are normalised with them", "None");
+    checks.is_floating(*mean, "mean");
+    checks.has_dtype(*std, "std", mean->scalar_type(), " like mean");
+    checks.has_shape(*mean, "mean", {params.channels}, "[C]");
+    checks.has_shape(*std, "std", {params.channels}, "[C]");
+    checks.is_on(*mean, "mean", images.device(), "images");
+    checks.is_on(*std, "std", images.device(), "images");
+    own_mean = made_contiguous(*mean);
+    own_std = made_contiguous(*std);
+    params.mean = own_mean->const_data_ptr();
+    params.std = own_std->const_data_ptr();
+  }
+  const Tensor& like = bytes ? *own_mean : pixels;
+  params.bytes = bytes;
+  params.storage = storage_of(like);
+  params.source = pixels.const_data_ptr();
+  if (images.device().is_cpu()) inputs.check_values(checks);
+  Tensor result =
+      torch::stable::new_empty(like, {params.batch, params.channels, params.height, params.width});
+  params.result = result.data_ptr();
+  run(params, images.device());
+  return result;
+}
+
+Tensor sample_augment_backward(const Tensor& gradient, const std::optional<Tensor>& rows,
+                               const Tensor& operation, const Tensor& parameters, int64_t images,
+                               std::vector<int64_t> crop, std::vector<int64_t> cutout) {
+  const Checks checks("sample_augment_backward");
+  checks.is_floating(gradient, "gradient");
+  AugmentationInputs inputs(checks, gradient, "gradient", images, rows, operation, parameters, crop, cutout);
+  AugmentationParams& params = inputs.params;
+  checks.has_shape(gradient, "gradient", {params.batch, params.channels, params.height, params.width},
+                   "[B, C, H, W]");
+  const Tensor upstream = made_contiguous(gradient);
+  params.backward = true;
+  params.storage = storage_of(upstream);
+  params.source = upstream.const_data_ptr();
+  if (gradient.device().is_cpu()) inputs.check_values(checks);
+  Tensor result =
+      torch::stable::new_empty(upstream, {params.images, params.channels, params.height, params.width});
+  params.result = result.data_ptr();
+  run(params, gradient.device());
+  return result;
+}
+
 pybind11::dict build_info() {
   pybind11::dict info;
   info["version"] = DGDD_VERSION;
@@ -430,6 +598,14 @@ STABLE_TORCH_LIBRARY(dgdd, m) {
       "bool rescale=True, bool normalize=True, bool per_pixel=False) -> (Tensor masked, Tensor mask)");
   // features * mask * scale: the last step of mask_channels, and its backward.
   m.def("apply_channel_mask(Tensor features, Tensor mask, float scale) -> Tensor");
+  m.def(
+      "sample_augment(Tensor images, Tensor? rows, Tensor operation, Tensor parameters, Tensor? mean, "
+      "Tensor? "
+      "std, int[2] crop, int[2] cutout) -> Tensor");
+  // The gradient of `images` images from that of the batch.
+  m.def(
+      "sample_augment_backward(Tensor gradient, Tensor? rows, Tensor operation, Tensor parameters, SymInt "
+      "images, int[2] crop, int[2] cutout) -> Tensor");
 }
 
 // The same function for each device: it checks, then branches. A build without CUDA says so instead of "no
@@ -442,6 +618,8 @@ STABLE_TORCH_LIBRARY_IMPL(dgdd, CPU, m) {
   m.impl("weighted_channel_mask", TORCH_BOX(&dgdd::weighted_channel_mask));
   m.impl("mask_channels", TORCH_BOX(&dgdd::mask_channels));
   m.impl("apply_channel_mask", TORCH_BOX(&dgdd::apply_channel_mask));
+  m.impl("sample_augment", TORCH_BOX(&dgdd::sample_augment));
+  m.impl("sample_augment_backward", TORCH_BOX(&dgdd::sample_augment_backward));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dgdd, CUDA, m) {
@@ -452,6 +630,8 @@ STABLE_TORCH_LIBRARY_IMPL(dgdd, CUDA, m) {
   m.impl("weighted_channel_mask", TORCH_BOX(&dgdd::weighted_channel_mask));
   m.impl("mask_channels", TORCH_BOX(&dgdd::mask_channels));
   m.impl("apply_channel_mask", TORCH_BOX(&dgdd::apply_channel_mask));
+  m.impl("sample_augment", TORCH_BOX(&dgdd::sample_augment));
+  m.impl("sample_augment_backward", TORCH_BOX(&dgdd::sample_augment_backward));
 }
 
 PYBIND11_MODULE(_C, m) { m.def("build_info", &dgdd::build_info); }

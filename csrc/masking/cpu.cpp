@@ -1,11 +1,8 @@
 #include <cstdint>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "cpu_capability.h"
+#include "huge_pages.h"
 #include "masking/cpu_kernels.h"
 #include "masking/glue.h"
 
@@ -24,21 +21,6 @@ CpuKernel cpu_kernel(Storage storage) {
   }
 #endif
   return baseline::cpu_kernel(storage);
-}
-
-// Memory of this size is often new from the kernel: glibc maps the largest blocks anew each time, and returns
-// the free end of its heap when that grows. New memory has no pages yet, and to make them one by one, 4 KB
-// each, as they are touched takes longer than the masking. So the kernel is asked for huge ones; it may
-// refuse.
-void ask_for_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] int64_t bytes) {
-#if defined(__linux__)
-  constexpr int64_t kOftenNew = 4 << 20;
-  constexpr uintptr_t kHugePage = 2 << 20;
-  if (bytes < kOftenNew) return;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + kHugePage - 1) / kHugePage * kHugePage;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) / kHugePage * kHugePage;
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#endif
 }
 
 }  // namespace

@@ -25,20 +25,6 @@ DGDD_HOST_DEVICE double fused(double a, double b, double c) {
 #endif
 }
 
-// One number of a small tensor, as the float64 that it is.
-DGDD_HOST_DEVICE double load_as_double(const void* data, Storage storage, int64_t index) {
-  switch (storage) {
-    case Storage::float64:
-      return static_cast<const double*>(data)[index];
-    case Storage::bfloat16:
-      return load(static_cast<const BFloat16*>(data)[index]);
-    case Storage::float16:
-      return load(static_cast<const Float16*>(data)[index]);
-    default:
-      return static_cast<const float*>(data)[index];
-  }
-}
-
 // -log(uniform) for a normal number in (0, 1), within 2 units in the last place. The uniform is 2^k m with m
 // between sqrt(1/2) and sqrt(2), and log m = 2 artanh(t), t = (m - 1) / (m + 1), |t| < 0.172, by its series.
 DGDD_HOST_DEVICE double negative_log(double uniform) {

@@ -67,6 +67,26 @@ def masking_results(shape: tuple[int, ...], dtype: torch.dtype, whole: bool, dev
     yield masked.isnan()
 
 
+def augmentation_results(
+    shape: tuple[int, ...], dtype: torch.dtype, whole: bool, device: str
+) -> Iterator[Tensor]:
+    """What the augmentation makes of images [M, C, H, W] and of a gradient, with or without rows."""
+    generator = torch.Generator().manual_seed(0)
+    batch = 2 * len(ops.AUGMENTATIONS)
+    images = shape[0] if whole else batch
+    rows = (torch.arange(batch) % (images - 1)).to(device) if whole else None
+    operation = (torch.arange(batch) % len(ops.AUGMENTATIONS)).to(device)
+    parameters = (torch.rand(batch, 3, generator=generator) + 0.5).to(device)
+    pixels = torch.randint(256, (images, *shape[1:]), dtype=torch.uint8, generator=generator).to(device)
+    mean, std = torch.full((2, shape[1]), 0.5).to(dtype)
+    floats = torch.randn(images, *shape[1:], generator=generator).to(dtype).to(device)
+    gradient = torch.randn(batch, *shape[1:], generator=generator).to(dtype).to(device)
+    drawn = (rows, operation, parameters)
+    yield ops.sample_augment(pixels, *drawn, mean.to(device), std.to(device), 4, 3)
+    yield ops.sample_augment(floats, *drawn, None, None, 4, 3)
+    yield torch.ops.dgdd.sample_augment_backward.default(gradient, *drawn, images, (4, 4), (3, 3))
+
+
 def check(name: str, results: Iterator[Tensor], expected: Iterator[Tensor]) -> None:
     for position, (result, truth) in enumerate(zip(results, expected, strict=True)):
         difference = (result.cpu().double() - truth.double()).norm() / truth.double().norm().clamp(min=1.0)
@@ -101,6 +121,14 @@ def main() -> None:
                     masking_results(*masking, "cpu"),
                 )
                 calls += 4
+            for shape in ((5, 3, 9, 10), (6, 5, 40, 33)):
+                augmentation = (shape, dtype, whole)
+                check(
+                    f"augmentation {augmentation}",
+                    augmentation_results(*augmentation, options.device),
+                    augmentation_results(*augmentation, "cpu"),
+                )
+                calls += 3
     print(f"{calls} calls of the operators on {options.device}, as on the CPU")
 
 

@@ -4,9 +4,11 @@ Importing it takes torch and numpy alone.
 """
 
 from .operators import (
+    AUGMENTATIONS,
     EPS,
     channel_scores,
     mask_channels,
+    sample_augment,
     spectral_consensus,
     spectral_surgery,
     spectral_surgery_step_,
@@ -14,9 +16,11 @@ from .operators import (
 )
 
 __all__ = [
+    "AUGMENTATIONS",
     "EPS",
     "channel_scores",
     "mask_channels",
+    "sample_augment",
     "spectral_consensus",
     "spectral_surgery",
     "spectral_surgery_step_",

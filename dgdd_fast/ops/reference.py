@@ -7,10 +7,13 @@ no argument is checked.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .operators import EPS
+from .operators import AUGMENTATIONS, EPS
 
 
 def spectral_consensus(domain_grads: Tensor, eps: float = EPS) -> tuple[Tensor, Tensor]:
@@ -121,6 +124,99 @@ def mask_channels(
     scale = channels / (channels - num_masked) if rescale else 1.0
     factors = (_widened(mask) * scale)[(...,) + (None,) * (features.dim() - 2)]
     return (_widened(features) * factors).to(features.dtype), mask
+
+
+def sample_augment(
+    images: Tensor,
+    rows: Tensor | None,
+    operation: Tensor,
+    parameters: Tensor,
+    mean: Tensor | None,
+    std: Tensor | None,
+    crop: int | tuple[int, int],
+    cutout: int | tuple[int, int],
+) -> Tensor:
+    """Rows of images, normalised, each with its operation, [B, C, H, W] (DSA). `crop` is a bound only."""
+    batch = _widened(images)
+    if rows is not None:
+        batch = batch[rows]
+    dtype = images.dtype
+    if dtype == torch.uint8:
+        assert mean is not None
+        assert std is not None
+        dtype, mean, std = mean.dtype, _widened(mean), _widened(std)
+        batch = (batch.to(mean.dtype) / 255 - mean[:, None, None]) / std[:, None, None]
+    sides = (cutout, cutout) if isinstance(cutout, int) else cutout
+    parameters = parameters.to(batch.dtype)
+    # Images of one operation together, then everything back in its place.
+    places = [(operation == number).nonzero().flatten() for number in range(len(AUGMENTATIONS))]
+    parts = [
+        _AUGMENTATIONS[name](batch[place], parameters[place], sides)
+        for name, place in zip(AUGMENTATIONS, places, strict=True)
+        if len(place)
+    ]
+    return torch.cat([*parts, batch[:0]])[torch.cat(places).argsort()].to(dtype)
+
+
+def _color(images: Tensor, parameters: Tensor, _: tuple[int, int]) -> Tensor:
+    brightness, saturation, contrast = parameters[:, :, None, None, None].unbind(1)
+    images = images + brightness
+    grey = images.mean(1, keepdim=True)
+    images = torch.lerp(grey, images, saturation)
+    level = images.mean((1, 2, 3), keepdim=True)
+    return torch.lerp(level, images, contrast)
+
+
+def _crop(images: Tensor, parameters: Tensor, _: tuple[int, int]) -> Tensor:
+    height, width = images.shape[2:]
+    first = parameters[:, :2].long()
+    y = torch.arange(height, device=images.device) + first[:, :1]
+    x = torch.arange(width, device=images.device) + first[:, 1:]
+    inside = ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[:, None, None, :]
+    pixel = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None, :]
+    index = pixel.flatten(1)[:, None].expand(-1, images.shape[1], -1)
+    return images.flatten(2).gather(2, index).view_as(images).masked_fill(~inside, 0)
+
+
+def _cutout(images: Tensor, parameters: Tensor, sides: tuple[int, int]) -> Tensor:
+    inside = []
+    for axis, side in enumerate(sides):
+        position = torch.arange(images.shape[2 + axis], device=images.device) - parameters[:, axis, None]
+        inside.append((position >= 0) & (position < side))
+    return images.masked_fill(inside[0][:, None, :, None] & inside[1][:, None, None, :], 0)
+
+
+def _flip(images: Tensor, parameters: Tensor, _: tuple[int, int]) -> Tensor:
+    return torch.where(parameters[:, 0, None, None, None] > 0, images.flip(3), images)
+
+
+def _scale(images: Tensor, parameters: Tensor, _: tuple[int, int]) -> Tensor:
+    return _sample(images, torch.diag_embed(parameters[:, :2]))
+
+
+def _rotate(images: Tensor, parameters: Tensor, _: tuple[int, int]) -> Tensor:
+    height, width = images.shape[2:]
+    cos, sin = parameters[:, 0].cos(), parameters[:, 0].sin()
+    # A rotation of pixels; the sampler's coordinates run from -1 to 1 along both axes.
+    turn = torch.stack([cos, -sin * height / width, sin * width / height, cos], 1)
+    return _sample(images, turn.view(-1, 2, 2))
+
+
+def _sample(images: Tensor, linear: Tensor) -> Tensor:
+    """Bilinear samples where `linear` [B, 2, 2] sends each pixel's (x, y), seen from the centre."""
+    grid = F.affine_grid(F.pad(linear, (0, 1)), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+_AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor, tuple[int, int]], Tensor]] = {
+    "none": lambda images, parameters, sides: images,
+    "color": _color,
+    "crop": _crop,
+    "cutout": _cutout,
+    "flip": _flip,
+    "scale": _scale,
+    "rotate": _rotate,
+}
 
 
 def _selection_weights(scores: Tensor, normalize: bool) -> Tensor:

@@ -63,6 +63,8 @@ def test_no_operator_reads_what_a_kernel_out_of_sight_has_written(whole: bool, d
     for shape, calls in (((5, 24, 7, 6), 4), ((4, 2048), 3)):
         masking = watched(sanitize.masking_results(shape, dtype, whole, "meta"))
         assert (masking.calls, masking.unseen) == (calls, set())
+    augmentation = watched(sanitize.augmentation_results((5, 3, 9, 10), dtype, whole, "meta"))
+    assert (augmentation.calls, augmentation.unseen) == (3, set())
 
 
 def test_a_kernel_out_of_sight_is_named() -> None:
