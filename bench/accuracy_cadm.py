@@ -27,7 +27,7 @@ from timing import commit, device_name, require_device
 
 from dgdd_fast.analysis.channels import compare_channels
 from dgdd_fast.config import (
-    PROTOCOLS,
+    RECIPES,
     DistillConfig,
     EvaluateConfig,
     ExpertConfig,
@@ -76,7 +76,7 @@ def distill_config(method: str, ipc: int, seed: int, image_lr: float, options: A
 def evaluate_config(seed: int, options: Any) -> EvaluateConfig:
     """CADM's inherited protocol with fewer epochs, in a small ConvNet, after the last epoch."""
     network = NetworkConfig(width=options.test_width)
-    return dataclasses.replace(PROTOCOLS["ncfm"], runs=1, epochs=options.epochs, network=network, seed=seed)
+    return dataclasses.replace(RECIPES["ncfm"], runs=1, epochs=options.epochs, network=network, seed=seed)
 
 
 def train_experts(sources: DomainDataset, options: Any) -> ExpertPool:

@@ -232,7 +232,7 @@ def blocks() -> dict[str, dict[str, str]]:
             "masking": masking_table(masking),
             "cuda": cuda_table(on_cuda),
         },
-        "bench/README.md": {"sights": sight_table(of_experts)},
+        "bench/README.md": {"diagnostics": sight_table(of_experts)},
     }
 
 

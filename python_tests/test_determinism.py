@@ -14,7 +14,7 @@ from small_runs import TINY, WITH_SURGERY
 from toy_data import toy_domains
 from toy_experts import NETWORK, toy_experts
 
-from dgdd_fast.config import PROTOCOLS, ExpertConfig, NetworkConfig, Precision, PretrainConfig, with_method
+from dgdd_fast.config import RECIPES, ExpertConfig, NetworkConfig, Precision, PretrainConfig, with_method
 from dgdd_fast.distillation import DistillationInterrupted, distill
 from dgdd_fast.experts.pretrain import PretrainingInterrupted, pretrain
 from dgdd_fast.training import accuracy, resolve_training, train_network
@@ -25,9 +25,7 @@ METHODS += ["dm+dam+fact", "mmd", "cadm+sgs"]
 # What a training of a ConvNet as SGS tests is changed in.
 TRAININGS: dict[str, dict[str, Any]] = {
     "dm": {},
-    "ncfm": {
-        name: getattr(PROTOCOLS["ncfm"], name) for name in ("optimizer", "augment", "cutmix_probability")
-    },
+    "ncfm": {name: getattr(RECIPES["ncfm"], name) for name in ("optimizer", "augment", "cutmix_probability")},
     **{name: {"generalize": name} for name in ("mixstyle", "fact", "advfreq")},
     **{name: {"network": NetworkConfig(name, width=4)} for name in ("alexnet", "vgg11", "resnet18")},
 }

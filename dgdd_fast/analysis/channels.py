@@ -19,12 +19,12 @@ from ..synthetic.distilled_set import DistilledSet
 from .domain_probe import halves, probe_accuracies
 
 
-class ExpertSight(NamedTuple):
+class ExpertDiagnostics(NamedTuple):
     """What one expert makes of real images it was not trained on; shares in percent, one a stage.
 
     The domain is told from a stage's average-pooled channels: from all of them, from those that a mask of
-    each image leaves, and, as a control, from those that a mask leaves which asks no discriminator and has
-    the same share. A mask is drawn for an image's own domain: it may well leave less than chance would tell.
+    each image leaves, and, as a control, from those that a uniform random mask of the same share leaves. A
+    mask is drawn for an image's own domain: it may well leave less than chance would tell.
 
     Attributes:
         accuracy: images of the right class.
@@ -46,7 +46,7 @@ class ExpertSight(NamedTuple):
 
 
 @torch.inference_mode()
-def examine_experts(pool: ExpertPool, real: DomainDataset, masks: MaskConfig) -> list[ExpertSight]:
+def examine_experts(pool: ExpertPool, real: DomainDataset, masks: MaskConfig) -> list[ExpertDiagnostics]:
     """Every expert of the pool, trained, on the images `real`, best those that were held in.
 
     Raises ExpertPoolError where the classes, domains or resolution are not those of the pool, ValueError
@@ -59,18 +59,18 @@ def examine_experts(pool: ExpertPool, real: DomainDataset, masks: MaskConfig) ->
     result = []
     for index in range(len(pool)):
         pool.fill_(expert, index, 1.0)
-        sight = _look(expert, images, real.domains, masks, index)
+        sight = collect_features(expert, images, real.domains, masks, index)
         by_stage = []
         for views, kept, discriminator in zip(sight.views, sight.kept, expert.discriminators, strict=True):
             told = [_percent(discriminator(view).argmax(1) == real.domains) for view in views]
             probed = probe_accuracies(views[0], views, real.domains)
             by_stage.append([*told, *probed, _percent(kept == 0)])
         right = _percent(expert.network.classifier(sight.features).argmax(1) == real.labels)
-        result.append(ExpertSight(right, *map(list, zip(*by_stage, strict=True))))
+        result.append(ExpertDiagnostics(right, *map(list, zip(*by_stage, strict=True))))
     return result
 
 
-class _Sight(NamedTuple):
+class StageFeatures(NamedTuple):
     """`features` [N, F]; by stage the pooled channels [N, C] without, with and with uniform masks, and the
     masks [N, C] of the second."""
 
@@ -79,7 +79,9 @@ class _Sight(NamedTuple):
     kept: list[Tensor]
 
 
-def _look(expert: Expert, images: Tensor, domains: Tensor, masks: MaskConfig, index: int) -> _Sight:
+def collect_features(
+    expert: Expert, images: Tensor, domains: Tensor, masks: MaskConfig, index: int
+) -> StageFeatures:
     network, control = expert.network, dataclasses.replace(masks, score="uniform")
     uniforms = [
         draw_uniforms(len(images), channels, 0, "report", index, stage)
@@ -93,13 +95,13 @@ def _look(expert: Expert, images: Tensor, domains: Tensor, masks: MaskConfig, in
             maps = blocks(maps)
             drawn = (domains[rows], uniforms[stage - 1][rows])
             masked, left = mask(maps, expert, stage, *drawn, masks)
-            anyhow, _ = mask(maps, expert, stage, *drawn, control)
-            views.append([seen.mean((2, 3)) for seen in (maps, masked, anyhow)])
+            uniform_masked, _ = mask(maps, expert, stage, *drawn, control)
+            views.append([seen.mean((2, 3)) for seen in (maps, masked, uniform_masked)])
             kept.append(left)
         features.append(network.forward_from(maps, len(network.channels)))
     # The parts of a stage, one from each chunk, lie as far apart as there are stages.
     stages = [slice(stage, None, len(network.channels)) for stage in range(len(network.channels))]
-    return _Sight(
+    return StageFeatures(
         torch.cat(features),
         [[torch.cat(parts) for parts in zip(*views[stage], strict=True)] for stage in stages],
         [torch.cat(kept[stage]) for stage in stages],
@@ -190,5 +192,5 @@ def compare_channels(
                 },
             }
         )
-    sights = examine_experts(pool, real, masks)
-    return {"experts": [sight._asdict() for sight in sights], "stages": stages}
+    diagnostics = examine_experts(pool, real, masks)
+    return {"experts": [sight._asdict() for sight in diagnostics], "stages": stages}

@@ -64,13 +64,13 @@ def channels(
     console.print(f"written: {out}")
 
 
-def _print_experts(sights: list[dict[str, Any]]) -> None:
+def _print_experts(diagnostics: list[dict[str, Any]]) -> None:
     for judge, title in (
         ("domain", "domain told by the discriminators of the stages, held-in images, in %"),
         ("probe", "domain told by a linear probe of the stages, in %"),
     ):
         rows = table("expert", "class", "all channels", "masked", "masked uniformly", title=title)
-        for index, sight in enumerate(sights):
+        for index, sight in enumerate(diagnostics):
             shares = (
                 " ".join(f"{x:.0f}" for x in sight[f"{mask}{judge}_accuracy"])
                 for mask in ("", "masked_", "uniform_")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import (
-    PROTOCOLS,
     RANDOM,
+    RECIPES,
     DistillConfig,
     NetworkConfig,
     from_dict,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ..data import DomainDataset
     from ..synthetic.distilled_set import DistilledSet
 
-EVALUATE = PROTOCOLS["dm"]
+EVALUATE = RECIPES["dm"]
 
 
 def evaluate(
@@ -72,7 +72,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            help=f"Epochs of training. Default: {EVALUATE.epochs}, ncfm {PROTOCOLS['ncfm'].epochs}.",
+            help=f"Epochs of training. Default: {EVALUATE.epochs}, ncfm {RECIPES['ncfm'].epochs}.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the first run.")] = EVALUATE.seed,
@@ -125,8 +125,8 @@ def evaluate(
     from ..files import write_atomically
     from ..synthetic.distilled_set import DistilledSet
 
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"--protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    if protocol not in RECIPES:
+        raise ValueError(f"--protocol must be one of {', '.join(RECIPES)}, got {protocol!r}")
     if on not in ("target", "sources", "both"):
         raise ValueError(f"--on must be target, sources or both, got {on!r}")
     device = usable_device(device)
@@ -135,7 +135,7 @@ def evaluate(
     distilled = DistilledSet.load(path)
     sources, tests = _test_sets(distilled, _data_of(path, data), on)
     trained_on = from_dict(DistillConfig, distilled.config)
-    config = override(PROTOCOLS[protocol], runs=runs, epochs=epochs, seed=seed)
+    config = override(RECIPES[protocol], runs=runs, epochs=epochs, seed=seed)
     config = override(config, generalize=generalize, precision=precision)
     config = with_assignments(config, assignments(settings_given), "evaluate")
     architectures = architecture or [trained_on.network.architecture]

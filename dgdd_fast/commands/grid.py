@@ -94,10 +94,10 @@ def grid(
     chosen = study_to_run(study, data, classes, scale, precision)
     if tuned is not None:
         chosen = dataclasses.replace(chosen, tuned=str(tuned))
-    crew = workers_to_use(workers, devices, ray, threads)
+    chosen_workers = workers_to_use(workers, devices, ray, threads)
     out = out or Path("grids") / Path(study).stem
-    with GridDisplay() as display:
-        outcome = run_grid(chosen, out, crew, display.show)
+    with GridProgress() as display:
+        outcome = run_grid(chosen, out, chosen_workers, display.show)
     show_outcome(outcome, out)
     console.print(f"next: dgdd table {out}")
 
@@ -106,13 +106,13 @@ def study_to_run(
     name: str, data: str | None, classes: str | None, scale: str, precision: str | None = None
 ) -> Study:
     """The study in a file or of the package, at a scale; other data, classes and precision if given."""
-    from ..experiments.ready import ready_study, small
+    from ..experiments.builtin_studies import builtin_study, small
     from ..experiments.study import read_study, with_precision
 
     if scale not in ("full", "small"):
         raise ValueError(f"--scale must be full or small, got {scale!r}")
     path = Path(name)
-    study = read_study(path) if path.exists() else ready_study(name)
+    study = read_study(path) if path.exists() else builtin_study(name)
     if scale == "small":
         study = small(study, data)
     elif data is None and not path.exists():
@@ -165,7 +165,7 @@ def show_outcome(outcome: GridOutcome, folder: Path) -> None:
         raise typer.Exit(FAILURE)
 
 
-class GridDisplay:
+class GridProgress:
     """The jobs at work: a bar each on a terminal, else a line now and then."""
 
     def __init__(self) -> None:
@@ -181,7 +181,7 @@ class GridDisplay:
             )
             self._bars = Progress(*columns, console=console)
 
-    def __enter__(self) -> GridDisplay:
+    def __enter__(self) -> GridProgress:
         if self._bars is not None:
             self._bars.start()
         return self

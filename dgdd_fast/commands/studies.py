@@ -12,8 +12,8 @@ def studies() -> None:
     dgdd grid sgs-table-1-pacs --data pacs/
     dgdd grid sgs-table-1-pacs --scale small
     """
-    from ..experiments.ready import ready_names, ready_study
+    from ..experiments.builtin_studies import builtin_names, builtin_study
 
-    width = max(map(len, ready_names()))
-    for name in ready_names():
-        console.print(f"{name.ljust(width)}  {ready_study(name).title}")
+    width = max(map(len, builtin_names()))
+    for name in builtin_names():
+        console.print(f"{name.ljust(width)}  {builtin_study(name).title}")

@@ -25,7 +25,8 @@ def table(
     """
     from ..experiments.grid import read_index
     from ..files import write_atomically
-    from ..report.table import format_table, result_table
+    from ..report.table import result_table
+    from ..report.table_formats import format_table
 
     text = format_table(result_table(read_index(folder)), form)
     if out is None:

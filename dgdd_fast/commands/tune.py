@@ -11,7 +11,7 @@ from rich.markup import escape
 from .grid import (
     Data,
     Devices,
-    GridDisplay,
+    GridProgress,
     Precision,
     Processes,
     Ray,
@@ -59,10 +59,10 @@ def tune(
     from ..report.curves import png_of, tuning_figure
 
     chosen = study_to_run(study, data, classes, scale, precision)
-    crew = workers_to_use(workers, devices, ray, threads)
+    chosen_workers = workers_to_use(workers, devices, ray, threads)
     out = out or Path("tunings") / Path(study).stem
-    with GridDisplay() as display:
-        found, outcome = run_tuning(chosen, out, crew, display.show)
+    with GridProgress() as display:
+        found, outcome = run_tuning(chosen, out, chosen_workers, display.show)
     for column, methods in found.items():
         for method, budgets in methods.items():
             for ipc, trials in budgets.items():

@@ -18,7 +18,7 @@ from .methods import DEFAULT_METHOD, METHODS, MODIFIERS, RANDOM, MethodSpec, met
 from .schema import (
     ARCHITECTURES,
     DSA_STRATEGY,
-    PROTOCOLS,
+    RECIPES,
     AugmentConfig,
     DistillConfig,
     DomainMaskConfig,
@@ -45,8 +45,8 @@ __all__ = [
     "DSA_STRATEGY",
     "METHODS",
     "MODIFIERS",
-    "PROTOCOLS",
     "RANDOM",
+    "RECIPES",
     "AugmentConfig",
     "AugmentSettings",
     "Bound",

@@ -284,7 +284,7 @@ class EvaluateConfig:
 
 # How sets are tested where DM and SGS come from, and NCFM's way, which CADM inherits; NCFM itself reports the
 # best of several checks on the test set, which is not done here.
-PROTOCOLS = {
+RECIPES = {
     "dm": EvaluateConfig(),
     "ncfm": EvaluateConfig(
         epochs=2000,

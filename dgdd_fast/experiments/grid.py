@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from ..config import to_dict
 from ..data import DataError, DomainDataset
 from ..files import write_atomically
-from .choices import read_choices
-from .job import JobProgress, Tell, is_complete, load_once, read_evaluation
-from .plan import Cell, Job, Plan, PoolJob, plan
+from .job import JobProgress, ProgressCallback, is_complete, load_once, read_evaluation
+from .plan import Job, Plan, PoolJob, TableEntry, plan
 from .published import published_table
 from .study import Study, study_from_dict, write_study
+from .tuned_settings import read_tuned_settings
 from .workers import run_here, run_in_processes, run_on_ray
 
 INDEX_NAME = "grid"
@@ -70,7 +70,9 @@ def load_data(study: Study) -> DomainDataset:
     return dataset
 
 
-def run_grid(study: Study, folder: Path, workers: Workers, tell: Tell, name: str = INDEX_NAME) -> GridOutcome:
+def run_grid(
+    study: Study, folder: Path, workers: Workers, tell: ProgressCallback, name: str = INDEX_NAME
+) -> GridOutcome:
     """Carry out a study in `folder`: NAME.yaml (the study), NAME.json (its index), cells/ and experts/.
 
     Rerunning computes what is missing or damaged, whether it was interrupted, failed or is new in the study:
@@ -84,7 +86,7 @@ def run_grid(study: Study, folder: Path, workers: Workers, tell: Tell, name: str
     tuned = None if study.tuned is None else _absolute(study.tuned)
     study = dataclasses.replace(study, data=_absolute(study.data), tuned=tuned)
     dataset = load_data(study)
-    choices = read_choices(Path(study.tuned)) if study.tuned else None
+    choices = read_tuned_settings(Path(study.tuned)) if study.tuned else None
     grid = plan(study, dataset, choices, workers.devices[0], workers.threads)
     root = folder.resolve()
     failures: dict[str, str] = {}
@@ -105,7 +107,7 @@ def run_grid(study: Study, folder: Path, workers: Workers, tell: Tell, name: str
     return GridOutcome(len(grid.pools) + len(grid.jobs), computed, failures)
 
 
-def _run(jobs: Sequence[Job | PoolJob], root: Path, workers: Workers, tell: Tell) -> None:
+def _run(jobs: Sequence[Job | PoolJob], root: Path, workers: Workers, tell: ProgressCallback) -> None:
     if not jobs:
         return
     if workers.ray is not None:
@@ -132,7 +134,7 @@ class GridIndex(NamedTuple):
     rows: list[dict[str, Any]]
     columns: list[str]
     evaluations: list[str]
-    cells: list[Cell]
+    cells: list[TableEntry]
 
     def evaluation(self, file: str) -> dict[str, Any] | None:
         """The content of an evaluation that a cell names, as `read_evaluation` gives it; None while it is
@@ -148,7 +150,7 @@ def read_index(folder: Path, name: str = INDEX_NAME) -> GridIndex:
     try:
         content = json.loads(path.read_text())
         study = study_from_dict(content["study"])
-        cells = [Cell(**{**cell, "tests": tuple(cell["tests"])}) for cell in content["cells"]]
+        cells = [TableEntry(**{**cell, "tests": tuple(cell["tests"])}) for cell in content["cells"]]
         rest = {name: content[name] for name in ("data", "rows", "columns", "evaluations")}
         return GridIndex(folder, study, **rest, cells=cells)
     except (KeyError, TypeError, ValueError) as error:

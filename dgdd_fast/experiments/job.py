@@ -42,7 +42,7 @@ class JobProgress(NamedTuple):
     detail: str = ""
 
 
-Tell = Callable[[JobProgress], None]
+ProgressCallback = Callable[[JobProgress], None]
 
 
 class ChangedCellError(ValueError):
@@ -91,7 +91,7 @@ def is_complete(job: Job | PoolJob, root: Path) -> bool:
     return (job.whole or (folder / SET_NAME).exists()) and not _missing(job, folder)
 
 
-def run_job(job: Job | PoolJob, root: Path, tell: Tell) -> None:
+def run_job(job: Job | PoolJob, root: Path, tell: ProgressCallback) -> None:
     """Compute what is missing of `job` in its folder; whatever goes wrong but an interruption is written to
     error.txt there and told as failed.
 
@@ -115,7 +115,7 @@ def run_job(job: Job | PoolJob, root: Path, tell: Tell) -> None:
         tell(JobProgress(job.name, "done", 0, 0))
 
 
-def _train_experts(job: PoolJob, folder: Path, tell: Tell) -> None:
+def _train_experts(job: PoolJob, folder: Path, tell: ProgressCallback) -> None:
     config = job.config
     dataset = load_once(job.run.data, job.run.resolution, job.domains, job.run.classes)
 
@@ -140,7 +140,7 @@ def _missing(job: Job, folder: Path) -> list[str]:
     return missing
 
 
-def _distil_and_evaluate(job: Job, root: Path, tell: Tell) -> None:
+def _distil_and_evaluate(job: Job, root: Path, tell: ProgressCallback) -> None:
     folder = root / job.folder
     if job.pool is not None:
         experts = dataclasses.replace(job.run.distill.experts or ExpertConfig(), pool=str(root / job.pool))
@@ -174,7 +174,7 @@ def _distil_and_evaluate(job: Job, root: Path, tell: Tell) -> None:
         write_atomically(folder / name, (json.dumps(report, indent=1) + "\n").encode())
 
 
-def _tell_epochs(tell: Tell, name: str, total: int, done: int) -> None:
+def _tell_epochs(tell: ProgressCallback, name: str, total: int, done: int) -> None:
     tell(JobProgress(name, "training", done, total))
 
 
@@ -207,7 +207,7 @@ def _keep_config(job: Job, folder: Path, sources: DomainDataset) -> None:
     write_run_config(path, job.run)
 
 
-def _distilled(job: Job, folder: Path, sources: DomainDataset, tell: Tell) -> DistilledSet:
+def _distilled(job: Job, folder: Path, sources: DomainDataset, tell: ProgressCallback) -> DistilledSet:
     path = folder / SET_NAME
     if path.exists():
         try:

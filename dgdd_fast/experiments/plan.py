@@ -26,8 +26,8 @@ from ..experts.pretrain import resolve_pretraining
 from ..matching.resolve import resolve_distillation
 from ..seeds import derive_seed
 from ..training import resolve_training
-from .choices import Choices, check_choices, chosen
 from .study import WHOLE, Row, Study, rows_of
+from .tuned_settings import TunedSettings, apply_tuned, check_tuned_settings
 
 # What Random at the same budget is distilled with: real images, evenly from the domains.
 REAL_IMAGES = DistillConfig(objective="random")
@@ -97,7 +97,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableEntry:
     """One number of the table at one seed.
 
     Attributes:
@@ -128,7 +128,7 @@ class Plan(NamedTuple):
 
     rows: list[Row]
     columns: list[str]
-    cells: list[Cell]
+    cells: list[TableEntry]
     pools: list[PoolJob]
     jobs: list[Job]
 
@@ -168,7 +168,7 @@ def parts_of(study: Study, domains: tuple[str, ...]) -> list[Part]:
 def plan(
     study: Study,
     dataset: DomainDataset,
-    choices: Choices | None = None,
+    choices: TunedSettings | None = None,
     device: str = "cpu",
     threads: int | None = None,
 ) -> Plan:
@@ -184,19 +184,21 @@ def plan(
     planner = _Planner(study, dataset, device, threads)
     if choices is not None:
         for part in parts:
-            check_choices(choices, study.protocol, dataset.resolution, part.column, planner.data_of(part))
+            check_tuned_settings(
+                choices, study.protocol, dataset.resolution, part.column, planner.data_of(part)
+            )
     cells = []
     for seed in study.seeds:
         for ipc in study.ipc:
             for part in parts:
-                for row in (chosen(row, choices, part.column, ipc) for row in rows):
+                for row in (apply_tuned(row, choices, part.column, ipc) for row in rows):
                     for evaluation, config in row.evaluations.items():
                         reference = None
                         if row.distill is not None:
                             reference = planner.place(part, seed, ipc, REAL_IMAGES, None, config)[1]
                         folder, file = planner.place(part, seed, ipc, _images(row), row.pretrain, config)
                         cells.append(
-                            Cell(
+                            TableEntry(
                                 row.key,
                                 evaluation,
                                 ipc,

@@ -16,11 +16,11 @@ from ..data import DomainDataset
 from ..files import write_atomically
 from ..seeds import derive_seed
 from ..training import resolve_training
-from .choices import CHOICES_NAME
 from .grid import GridOutcome, Workers, load_data, read_index, run_grid
-from .job import Tell
+from .job import ProgressCallback
 from .plan import parts_of, resolve_before_pretraining
 from .study import MethodEntry, Range, Row, Study, is_tunable, rows_of
+from .tuned_settings import TUNING_NAME
 
 
 class Trial(NamedTuple):
@@ -42,7 +42,7 @@ class Trial(NamedTuple):
 Trials = dict[str, dict[str, dict[int, list[Trial]]]]
 
 
-def tune(study: Study, folder: Path, workers: Workers, tell: Tell) -> tuple[Trials, GridOutcome]:
+def tune(study: Study, folder: Path, workers: Workers, tell: ProgressCallback) -> tuple[Trials, GridOutcome]:
     """Choose settings for every method of a study, for each of its columns and budgets.
 
     For a column with the source domains S, every trial is distilled from S without one domain and tested on
@@ -98,7 +98,7 @@ def tune(study: Study, folder: Path, workers: Workers, tell: Tell) -> tuple[Tria
         fingerprints[part.column] = {
             name: dataset.only_domains([name]).fingerprint() for name in part.sources
         }
-    _write(folder / CHOICES_NAME, study, dataset.resolution, fingerprints, found)
+    _write(folder / TUNING_NAME, study, dataset.resolution, fingerprints, found)
     return found, total
 
 

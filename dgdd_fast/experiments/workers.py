@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from ..plugins import load_plugins, loaded_plugins
-from .job import EVENTS, JobProgress, Tell, run_job
+from .job import EVENTS, JobProgress, ProgressCallback, run_job
 from .plan import Job, PoolJob
 
 AnyJob = Job | PoolJob
@@ -28,14 +28,19 @@ SECONDS_BETWEEN_REPORTS = 1.0
 SECONDS_TO_STOP = 60.0
 
 
-def run_here(jobs: Sequence[AnyJob], root: Path, tell: Tell) -> None:
+def run_here(jobs: Sequence[AnyJob], root: Path, tell: ProgressCallback) -> None:
     """The jobs one after another in this process. Ctrl-C leaves a checkpoint and ends all."""
     for job in jobs:
         run_job(job, root, tell)
 
 
 def run_in_processes(
-    jobs: Sequence[AnyJob], root: Path, tell: Tell, workers: int, devices: Sequence[str], threads: int | None
+    jobs: Sequence[AnyJob],
+    root: Path,
+    tell: ProgressCallback,
+    workers: int,
+    devices: Sequence[str],
+    threads: int | None,
 ) -> None:
     """The jobs in `workers` processes of this machine, the devices handed out in turn.
 
@@ -48,23 +53,23 @@ def run_in_processes(
     threads = threads or max(1, (os.cpu_count() or 1) // workers)
     waiting = deque(jobs)
     attempts: Counter[str] = Counter()
-    crew: list[_Worker] = []
+    team: list[_Worker] = []
     try:
         for number in range(min(workers, len(jobs))):
-            crew.append(_Worker(root, devices[number % len(devices)], threads))
-        while waiting or any(worker.job for worker in crew):
-            for worker in crew:
+            team.append(_Worker(root, devices[number % len(devices)], threads))
+        while waiting or any(worker.job for worker in team):
+            for worker in team:
                 if worker.job is None and waiting:
                     attempts[waiting[0].name] += 1
                     worker.give(waiting.popleft())
-            busy = [worker for worker in crew if worker.job is not None]
+            busy = [worker for worker in team if worker.job is not None]
             ready = wait([handle for worker in busy for handle in (worker.pipe, worker.process.sentinel)])
             for worker in busy:
                 if worker.pipe in ready or worker.process.sentinel in ready:
                     lost = worker.listen(tell)
                     if lost is None:
                         continue
-                    crew[crew.index(worker)] = _Worker(root, worker.device, threads)
+                    team[team.index(worker)] = _Worker(root, worker.device, threads)
                     if attempts[lost.name] < ATTEMPTS:
                         waiting.append(lost)
                         tell(JobProgress(lost.name, "restarted", 0, 0, "its worker died"))
@@ -72,7 +77,7 @@ def run_in_processes(
                         detail = f"its worker died {ATTEMPTS} times: is there enough memory?"
                         tell(JobProgress(lost.name, "failed", 0, 0, detail))
     finally:
-        for worker in crew:
+        for worker in team:
             worker.stop()
 
 
@@ -95,7 +100,7 @@ class _Worker:
         with contextlib.suppress(OSError):  # it died idle; `listen` finds out
             self.pipe.send(job)
 
-    def listen(self, tell: Tell) -> AnyJob | None:
+    def listen(self, tell: ProgressCallback) -> AnyJob | None:
         """Pass on what the worker reports. Returns its job if the worker died over it."""
         with contextlib.suppress(EOFError, OSError):
             while self.job is not None and self.pipe.poll():
@@ -148,7 +153,12 @@ def _serve(pipe: Connection, root: Path, device: str, threads: int) -> None:
 
 
 def run_on_ray(
-    jobs: Sequence[AnyJob], root: Path, tell: Tell, address: str | None, device: str, threads: int | None
+    jobs: Sequence[AnyJob],
+    root: Path,
+    tell: ProgressCallback,
+    address: str | None,
+    device: str,
+    threads: int | None,
 ) -> None:
     """The jobs as tasks of a Ray cluster whose machines see `root` and the data under the same paths.
 

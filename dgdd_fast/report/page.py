@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import tempfile
 from collections.abc import Callable, Iterator
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from jinja2 import Environment, PackageLoader
 from torch import Tensor
 
 from ..analysis.channels import stability
@@ -25,20 +25,9 @@ from .channel_figure import channel_figure
 from .curves import png_of, sensitivity_figure, time_figure
 from .features import feature_figure
 from .figures import draw_decomposition
-from .table import ResultTable, format_table, result_table
+from .table import ResultTable, result_table
+from .table_formats import format_table
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto; }
-body { padding: 0 1em; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 2em; border-bottom: 1px solid #ccc; }
-table { border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto; }
-th, td { padding: .25em .7em; text-align: right; white-space: nowrap; } th:first-child { text-align: left; }
-tbody th { font-weight: normal; } thead { border-bottom: 2px solid #444; }
-tbody tr:nth-child(even) { background: #f4f4f4; }
-.pictures { display: flex; flex-wrap: wrap; align-items: flex-end; gap: 1em; }
-figure { margin: 0; } img { max-width: 100%; border: 1px solid #ddd; } figcaption { color: #555; }
-p { margin: .3em 0; }
-"""
 DECOMPOSED_IMAGES = 4
 
 
@@ -68,23 +57,10 @@ def write_report(path: Path, index: GridIndex, dataset: DomainDataset | None) ->
     """
     table = result_table(index)
     sections = list(_sections(index, table, dataset))
-    body = [f"<h1>{escape(table.title)}</h1>", format_table(table, "html")]
-    for section in sections:
-        body.append(f"<h2>{escape(section.title)}</h2>")
-        if section.missing:
-            body.append(f"<p>{escape(section.missing)}</p>")
-        body.append('<div class="pictures">')
-        for caption, png in section.pictures:
-            source = base64.b64encode(png).decode()
-            body.append(
-                f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{source}">'
-                f"<figcaption>{escape(caption)}</figcaption></figure>"
-            )
-        body.append("</div>")
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(table.title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
-        f"<body>{chr(10).join(body)}</body></html>\n"
+    templates = Environment(loader=PackageLoader("dgdd_fast", "report"), autoescape=True, trim_blocks=True)
+    templates.filters["base64"] = lambda png: base64.b64encode(png).decode()
+    page = templates.get_template("page.html").render(
+        title=table.title, table=format_table(table, "html"), sections=sections
     )
     write_atomically(path, page.encode())
     return sections

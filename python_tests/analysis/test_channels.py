@@ -42,10 +42,10 @@ def as_set(data):
 
 
 def test_experts_are_examined_as_their_own_forward_says(pool):
-    sights = examine_experts(pool, DATA, MaskConfig(share=0.5))
-    assert len(sights) == 2
+    diagnostics = examine_experts(pool, DATA, MaskConfig(share=0.5))
+    assert len(diagnostics) == 2
     expert = pool.new_expert()
-    for index, sight in enumerate(sights):
+    for index, sight in enumerate(diagnostics):
         pool.fill_(expert, index, 1.0)
         logits, domain_logits = expert(normalise(DATA.images, pool.mean, pool.std))
         assert sight.accuracy == pytest.approx(100 * float((logits.argmax(1) == DATA.labels).float().mean()))

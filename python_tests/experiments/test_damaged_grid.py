@@ -216,7 +216,7 @@ def test_what_was_damaged_is_told_through_ray(
 
     def run_on_ray(jobs: Any, root: Path, tell: Any, *rest: object) -> None:
         for job in jobs:
-            for report in _run_ray_task(job, str(root), 1):
+            for report in _run_ray_task(job, str(root), 1, []):
                 tell(report)
 
     monkeypatch.setattr(grid, "run_on_ray", run_on_ray)

@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 from dgdd_fast.commands import cli
 from dgdd_fast.data import DataError, DomainDataset, embedded_digits
 from dgdd_fast.data.benchmarks import BENCHMARKS, domain_key, name_key
+from dgdd_fast.experiments.builtin_studies import SMALL_RESOLUTION, builtin_names, builtin_study, small
 from dgdd_fast.experiments.grid import load_data
 from dgdd_fast.experiments.plan import parts_of, plan
 from dgdd_fast.experiments.published import AVERAGE, published_names, published_table
-from dgdd_fast.experiments.ready import SMALL_RESOLUTION, ready_names, ready_study, small
 from dgdd_fast.experiments.study import is_tunable, read_study, rows_of, write_study
 
 METHODS = Path(__file__).parents[2] / "docs" / "methods.md"
-STUDIES = {name: ready_study(name) for name in ready_names()}
+STUDIES = {name: builtin_study(name) for name in builtin_names()}
 # Rows of the studies that the papers leave out of a table.
 NOT_PRINTED = {"random", "g + g_cls", "g + g_dom"}
 BENCHMARK_OF = {benchmark.name: benchmark for benchmark in BENCHMARKS}

@@ -17,11 +17,17 @@ from dgdd_fast.commands import cli
 from dgdd_fast.config import DistillConfig
 from dgdd_fast.data import DomainDataset
 from dgdd_fast.experiments import job
-from dgdd_fast.experiments.choices import CHOICES_NAME, Choices, TunedColumn, chosen, read_choices
 from dgdd_fast.experiments.grid import Workers, load_data, read_index, run_grid
 from dgdd_fast.experiments.plan import plan
 from dgdd_fast.experiments.study import MethodEntry, Range, Study, TuneConfig, is_tunable, rows_of
 from dgdd_fast.experiments.tune import Trial, Trials, best, tune
+from dgdd_fast.experiments.tuned_settings import (
+    TUNING_NAME,
+    TunedColumn,
+    TunedSettings,
+    apply_tuned,
+    read_tuned_settings,
+)
 from dgdd_fast.synthetic.distilled_set import DistilledSet
 
 SETTINGS = {"distill.image_lr": Range(0.1, 10.0, relative=True), "distill.surgery.alpha": Range(0.5, 2.0)}
@@ -103,7 +109,7 @@ def test_columns_share_the_sets_of_the_same_sources(tuned: tuple[Path, Trials]) 
 
 def test_the_best_trial_is_chosen_and_written(tuned: tuple[Path, Trials]) -> None:
     folder, found = tuned
-    choices = read_choices(folder)
+    choices = read_tuned_settings(folder)
     for column, rows in found.items():
         for row, budgets in rows.items():
             trials = budgets[2]
@@ -130,7 +136,7 @@ def test_the_trials_are_of_the_classes_of_the_study(study: Study, tmp_path: Path
 
 def test_a_grid_takes_the_choice_for_each_column(study: Study, tuned: tuple[Path, Trials]) -> None:
     folder, _ = tuned
-    choices = read_choices(folder)
+    choices = read_tuned_settings(folder)
     choices.columns["domain0"].rows["dm+sgs"][2]["distill.surgery.alpha"] = 1.75
     grid = plan(study, load_data(study), choices)
     alphas = {
@@ -148,7 +154,7 @@ def test_a_grid_takes_the_choice_for_each_column(study: Study, tuned: tuple[Path
 def test_a_sweep_keeps_its_value_and_takes_the_rest() -> None:
     row = rows_of(Study(sweeps={"distill.surgery.alpha": (5,)}))[-1]
     settings = {"distill.surgery.alpha": 2.0, "distill.surgery.beta": 0.7}
-    found = chosen(row, choices_of("dm+sgs", settings), "street", 10)
+    found = apply_tuned(row, choices_of("dm+sgs", settings), "street", 10)
     assert (found.distill.surgery.alpha, found.distill.surgery.beta) == (5, 0.7)
 
 
@@ -162,7 +168,7 @@ def test_what_an_entry_sets_itself_is_neither_tuned_nor_taken_from_a_choice(
     found, _ = tune(one, tmp_path, Workers(), lambda report: None)
     assert {name for trial in found["domain0"]["g_cls"][2] for name in trial.settings} == {"distill.image_lr"}
     (row,) = (row for row in rows_of(one) if row.key == "g_cls")
-    taken = chosen(
+    taken = apply_tuned(
         row, choices_of("g_cls", {"distill.surgery.alpha": 9.0, "distill.image_lr": 4.0}), "street", 10
     )
     assert (taken.distill.surgery.alpha, taken.distill.image_lr) == (3.0, 4.0)
@@ -261,7 +267,7 @@ def test_a_choice_is_refused_where_it_was_made_for_something_else(
     study: Study, tuned: tuple[Path, Trials], tmp_path: Path
 ) -> None:
     folder, _ = tuned
-    choices = read_choices(folder)
+    choices = read_tuned_settings(folder)
 
     def refused(message: str, data: DomainDataset, **changes: object) -> None:
         with pytest.raises(ValueError, match=message):
@@ -286,21 +292,21 @@ def test_a_choice_is_refused_where_it_was_made_for_something_else(
 
 def test_a_choice_of_an_older_version_must_be_made_anew(tmp_path: Path) -> None:
     columns = {"street": {"dm": {"10": {"settings": {}, "accuracy": 1.0, "trials": []}}}}
-    (tmp_path / CHOICES_NAME).write_text(json.dumps({"trials": 1, "seeds": [0], "columns": columns}))
+    (tmp_path / TUNING_NAME).write_text(json.dumps({"trials": 1, "seeds": [0], "columns": columns}))
     with pytest.raises(ValueError, match=r"an older version wrote it.*make it anew with dgdd tune"):
-        read_choices(tmp_path)
+        read_tuned_settings(tmp_path)
 
 
-def choices_of(row: str, settings: dict[str, float]) -> Choices:
+def choices_of(row: str, settings: dict[str, float]) -> TunedSettings:
     """For the column street and 10 images per class."""
-    return Choices("leave-one-out", (16, 16), {"street": TunedColumn({}, {row: {10: settings}})})
+    return TunedSettings("leave-one-out", (16, 16), {"street": TunedColumn({}, {row: {10: settings}})})
 
 
 @pytest.mark.parametrize(("column", "ipc"), [("moon", 10), ("street", 20)])
 def test_a_column_or_budget_without_a_choice_is_named(column: str, ipc: int) -> None:
     row = next(row for row in rows_of(Study()) if row.key == "dm")
     with pytest.raises(ValueError, match=f"nothing was tuned for dm, {ipc} images per class, {column}"):
-        chosen(row, choices_of("dm", {}), column, ipc)
+        apply_tuned(row, choices_of("dm", {}), column, ipc)
 
 
 def test_what_cannot_be_tuned_is_refused(study: Study, tmp_path: Path) -> None:
@@ -322,7 +328,7 @@ def test_what_cannot_be_tuned_is_refused(study: Study, tmp_path: Path) -> None:
             evaluate={"network": {"architecture": "resnet18"}})  # fmt: skip
     refused("must begin above 0", tune=TuneConfig(settings={"distill.momentum": Range(0, 0.9)}))
     with pytest.raises(ValueError, match="holds no tuning"):
-        read_choices(tmp_path)
+        read_tuned_settings(tmp_path)
 
 
 def test_whole_numbers_are_tried_once_each(study: Study, tmp_path: Path) -> None:
@@ -388,7 +394,7 @@ def test_a_trial_that_failed_once_is_left_out_and_the_command_says_whose_it_was(
     result = CliRunner().invoke(cli.app, ["tune", str(path), "--out", str(tmp_path / "tuning")])
     assert result.exit_code == 1, result.output
     assert "itsownsettingsfailed" in "".join(result.output.split())
-    content = json.loads((tmp_path / "tuning" / CHOICES_NAME).read_text())
+    content = json.loads((tmp_path / "tuning" / TUNING_NAME).read_text())
     trials = content["columns"]["domain0"]["rows"]["dm"]["1"]["trials"]
     assert len(trials) == 2
     for trial in trials:

@@ -21,7 +21,7 @@ from dgdd_fast.commands.grid import workers_to_use
 from dgdd_fast.commands.options import usable_device
 from dgdd_fast.experiments import grid, tune, workers
 from dgdd_fast.experiments.grid import GridOutcome, Workers
-from dgdd_fast.experiments.job import JobProgress, Tell
+from dgdd_fast.experiments.job import JobProgress, ProgressCallback
 from dgdd_fast.experiments.plan import Job, plan
 from dgdd_fast.experiments.study import Study
 
@@ -165,7 +165,7 @@ class StandIn:
         self.given.append(job.name)
         self._theirs.send("done")
 
-    def listen(self, tell: Tell) -> None:
+    def listen(self, tell: ProgressCallback) -> None:
         assert self.job is not None
         tell(JobProgress(self.job.name, self.pipe.recv(), 0, 0))
         self.job = None
@@ -209,7 +209,7 @@ def test_a_worker_runs_its_jobs_on_the_device_it_was_given(
 ) -> None:
     ran = []
 
-    def run_job(job: Job, root: Path, tell: Tell) -> None:
+    def run_job(job: Job, root: Path, tell: ProgressCallback) -> None:
         ran.append((job.name, job.run.device, root))
         tell(JobProgress(job.name, "distilling", 1, 2))
         tell(JobProgress(job.name, "distilling", 2, 2))  # too soon after the first to be told

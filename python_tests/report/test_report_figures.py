@@ -23,7 +23,7 @@ from dgdd_fast.data import DomainDataset, normalise
 from dgdd_fast.data.pseudo_domains import style_network, style_of
 from dgdd_fast.distillation import distill
 from dgdd_fast.experiments.grid import GridIndex
-from dgdd_fast.experiments.plan import Cell
+from dgdd_fast.experiments.plan import TableEntry
 from dgdd_fast.experiments.published import AVERAGE
 from dgdd_fast.experiments.study import Study
 from dgdd_fast.experiments.tune import Trial
@@ -86,7 +86,7 @@ def table_of(
     return ResultTable("trial", columns, blocks, [], 0)
 
 
-def index_of(folder: Path, entries: list[dict[str, Any]], cells: list[Cell], **study: Any) -> GridIndex:
+def index_of(folder: Path, entries: list[dict[str, Any]], cells: list[TableEntry], **study: Any) -> GridIndex:
     return GridIndex(folder, Study(**study), {}, entries, ["a", "b"], [""], cells)
 
 
@@ -163,8 +163,8 @@ def test_the_times_are_medians_of_one_training_and_lie_along_x(tmp_path: Path) -
             file = f"{row}-{seed}.json"
             (tmp_path / file).write_text(json.dumps(report))
             place = None if row == "whole" else "folder"
-            cells.append(Cell(row, "", 1, "a", seed, ("a",), True, file, file, place))
-    cells.append(Cell("dm", "", 1, "a", 9, ("a",), True, "missing.json", "missing.json", "folder"))
+            cells.append(TableEntry(row, "", 1, "a", seed, ("a",), True, file, file, place))
+    cells.append(TableEntry("dm", "", 1, "a", 9, ("a",), True, "missing.json", "missing.json", "folder"))
     numbers = {1: {"whole": (90.0, 1.0), "random": (40.0, 1.5), "dm": (60.0, math.nan), "dm, 2": (70.0, 1.0)}}
     index = index_of(tmp_path, entries, cells)
     figure = time_figure(index, table_of(entries, numbers, ["a"]))

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from dgdd_fast.commands import cli
 from dgdd_fast.experiments.grid import GridIndex
-from dgdd_fast.experiments.plan import Cell
+from dgdd_fast.experiments.plan import TableEntry
 from dgdd_fast.experiments.study import Study
-from dgdd_fast.report.table import AVERAGE, OVER_RANDOM, OVERHEAD, format_table, result_table
+from dgdd_fast.report.table import AVERAGE, OVER_RANDOM, OVERHEAD, result_table
+from dgdd_fast.report.table_formats import format_table
 
 PACS = ["photo", "art_painting", "cartoon", "sketch"]
 
@@ -40,7 +41,7 @@ def index_of(
                 file = f"{row}-{column}-{seed}.json"
                 write(folder / file, {column: [number(seed, row, column)]}, {column: 10})
                 reference = f"random-{column}-{seed}.json"
-                cells.append(Cell(row, "", 10, column, seed, (column,), True, file, reference, file))
+                cells.append(TableEntry(row, "", 10, column, seed, (column,), True, file, reference, file))
     data = {"name": "PACS", "domains": PACS, "classes": ["dog"], "resolution": [64, 64], "images": 40}
     entries = [{"key": row, "label": row.upper(), "sweep": None} for row in rows]
     return GridIndex(folder, Study(seeds=seeds, **study), data, entries, columns, [""], cells)
@@ -204,7 +205,9 @@ def test_a_generalising_training_shows_its_overhead(tmp_path: Path) -> None:
 def test_all_data_are_never_the_best_and_the_best_is_marked_in_each_format(tmp_path: Path) -> None:
     index = index_of(tmp_path, seeds=(0,), columns=["photo"])
     write(tmp_path / "whole.json", {"photo": [90.0]}, {"photo": 10})
-    whole = Cell("whole", "", 10, "photo", 0, ("photo",), True, "whole.json", "random-photo-0.json", None)
+    whole = TableEntry(
+        "whole", "", 10, "photo", 0, ("photo",), True, "whole.json", "random-photo-0.json", None
+    )
     rows = [*index.rows, {"key": "whole", "label": "Whole data", "sweep": None}]
     table = result_table(index._replace(cells=[*index.cells, whole], rows=rows))
     for form, best, other in (

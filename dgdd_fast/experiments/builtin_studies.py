@@ -19,18 +19,18 @@ SMALL_PRETRAIN = {"experts": 1, "epochs": 1, "network": {"width": 8}}
 SMALL_EVALUATE = {"runs": 1, "epochs": 2, "network": {"width": 8}}
 
 
-def ready_names() -> list[str]:
+def builtin_names() -> list[str]:
     """The names of all studies of the package."""
     folder = files(__package__) / "studies"
     return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
-def ready_study(name: str) -> Study:
+def builtin_study(name: str) -> Study:
     """The study `name` of the package, at the papers' settings; its `data` name the benchmark.
 
     Raises ValueError for a name that is none.
     """
-    if name not in ready_names():
+    if name not in builtin_names():
         raise ValueError(f"there is no file and no study {name}; dgdd studies lists those of the package")
     with as_file(files(__package__) / "studies" / f"{name}.yaml") as path:
         return read_study(path)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from .study import Row, is_tunable, with_setting
 
-CHOICES_NAME = "tuning.json"
+TUNING_NAME = "tuning.json"
 
 
 class TunedColumn(NamedTuple):
@@ -23,7 +23,7 @@ class TunedColumn(NamedTuple):
     rows: dict[str, dict[int, dict[str, Any]]]
 
 
-class Choices(NamedTuple):
+class TunedSettings(NamedTuple):
     """A tuning: the protocol it was made for, the height and width of the images, and its columns."""
 
     protocol: str
@@ -31,12 +31,12 @@ class Choices(NamedTuple):
     columns: dict[str, TunedColumn]
 
 
-def read_choices(folder: Path) -> Choices:
+def read_tuned_settings(folder: Path) -> TunedSettings:
     """The choices in the folder of a tuning. Raises ValueError where there are none, or none that say what
     they were made on."""
-    path = folder / CHOICES_NAME
+    path = folder / TUNING_NAME
     if not path.exists():
-        raise ValueError(f"{folder} holds no tuning: no {CHOICES_NAME} there; make one with dgdd tune")
+        raise ValueError(f"{folder} holds no tuning: no {TUNING_NAME} there; make one with dgdd tune")
     try:
         content = json.loads(path.read_text())
         if "protocol" not in content:
@@ -54,13 +54,13 @@ def read_choices(folder: Path) -> Choices:
             for column, tuned in content["columns"].items()
         }
         height, width = content["resolution"]
-        return Choices(content["protocol"], (height, width), columns)
+        return TunedSettings(content["protocol"], (height, width), columns)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be used ({error}); make it anew with dgdd tune") from error
 
 
-def check_choices(
-    choices: Choices, protocol: str, resolution: tuple[int, int], column: str, sources: dict[str, str]
+def check_tuned_settings(
+    choices: TunedSettings, protocol: str, resolution: tuple[int, int], column: str, sources: dict[str, str]
 ) -> None:
     """Refuse choices made under another protocol, at another resolution or on other sources: the images that
     a column is tested on may have taken part in them.
@@ -94,7 +94,7 @@ def check_choices(
     )
 
 
-def chosen(row: Row, choices: Choices | None, column: str, ipc: int) -> Row:
+def apply_tuned(row: Row, choices: TunedSettings | None, column: str, ipc: int) -> Row:
     """The row with the settings chosen for its entry in this column at this budget.
 
     What the entry or a sweep sets, it keeps. Raises ValueError where there are choices, but none for this
