@@ -14,13 +14,14 @@
 #   bench-saturating    spectral operators on as much as the memory's bandwidth is worth
 #   bench-distillation  the same, one class and all classes of a data set
 #   bench-masking       the masking of channels, the 24 most telling rows
+#   bench-augment       the augmentation of a batch, the 6 most telling rows
 #   bench-general       spectral operators at sizes of the general tier
 #   memcheck            compute-sanitizer over small calls of every operator
 #   racecheck           the same
 #   test                all other tests that use the GPU
 #   synccheck           compute-sanitizer again
 #   initcheck           the same
-#   bench-compiled      what the benchmarks above left out: torch.compile beside each row, all rows of the masking
+#   bench-compiled      what the benchmarks above left out: torch.compile beside each row, every row
 #   accuracy            Random, DM and DM+SGS at the papers' settings, each domain held out in turn; goes on where an
 #                       earlier call stopped. Needs DGDD_ACCURACY_DATA
 #   accuracy-cadm       the same for Random, MMD and CADM, at 64 px; the experts of each held-out domain are trained first
@@ -28,8 +29,8 @@
 # A stage that fails or takes too long does not keep the others from running; the exit code is 1 then. All but `build`
 # are left out where the card, its driver and the build do not fit together. Environment:
 #   OUT                    where the results go (default: bench/results/gpu-TIME), at most eight files: gpu.log,
-#                          summary.json, one JSON file a benchmark, written row by row, and a .tar for each accuracy
-#                          study. Rows of an earlier call that are there are kept and not measured again
+#                          summary.json, and a JSON file a benchmark, written row by row; each accuracy study adds a
+#                          .tar. Rows of an earlier call that are there are kept and not measured again
 #   PYTHON                 the Python to use (default: python3), with torch and pytest, and the build tools to build
 #   DGDD_WHEEL             a wheel of the package to install instead of building it, such as `make wheel-sm90` makes
 #   DGDD_SECONDS           the time for all stages together (default: 420)
@@ -43,10 +44,11 @@ script="$(realpath "${BASH_SOURCE[0]}")"
 cd "$(dirname "$script")/.."
 
 readonly DEFAULT_STAGES=(build check test-operators bench-quick bench-loop bench-saturating bench-distillation
-  bench-masking bench-general memcheck racecheck test synccheck initcheck bench-compiled)
+  bench-masking bench-augment bench-general memcheck racecheck test synccheck initcheck bench-compiled)
 declare -rA LIMIT_SECONDS=([build]=120 [check]=45 [test-operators]=120 [bench-quick]=60 [bench-loop]=90
-  [bench-saturating]=90 [bench-distillation]=90 [bench-masking]=60 [bench-general]=60 [memcheck]=120 [racecheck]=180
-  [test]=240 [synccheck]=120 [initcheck]=120 [bench-compiled]=1200 [accuracy]=3600 [accuracy-cadm]=3600)
+  [bench-saturating]=90 [bench-distillation]=90 [bench-masking]=60 [bench-augment]=45 [bench-general]=60 [memcheck]=120
+  [racecheck]=180 [test]=240 [synccheck]=120 [initcheck]=120 [bench-compiled]=1200 [accuracy]=3600
+  [accuracy-cadm]=3600)
 readonly LARGEST_LOG=$((8 << 20)) # bytes
 
 export PATH="$PATH:/usr/local/cuda/bin"
@@ -118,11 +120,13 @@ stage_bench-loop() { benchmark distill loop_cuda; }
 stage_bench-saturating() { spectral --no-compile --regimes saturating; }
 stage_bench-distillation() { spectral --no-compile --regimes "all classes" "one class"; }
 stage_bench-masking() { benchmark masking masking_cuda --no-compile --first 24; }
+stage_bench-augment() { benchmark augment augment_cuda --no-compile --first 6; }
 stage_bench-general() { spectral --no-compile --regimes general; }
 stage_bench-compiled() {
   local failed=0
   spectral || failed=1
   benchmark masking masking_cuda || failed=1
+  benchmark augment augment_cuda || failed=1
   return "$failed"
 }
 

@@ -14,7 +14,15 @@ import torch
 SCRIPT = Path(__file__).parents[2] / "bench" / "gpu.sh"
 DEFAULT_STAGES = [
     *("build", "check", "test-operators", "bench-quick", "bench-loop", "bench-saturating"),
-    *("bench-distillation", "bench-masking", "bench-general", "memcheck", "racecheck", "test"),
+    *(
+        "bench-distillation",
+        "bench-masking",
+        "bench-augment",
+        "bench-general",
+        "memcheck",
+        "racecheck",
+        "test",
+    ),
     *("synccheck", "initcheck", "bench-compiled"),
 ]
 # Stands for Python, and takes down how it is called: the tests of the operators fail, one benchmark never
@@ -90,7 +98,7 @@ def test_stages_run_in_the_order_of_worth_without_compiling_and_a_failing_one_st
         for position, call in enumerate(benchmarks)
         if "--no-compile" not in call and "--quick" not in call and "bench_distill" not in call
     ]
-    assert with_compile == [len(benchmarks) - 2, len(benchmarks) - 1]
+    assert with_compile == [len(benchmarks) - 3, len(benchmarks) - 2, len(benchmarks) - 1]
     for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
         assert f"--tool {tool} " in calls(python)
 
