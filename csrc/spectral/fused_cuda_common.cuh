@@ -120,14 +120,33 @@ __device__ __forceinline__ float resultant_length(float sum_magnitude, float mag
 
 // -------- one plane of the call
 
+// threadIdx.x, threadIdx.y and blockDim.y, of which the compiler knows nothing: nothing that is computed from
+// them is kept in registers from one domain to the next, nor are they themselves.
+#if defined(__CUDA_ARCH__)
+#define DGDD_REREAD(name, special)                            \
+  __device__ __forceinline__ int name() {                     \
+    int value;                                                \
+    asm volatile("mov.u32 %0, %%" special ";" : "=r"(value)); \
+    return value;                                             \
+  }
+DGDD_REREAD(reread_thread, "tid.x")
+DGDD_REREAD(reread_group, "tid.y")
+DGDD_REREAD(reread_groups, "ntid.y")
+#undef DGDD_REREAD
+#else
+__device__ __forceinline__ int reread_thread() { return static_cast<int>(threadIdx.x); }
+__device__ __forceinline__ int reread_group() { return static_cast<int>(threadIdx.y); }
+__device__ __forceinline__ int reread_groups() { return static_cast<int>(blockDim.y); }
+#endif
+
 // The valid domain that comes after `domain` with `skipped` others between; D where there is none.
 __device__ inline int next_valid(const SpectralParams& params, int sample, int domain, int skipped = 0) {
-  for (++domain; domain < params.domains; ++domain)
-    if (params.is_valid(domain, sample) && skipped-- == 0) break;
+  for (++domain; domain < static_cast<int>(params.domains); ++domain)
+    if (params.is_valid(domain, static_cast<unsigned>(sample)) && skipped-- == 0) break;
   return domain;
 }
 
-// Where the block's plane lies and what its output is made of. Planes, and so samples, are counted in int: a
+// Where a block's plane lies and what its output is made of. Planes, and so samples, are counted in int: a
 // grid has no more blocks in a row, and as many planes of the smallest tile would take terabytes.
 template <class Stored>
 struct PlaneJob {
@@ -136,9 +155,9 @@ struct PlaneJob {
   int valid_domains;
   float one_over_valid;  // 0 where no domain is valid
 
-  __device__ explicit PlaneJob(const SpectralParams& params)
-      : sample(static_cast<int>(blockIdx.x) / static_cast<int>(params.channels)),
-        first_pixel(blockIdx.x * params.height * params.width),
+  __device__ explicit PlaneJob(const SpectralParams& params, unsigned plane = blockIdx.x)
+      : sample(static_cast<int>(plane) / static_cast<int>(params.channels)),
+        first_pixel(plane * params.height * params.width),
         valid_domains(0) {
     for (int domain = 0; domain < params.domains; ++domain) valid_domains += params.is_valid(domain, sample);
     one_over_valid = valid_domains == 0 ? 0.0f : 1.0f / static_cast<float>(valid_domains);
@@ -147,6 +166,53 @@ struct PlaneJob {
   __device__ const Stored* gradient(const SpectralParams& params, int64_t domain) const {
     return static_cast<const Stored*>(params.domain_grads) +
            domain * (params.planes() * params.height * params.width) + first_pixel;
+  }
+};
+
+// What the host makes of a call once, not every thread for itself: float64 is slow on most devices.
+struct Settings {
+  bool aligned;  // pairs of pixels can be taken at once from all of the call's data
+  float alpha;
+  float beta;
+  float alpha_less_beta;
+  float doubled_eps;
+  float learning_rate;
+  float momentum;
+
+  template <class Stored>
+  static Settings of(const SpectralParams& params) {
+    const double eps = 2 * params.eps;
+    return {params.pixels_aligned(2 * sizeof(Stored)),
+            static_cast<float>(params.alpha),
+            static_cast<float>(params.beta),
+            static_cast<float>(params.alpha - params.beta),
+            static_cast<float>(eps < kLargestEps ? eps : kLargestEps),
+            static_cast<float>(params.learning_rate),
+            static_cast<float>(params.momentum)};
+  }
+};
+
+// Outputs are linear in the sum S of the valid domains' spectra, its weight R and two planes of the call:
+//   update = F^-1((p + q R) S / V) + beta own + base,
+// so the mean over the domains need not be formed in space. V is the number of valid domains, p is 1 without
+// a base, less beta if the deviation is from the mean, and q is alpha, less beta if it is from the class
+// signal.
+struct OutputWeights {
+  float p;
+  float q;
+  float beta;  // 0 where there is no deviation to add
+
+  __device__ __forceinline__ OutputWeights(const SpectralParams& params, const Settings& settings, int sample)
+      : p(0), q(1), beta(0) {
+    if (params.domain_index == nullptr) return;
+    const int64_t own = params.domain_index[sample];
+    const bool in_range = own >= 0 && own < params.domains;
+    const bool deviates = in_range && params.is_valid(own, sample);
+    const bool from_signal = deviates && params.weighted_deviation;
+    beta = deviates ? settings.beta : 0.0f;
+    p = (params.base_grad == nullptr ? 1.0f : 0.0f) - (from_signal ? 0.0f : beta);
+    q = from_signal ? settings.alpha_less_beta : settings.alpha;
+    if (!in_range) p = NAN;
   }
 };
 

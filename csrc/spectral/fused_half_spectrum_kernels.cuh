@@ -14,17 +14,13 @@
 // - Along the rows, the results stay in registers. Only row 0 is parted once more.
 //
 // The way back is the same in reverse. In space, a thread has the same pixels before and after.
-//
-// Outputs are linear in the sum S of the valid domains' spectra, its weight R and two planes of the call:
-//   update = F^-1((p + q R) S / V) + beta own + base,
-// so the mean over the domains is never formed in space. V is the number of valid domains, p is 1 without a
-// base, less beta if the deviation is from the mean, and q is alpha, less beta if it is from the class
-// signal.
 #pragma once
 
 #include "spectral/fused_cuda_common.cuh"
 
 namespace dgdd::spectral::half_spectrum {
+
+using spectral::Settings;
 
 struct alignas(16) ComplexPair {
   Complex first, second;
@@ -33,18 +29,6 @@ struct alignas(16) ComplexPair {
 // exp(-2 pi i b c / (8 R)) at [b][c].
 template <int kRadix>
 __constant__ constexpr Twiddles<8, kRadix> kLineRoots;
-
-// threadIdx.x, of which the compiler knows nothing: nothing that is computed from it is kept in registers
-// from one domain to the next, nor is it itself.
-__device__ __forceinline__ int reread_thread() {
-#if defined(__CUDA_ARCH__)
-  int thread;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-  return thread;
-#else
-  return static_cast<int>(threadIdx.x);
-#endif
-}
 
 // A transform of length N = 8 R, shared by N / 16 threads.
 template <int N>
@@ -432,49 +416,6 @@ struct BinSums {
     }
     if (lengths != nullptr)
       plane.for_bins([&](int y, int x, int i) { plane.store_both(lengths, y, x, store<Stored>(length[i])); });
-  }
-};
-
-// What the host makes of a call once, not every thread for itself: float64 is slow on most devices.
-struct Settings {
-  bool aligned;  // pairs of pixels can be taken at once from all of the call's data
-  float alpha;
-  float beta;
-  float alpha_less_beta;
-  float doubled_eps;
-  float learning_rate;
-  float momentum;
-
-  template <class Stored>
-  static Settings of(const SpectralParams& params) {
-    const double eps = 2 * params.eps;
-    return {params.pixels_aligned(2 * sizeof(Stored)),
-            static_cast<float>(params.alpha),
-            static_cast<float>(params.beta),
-            static_cast<float>(params.alpha - params.beta),
-            static_cast<float>(eps < kLargestEps ? eps : kLargestEps),
-            static_cast<float>(params.learning_rate),
-            static_cast<float>(params.momentum)};
-  }
-};
-
-// What a sample's output is made of: F^-1((p + q R) S / V) + beta own + base.
-struct OutputWeights {
-  float p;
-  float q;
-  float beta;  // 0 where there is no deviation to add
-
-  __device__ __forceinline__ OutputWeights(const SpectralParams& params, const Settings& settings, int sample)
-      : p(0), q(1), beta(0) {
-    if (params.domain_index == nullptr) return;
-    const int64_t own = params.domain_index[sample];
-    const bool in_range = own >= 0 && own < params.domains;
-    const bool deviates = in_range && params.is_valid(own, sample);
-    const bool from_signal = deviates && params.weighted_deviation;
-    beta = deviates ? settings.beta : 0.0f;
-    p = (params.base_grad == nullptr ? 1.0f : 0.0f) - (from_signal ? 0.0f : beta);
-    q = from_signal ? settings.alpha_less_beta : settings.alpha;
-    if (!in_range) p = NAN;
   }
 };
 

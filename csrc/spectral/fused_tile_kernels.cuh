@@ -341,16 +341,16 @@ struct TileSums {
   }
 };
 
-// The sum over the groups of blocks with more than one, in the first group's threads. The groups' exchanges,
-// of kSharedBytes each, serve as memory.
-template <class T>
+// The sum over the groups of blocks with more than one, in the first group's threads. The groups' exchanges
+// serve as memory; they lie kGroupBytes apart.
+template <class T, int kGroupBytes = T::kSharedBytes>
 struct GroupSum {
   int thread = static_cast<int>(threadIdx.x), group = static_cast<int>(threadIdx.y);
 
   template <int kByteOffset, class Value, int kCount>
   static __device__ __forceinline__ Shared<Value> memory(const Value (&)[kCount], int group) {
-    static_assert(kByteOffset + kCount * T::kThreads * sizeof(Value) <= T::kSharedBytes);
-    return dynamic_shared<Value>(group * T::kSharedBytes + kByteOffset, kCount * T::kThreads);
+    static_assert(kByteOffset + kCount * T::kThreads * sizeof(Value) <= T::kSharedBytes - sizeof(Complex));
+    return dynamic_shared<Value>(group * kGroupBytes + kByteOffset, kCount * T::kThreads);
   }
   template <int kByteOffset, class Value, int kCount>
   __device__ __forceinline__ void give(const Value (&values)[kCount]) const {
@@ -411,16 +411,14 @@ __device__ __forceinline__ void prefetch_plane(const Stored* plane, int thread) 
     prefetch(plane + thread * (128 / static_cast<int>(sizeof(Stored))));
 }
 
-// SGS, Eq. 9 and 10: the sums times their agreement, scaled for the unscaled inverse transform, and the
-// agreement itself where the call asks for it.
-template <class T, class Stored>
-__device__ __forceinline__ void weigh(const SpectralParams& params, const TileSums<T>& sums, bool careful,
+// SGS, Eq. 9: the sums times what `factor` makes of their agreement, and the agreement itself where the call
+// asks for it. `doubled_eps`: like the spectra.
+template <class T, class Stored, class Factor>
+__device__ __forceinline__ void weigh(const SpectralParams& params, unsigned plane, float doubled_eps,
+                                      const TileSums<T>& sums, bool careful, const Factor& factor,
                                       TileTransforms<T>& to) {
   constexpr int kBins = T::kHeight * (T::kHalfWidth + 1);
-  const PlaneJob<Stored> job(params);
-  const float scale = job.one_over_valid * (0.5f / (T::kHeight * T::kWidth));
-  const float eps = static_cast<float>(2 * params.eps < kLargestEps ? 2 * params.eps : kLargestEps);
-  Stored* lengths = static_cast<Stored*>(params.resultant_length) + static_cast<int64_t>(blockIdx.x) * kBins;
+  Stored* lengths = static_cast<Stored*>(params.resultant_length) + static_cast<int64_t>(plane) * kBins;
   const int row = to.row();
   const int row_class = row / T::kColumnRest, t = row % T::kColumnRest;
   const int ky = row_class > 0            ? row_class + 16 * t
@@ -444,16 +442,16 @@ __device__ __forceinline__ void weigh(const SpectralParams& params, const TileSu
     const int mirrored_kx = (T::kWidth - kx) % T::kWidth;
     if (to.can_be_corner(n) && to.has_corners()) {
       const Complex corners = sums.load_corners(to);
-      const float first = resultant_length(fabsf(sum.re), sums.magnitudes[n], eps);
-      const float second = resultant_length(fabsf(sum.im), n == 0 ? corners.re : corners.im, eps);
-      to.v[n] = {scale * first * sum.re, scale * second * sum.im};
+      const float first = resultant_length(fabsf(sum.re), sums.magnitudes[n], doubled_eps);
+      const float second = resultant_length(fabsf(sum.im), n == 0 ? corners.re : corners.im, doubled_eps);
+      to.v[n] = {factor(first) * sum.re, factor(second) * sum.im};
       if (params.resultant_length == nullptr) continue;
       write(0, kx, first);
       write(T::kHeight / 2, kx, second);
       continue;
     }
-    const float length = resultant_length(sizes[n], sums.magnitudes[n], eps);
-    to.v[n] = (scale * length) * sum;
+    const float length = resultant_length(sizes[n], sums.magnitudes[n], doubled_eps);
+    to.v[n] = factor(length) * sum;
     if (params.resultant_length == nullptr) continue;
     if (row > 0) {
       write(ky, kx, length);
@@ -536,7 +534,11 @@ __global__ void __launch_bounds__(T::kThreads* T::kMostGroups, 384 / (T::kThread
       if (planes != nullptr)
         prefetch_plane<T>(static_cast<const Stored*>(planes) + PlaneJob<Stored>(params).first_pixel,
                           transforms.thread);
-    weigh<T, Stored>(params, sums, careful, transforms);
+    const float scale = PlaneJob<Stored>(params).one_over_valid * (0.5f / (T::kHeight * T::kWidth));
+    const float doubled_eps = static_cast<float>(2 * params.eps < kLargestEps ? 2 * params.eps : kLargestEps);
+    weigh<T, Stored>(
+        params, blockIdx.x, doubled_eps, sums, careful, [=](float length) { return scale * length; },
+        transforms);
     transforms.inverse_c();
   }
   group_barrier<T>();

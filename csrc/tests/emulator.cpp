@@ -180,6 +180,7 @@ class Machine {
   void cluster_wait(Site site);
   int rank() const { return running_->block->rank; }
   int cluster() const { return static_cast<int>(options_.cluster); }
+  int architecture() const { return options_.architecture; }
   Approximation approximation() const { return options_.approximation; }
 
  private:
@@ -1181,6 +1182,7 @@ void cluster_arrive(Site site) { machine->cluster_arrive(site); }
 void cluster_wait(Site site) { machine->cluster_wait(site); }
 int cluster_rank() { return machine->rank(); }
 int cluster_size() { return machine->cluster(); }
+int architecture() { return machine->architecture(); }
 
 float approximate_square_root(float value) {
   const float root = flushed(value);

@@ -69,6 +69,7 @@ using Site = std::source_location;
 enum class Approximation { nearest, low, high, mixed };
 
 struct Options {
+  int architecture = 90;
   unsigned cluster = 1;  // blocks of a cluster, neighbours in x
   Approximation approximation = Approximation::nearest;
 
@@ -169,6 +170,8 @@ void cluster_arrive(Site site);
 void cluster_wait(Site site);
 int cluster_rank();
 int cluster_size();
+
+int architecture();
 
 float approximate_square_root(float value);
 float approximate_reciprocal(float value);

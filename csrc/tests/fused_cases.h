@@ -190,27 +190,63 @@ void test_scales() {
   }
 }
 
-// Returns the report of the run with all of them.
+// What the mutations of a kernel are tried on.
 template <class Kernel>
-emulator::Report test_every_barrier_is_needed(int groups = 1, double scale = 1) {
+Call<float> small_call(Operator op, bool base, double scale) {
   Call<float> settings;
-  settings.op = Operator::step;
+  settings.op = op;
+  settings.base = base;
   settings.domains = 2;
   settings.samples = 2;
   settings.scale = scale;
-  Call<float> call = drawn<Kernel>(settings, 15);
-  const auto races_without = [&](const emulator::Options& removed) {
-    return run<Kernel, float>(call.params(), groups, removed).races;
+  return drawn<Kernel>(settings, 15);
+}
+
+// Returns the report of the run with all of them.
+template <class Kernel>
+emulator::Report test_every_barrier_is_needed(int groups = 1, double scale = 1,
+                                              Operator op = Operator::step) {
+  Call<float> call = small_call<Kernel>(op, false, scale);
+  const auto is_sound_without = [&](const emulator::Options& removed) {
+    return run<Kernel, float>(call.params(), groups, removed).sound();
   };
   const emulator::Report report = run<Kernel, float>(call.params(), groups);
   CHECK(report.sound() && report.block_barriers + report.warp_barriers > 0, report.text());
   std::string idle;
   for (int64_t n = 0; n < report.block_barriers; ++n)
-    if (races_without({.removed_block_barrier = n}) == 0) idle += " block " + std::to_string(n);
+    if (is_sound_without({.removed_block_barrier = n})) idle += " block " + std::to_string(n);
   for (int64_t n = 0; n < report.warp_barriers; ++n)
-    if (races_without({.removed_warp_barrier = n}) == 0) idle += " warp " + std::to_string(n);
+    if (is_sound_without({.removed_warp_barrier = n})) idle += " warp " + std::to_string(n);
+  for (int64_t n = 0; n < report.cluster_barriers; ++n)
+    if (is_sound_without({.removed_cluster_barrier = n})) idle += " cluster " + std::to_string(n);
   CHECK(idle.empty(), Kernel::kHeight, Kernel::kWidth, groups, idle, report.text());
   return report;
+}
+
+// Waits for copies left out or for the wrong phase, wrong numbers of bytes, fences left out. `in_bulk`: how
+// the kernel copies.
+template <class Kernel>
+void test_every_wait_is_needed(bool in_bulk, int groups = 1, double scale = 1) {
+  Call<float> call = small_call<Kernel>(Operator::step, true, scale);
+  const auto is_sound_with = [&](const emulator::Options& mutation) {
+    return run<Kernel, float>(call.params(), groups, mutation).sound();
+  };
+  const emulator::Report report = run<Kernel, float>(call.params(), groups);
+  CHECK(report.sound() && report.waits > 0, report.text());
+  CHECK((report.expectations > 0) == in_bulk && (report.fences > 0) == in_bulk, report.text());
+  std::string unseen;
+  for (int64_t n = 0; n < report.waits; ++n) {
+    if (is_sound_with({.removed_wait = n})) unseen += " wait " + std::to_string(n);
+    if (in_bulk && is_sound_with({.flipped_wait = n})) unseen += " phase " + std::to_string(n);
+  }
+  for (int64_t n = 0; n < report.expectations; ++n) {
+    if (is_sound_with({.altered_expectation = n})) unseen += " more bytes " + std::to_string(n);
+    if (is_sound_with({.altered_expectation = n, .expectation_error = -16}))
+      unseen += " fewer bytes " + std::to_string(n);
+  }
+  for (int64_t n = 0; n < report.fences; ++n)
+    if (is_sound_with({.removed_fence = n})) unseen += " fence " + std::to_string(n);
+  CHECK(unseen.empty(), Kernel::kHeight, Kernel::kWidth, groups, unseen, report.text());
 }
 
 }  // namespace dgdd::tests

@@ -1,5 +1,5 @@
 // The fused tile kernel, every tile of it.
-#include "spectral/fused_tile_kernels.cuh"
+#include "spectral/fused_tile_pipelined_kernels.cuh"
 #include "tests/fused_cases.h"
 
 namespace dgdd::tests {
@@ -18,6 +18,24 @@ struct TileKernel {
   }
 };
 
+template <class Tile, int kArchitecture>
+struct PipelinedTileKernel {
+  static constexpr int kHeight = Tile::kHeight, kWidth = Tile::kWidth, kMostGroups = Tile::kMostGroups;
+
+  template <class Stored>
+  static emulator::Report run(const SpectralParams& params, int groups, emulator::Options options) {
+    options.architecture = kArchitecture;
+    return emulator::launch(
+        static_cast<unsigned>(params.planes()), dim3(Tile::kThreads, static_cast<unsigned>(groups)),
+        static_cast<size_t>(spectral::kPipelinedTileBytes<Tile, Stored> * groups),
+        [&] {
+          spectral::fused_tile_pipelined_kernel<Tile, Stored>(params, spectral::Settings::of<Stored>(params),
+                                                              0);
+        },
+        options);
+  }
+};
+
 template <class Kernel>
 void test_tile() {
   test_approximations_matter<Kernel>();
@@ -32,8 +50,19 @@ void test_tile() {
   test_a_domain_index_out_of_range<Kernel>();
   test_scales<Kernel>();
   test_every_barrier_is_needed<Kernel>();
-  test_every_barrier_is_needed<Kernel>(1, 1e-18);  // through the second pass
+  test_every_barrier_is_needed<Kernel>(1, 1e-18, Operator::consensus);  // through the second pass
   test_every_barrier_is_needed<Kernel>(2);
+}
+
+template <class Tile, int kArchitecture>
+void test_pipelined_tile() {
+  using Kernel = PipelinedTileKernel<Tile, kArchitecture>;
+  constexpr bool kInBulk = kArchitecture >= 90;
+  test_tile<Kernel>();
+  if (kInBulk) test_every_barrier_is_needed<Kernel>(1, 1e-18);
+  test_every_wait_is_needed<Kernel>(kInBulk);
+  test_every_wait_is_needed<Kernel>(kInBulk, 1, 1e-18);
+  test_every_wait_is_needed<Kernel>(kInBulk, 2);
 }
 
 }  // namespace
@@ -44,5 +73,9 @@ int main() {
   using dgdd::spectral::Tile;
   test_tile<TileKernel<Tile<32, 32>>>();
   test_tile<TileKernel<Tile<64, 64>>>();
+  test_pipelined_tile<Tile<32, 32>, 90>();
+  test_pipelined_tile<Tile<64, 64>, 90>();
+  test_pipelined_tile<Tile<32, 32>, 80>();
+  test_pipelined_tile<Tile<64, 64>, 80>();
   return result();
 }
