@@ -4,7 +4,6 @@
 //   prepare(thread)              once, before a barrier
 //   start(from, thread)          after a barrier that follows the last reads
 //   wait(active)                 by all threads; afterwards an active one can read
-//   drop(active)                 in place of a wait, if nobody reads: start may follow at once
 //
 // A plane's address is a multiple of 16 bytes, and so are its bytes.
 #pragma once
@@ -33,7 +32,6 @@ class StagingByThreads {
     wait_for_copies<0>();
     Barrier::wait();
   }
-  __device__ __forceinline__ void drop(bool) const { wait_for_copies<0>(); }
 
   Shared<Stored> plane;
 };
@@ -62,10 +60,6 @@ class StagingInBulk {
     if (!active) return;
     arrived_.wait(parity_);
     parity_ ^= 1;
-  }
-  __device__ __forceinline__ void drop(bool active) {
-    wait(active);
-    Barrier::wait();
   }
 
   Shared<Stored> plane;

@@ -1,13 +1,10 @@
-// The tile kernel with its reads from device memory out of the way: each plane comes to shared memory while
-// the one before it is transformed. The transforms are those of fused_tile_kernels.cuh.
+// The tile kernel with its reads from device memory out of the way: a domain's plane comes to shared memory
+// while the domain before it is transformed. The transforms are those of fused_tile_kernels.cuh.
 //
-// The planes come one after another into one place: the group's domains, then base_grad, momentum_buffer and
-// images as far as the call has them, by the first group. A thread takes its pixels to registers, and after
-// the next barrier the copy of the next plane starts.
-//
-// Outputs are made of the sum of the spectra and of what is added to it in space (OutputWeights): the
-// assigned domain's gradient is kept, weighted, when it passes, and no sum over the domains is formed in
-// space.
+// A thread takes its pixels to registers, and after the next barrier the copy of the next domain starts. The
+// domain that the sample is assigned to comes last: its gradient is still in shared memory when the output
+// needs it, and so no thread keeps anything in space from one domain to the next. What else the output is
+// made of (OutputWeights) follows through the same place.
 #pragma once
 
 #include "spectral/fused_staging.cuh"
@@ -23,17 +20,34 @@ struct GroupBarrier {
 template <class T, class Stored, template <class, int, int, class> class Staging>
 using TileStaging = Staging<Stored, T::kHeight * T::kWidth, T::kThreads, GroupBarrier<T>>;
 
-// Dynamic shared memory of a group. What counts a group's copies lies in the last gap of its exchange.
-template <class T, class Stored>
-constexpr int kPipelinedTileBytes =
-    T::kSharedBytes + T::kHeight * T::kWidth * static_cast<int>(sizeof(Stored));
+template <class T>
+struct PipelinedTile {
+  // Dynamic shared memory of a group. What counts a group's copies lies in the last gap of its exchange.
+  template <class Stored>
+  static constexpr int kGroupBytes =
+      T::kSharedBytes + T::kHeight * T::kWidth * static_cast<int>(sizeof(Stored));
+  static constexpr int kCopyBarrier = T::kSharedBytes - static_cast<int>(sizeof(Complex));
+};
+
+// A sample's valid domains in turn: by their numbers, but `last`, if it is not -1, after all others. From
+// `domain`
+// (-1 for the beginning) on to the next with `skipped` others between; D where there is none.
+__device__ __forceinline__ int next_in_turn(const SpectralParams& params, int sample, int last, int domain,
+                                            int skipped = 0) {
+  const int domains = static_cast<int>(params.domains);
+  if (domain >= 0 && domain == last) return domains;
+  for (++domain; domain < domains; ++domain)
+    if (domain != last && params.is_valid(domain, static_cast<unsigned>(sample)) && skipped-- == 0)
+      return domain;
+  return last >= 0 && skipped == 0 ? last : domains;
+}
 
 // The thread's pixels of the plane in shared memory.
 template <class T, class Stored>
 __device__ __forceinline__ void read_pixels(const Shared<Stored>& plane, const TileTransforms<T>& of,
                                             Complex* v) {
-  // Half a warp has a row where these are half as wide as the banks: then each half begins with another half
-  // of its row.
+  // Half a warp has a row where these are as wide as the banks: then each half begins with another half of
+  // its row.
   constexpr bool kHasTwoRows = T::kHalfWidth * sizeof(Stored) == 64;
   const bool begins_right = kHasTwoRows && of.thread / T::kHalfWidth % 2 == 1;
   const int first = of.first_pixel() + (begins_right ? T::kHalfWidth : 0);
@@ -46,49 +60,45 @@ __device__ __forceinline__ void read_pixels(const Shared<Stored>& plane, const T
   }
 }
 
-// What follows the last domain, by the first group: the first of the other planes that the call reads, or
-// null.
-template <class Stored>
-__device__ __forceinline__ const Stored* first_addition(const SpectralParams& params) {
-  return static_cast<const Stored*>(params.base_grad != nullptr ? params.base_grad : params.momentum_buffer);
+template <class T, class Stored>
+__device__ __forceinline__ void write_pixels(Stored* plane, const TileTransforms<T>& of, const Complex* v) {
+  plane += of.first_pixel();
+#pragma unroll
+  for (int a = 0; a < T::kValues; ++a) {
+    plane[of.pixel(a)] = store<Stored>(v[a].re);
+    plane[of.pixel(a) + T::kHalfWidth] = store<Stored>(v[a].im);
+  }
 }
 
-// The plane's domains through steps A, B and C into the first group's sums, and beta times the gradient of
-// the domain `deviating` into its pixels. Leaves the first addition on its way. Careful: see `magnitude`.
+// The plane's domains through steps A, B and C into the first group's sums. Careful: see `magnitude`.
 template <class T, class Stored, bool kCareful, class Staging>
-__device__ __forceinline__ void sum_staged_domains(const SpectralParams& params, float beta, unsigned plane,
-                                                   int sample, int deviating, Staging& staging,
-                                                   TileTransforms<T>& transforms, TileSums<T>& sums) {
+__device__ __forceinline__ void sum_staged_domains(const SpectralParams& params, unsigned plane, int sample,
+                                                   int last, Staging& staging, TileTransforms<T>& transforms,
+                                                   TileSums<T>& sums) {
+  constexpr int kPixels = T::kHeight * T::kWidth;
   const auto start = [&](int domain) {
-    const Stored* first = reread_group() == 0 ? first_addition<Stored>(params) : nullptr;
-    int64_t planes_before = plane;
-    if (domain < params.domains) {
-      first = static_cast<const Stored*>(params.domain_grads);
-      planes_before += domain * params.planes();
-    }
-    if (first != nullptr) staging.start(first + planes_before * (T::kHeight * T::kWidth), transforms.thread);
+    if (domain >= static_cast<int>(params.domains)) return;
+    const int64_t planes_before = domain * params.planes() + plane;
+    staging.start(static_cast<const Stored*>(params.domain_grads) + planes_before * kPixels,
+                  transforms.thread);
   };
   sums.clear(transforms);
-  start(next_valid(params, sample, -1, reread_group()));
+  start(next_in_turn(params, sample, last, -1, reread_group()));
   // The first group's domains, one after another; the other groups take those between. All meet the barriers.
-  for (int first = next_valid(params, sample, -1); first < params.domains;
-       first = next_valid(params, sample, first, reread_groups() - 1)) {
+  for (int first = next_in_turn(params, sample, last, -1); first < static_cast<int>(params.domains);
+       first = next_in_turn(params, sample, last, first, reread_groups() - 1)) {
     const int group = reread_group();
-    const int domain = group == 0 ? first : next_valid(params, sample, first, group - 1);
-    const bool active = domain < params.domains;
+    const int domain = group == 0 ? first : next_in_turn(params, sample, last, first, group - 1);
+    const bool active = domain < static_cast<int>(params.domains);
     transforms.thread = reread_thread();  // or addresses and roots would fill the registers, and spill
     staging.wait(active);
     if (active) {
       read_pixels<T>(staging.plane, transforms, transforms.v);
-      if (domain == deviating) {
-#pragma unroll
-        for (int a = 0; a < T::kValues; ++a) sums.pixels[a] = beta * transforms.v[a];
-      }
       transforms.forward_a();
     }
     group_barrier<T>();
     if (active) {
-      start(next_valid(params, sample, domain, reread_groups() - 1));
+      start(next_in_turn(params, sample, last, domain, reread_groups() - 1));
       transforms.forward_b();
     }
     group_barrier<T>();
@@ -98,22 +108,24 @@ __device__ __forceinline__ void sum_staged_domains(const SpectralParams& params,
     }
   }
   if (reread_groups() > 1)
-    GroupSum<T, kPipelinedTileBytes<T, Stored>>().add(sums, transforms, deviating >= 0);
+    GroupSum<T, PipelinedTile<T>::template kGroupBytes<Stored>>().add(sums, transforms, false);
 }
 
 template <class T, class Stored, template <class, int, int, class> class Staging>
 __device__ __forceinline__ void pipelined_tile(const SpectralParams& params, const Settings& settings,
                                                int first_plane) {
+  using Pipelined = PipelinedTile<T>;
+  constexpr int kGroupBytes = Pipelined::template kGroupBytes<Stored>;
   const int group = static_cast<int>(threadIdx.y);
-  const int first_byte = group * kPipelinedTileBytes<T, Stored>;
   const unsigned plane = static_cast<unsigned>(first_plane) + blockIdx.x;
   TileTransforms<T> transforms{
-      dynamic_shared<Complex>(first_byte, T::kColumnExchange),
-      dynamic_shared<Complex>(first_byte + T::kColumnExchange * static_cast<int>(sizeof(Complex)),
+      dynamic_shared<Complex>(group * kGroupBytes, T::kColumnExchange),
+      dynamic_shared<Complex>(group * kGroupBytes + T::kColumnExchange * static_cast<int>(sizeof(Complex)),
                               T::kRowExchange),
       static_cast<int>(threadIdx.x),
       {}};
-  TileStaging<T, Stored, Staging> staging(first_byte + T::kSharedBytes, first_byte + T::kSharedBytes - 8);
+  TileStaging<T, Stored, Staging> staging(group * kGroupBytes + T::kSharedBytes,
+                                          group * kGroupBytes + Pipelined::kCopyBarrier);
   if constexpr (staging.kNeedsPreparation) {
     staging.prepare(transforms.thread);
     group_barrier<T>();
@@ -121,85 +133,88 @@ __device__ __forceinline__ void pipelined_tile(const SpectralParams& params, con
 
   TileSums<T> sums;
   const int sample = PlaneJob<Stored>(params, plane).sample;
-  const int deviating =
+  const int last =
       OutputWeights(params, settings, sample).beta == 0 ? -1 : static_cast<int>(params.domain_index[sample]);
-  sum_staged_domains<T, Stored, false>(params, settings.beta, plane, sample, deviating, staging, transforms,
-                                       sums);
+  sum_staged_domains<T, Stored, false>(params, plane, sample, last, staging, transforms, sums);
   // The votes also make the exchanges free.
   const float total = sums.total_magnitude();
   const bool too_large = __syncthreads_or(group == 0 && !(total < 1e18f));
   const bool large_enough = __syncthreads_or(group == 0 && total > 1e-9f);
   const bool careful = too_large || !large_enough;  // squares may have left the range of float32
-  const bool has_base = params.base_grad != nullptr, is_step = params.images != nullptr;
   if (careful) {
-    if (has_base || is_step) staging.drop(group == 0);
-    sum_staged_domains<T, Stored, true>(params, settings.beta, plane, sample, deviating, staging, transforms,
-                                        sums);
+    sum_staged_domains<T, Stored, true>(params, plane, sample, last, staging, transforms, sums);
     if (transforms.row() == 0) transforms.shared_row_barrier();
   }
 
-  const auto add_staged = [&](float weight) {
-    read_pixels<T>(staging.plane, transforms, transforms.v);
-#pragma unroll
-    for (int a = 0; a < T::kValues; ++a) sums.pixels[a] = sums.pixels[a] + weight * transforms.v[a];
-  };
-  if (has_base || is_step) {
-    staging.wait(group == 0);
-    if (group == 0) add_staged(has_base ? 1.0f : settings.momentum);
-  }
   const PlaneJob<Stored> job(params, plane);
-  Stored* buffer = static_cast<Stored*>(params.momentum_buffer) + job.first_pixel;
-  Stored* images = static_cast<Stored*>(params.images) + job.first_pixel;
+  const OutputWeights weights(params, settings, sample);
+  Complex added[T::kValues] = {};
+  const bool has_base = params.base_grad != nullptr, is_step = params.images != nullptr;
   if (group == 0) {
-    const OutputWeights weights(params, settings, job.sample);
+    for (const void* planes : {params.base_grad, static_cast<const void*>(params.momentum_buffer),
+                               static_cast<const void*>(params.images)})
+      if (planes != nullptr)
+        prefetch_plane<T>(static_cast<const Stored*>(planes) + job.first_pixel, transforms.thread);
     const float scale = job.one_over_valid * (0.5f / (T::kHeight * T::kWidth));
     const float p = scale * weights.p, q = scale * weights.q;
     weigh<T, Stored>(
         params, plane, settings.doubled_eps, sums, careful, [=](float length) { return p + q * length; },
         transforms);
+    if (last >= 0) {
+      const int of_group = (job.valid_domains - 1) % reread_groups();
+      read_pixels<T>(dynamic_shared<Stored>(of_group * kGroupBytes + T::kSharedBytes, T::kHeight * T::kWidth),
+                     transforms, added);
+#pragma unroll
+      for (int a = 0; a < T::kValues; ++a) added[a] = weights.beta * added[a];
+    }
     transforms.inverse_c();
   }
   group_barrier<T>();
-  if (group == 0) {
-    if (is_step) staging.start(has_base ? buffer : images, transforms.thread);
-    transforms.inverse_b();
-  }
-  if (has_base && is_step) {
-    staging.wait(group == 0);
-    if (group == 0) add_staged(settings.momentum);
-  }
+  const auto start = [&](const void* planes) {
+    if (group == 0) staging.start(static_cast<const Stored*>(planes) + job.first_pixel, transforms.thread);
+  };
+  if (has_base || is_step) start(has_base ? params.base_grad : params.momentum_buffer);
+  if (group == 0) transforms.inverse_b();
   group_barrier<T>();
   if (group == 0) {
-    if (has_base && is_step) staging.start(images, transforms.thread);
     transforms.inverse_a();
 #pragma unroll
-    for (int a = 0; a < T::kValues; ++a) transforms.v[a] = transforms.v[a] + sums.pixels[a];
-    Stored* output = is_step                    ? buffer
-                     : params.update != nullptr ? static_cast<Stored*>(params.update) + job.first_pixel
-                                                : static_cast<Stored*>(params.class_signal) + job.first_pixel;
-    output += transforms.first_pixel();
-#pragma unroll
-    for (int a = 0; a < T::kValues; ++a) {
-      output[transforms.pixel(a)] = store<Stored>(transforms.v[a].re);
-      output[transforms.pixel(a) + T::kHalfWidth] = store<Stored>(transforms.v[a].im);
-    }
+    for (int a = 0; a < T::kValues; ++a) transforms.v[a] = transforms.v[a] + added[a];
   }
-  if (!is_step) return;
+
+  // The planes that are left, one after another.
+  const auto take = [&](float weight) {
+    staging.wait(group == 0);
+    if (group > 0) return;
+    read_pixels<T>(staging.plane, transforms, added);
+#pragma unroll
+    for (int a = 0; a < T::kValues; ++a) transforms.v[a] = transforms.v[a] + weight * added[a];
+  };
+  if (has_base) take(1.0f);
+  if (!is_step) {
+    void* output = params.update != nullptr ? params.update : params.class_signal;
+    if (group == 0) write_pixels<T>(static_cast<Stored*>(output) + job.first_pixel, transforms, transforms.v);
+    return;
+  }
+  if (has_base) {
+    group_barrier<T>();
+    start(params.momentum_buffer);
+  }
+  take(settings.momentum);
+  group_barrier<T>();
+  start(params.images);
+  if (group == 0)
+    write_pixels<T>(static_cast<Stored*>(params.momentum_buffer) + job.first_pixel, transforms, transforms.v);
   staging.wait(group == 0);
   if (group > 0) return;
-  Complex image[T::kValues];
-  read_pixels<T>(staging.plane, transforms, image);
-  images += transforms.first_pixel();
+  read_pixels<T>(staging.plane, transforms, added);
 #pragma unroll
-  for (int a = 0; a < T::kValues; ++a) {
-    const Complex moved = image[a] - settings.learning_rate * transforms.v[a];
-    images[transforms.pixel(a)] = store<Stored>(moved.re);
-    images[transforms.pixel(a) + T::kHalfWidth] = store<Stored>(moved.im);
-  }
+  for (int a = 0; a < T::kValues; ++a) added[a] = added[a] - settings.learning_rate * transforms.v[a];
+  write_pixels<T>(static_cast<Stored*>(params.images) + job.first_pixel, transforms, added);
 }
 
-// A block for each plane from `first_plane`: kThreads x groups threads with kPipelinedTileBytes x groups of
-// dynamic shared memory, for data at multiples of 16 bytes. Bounds as in fused_tile_kernel.
+// A block for each plane from `first_plane`: kThreads x groups threads with kGroupBytes x groups of dynamic
+// shared memory, for data at multiples of 16 bytes. Bounds as in fused_tile_kernel.
 template <class T, class Stored>
 __global__ void __launch_bounds__(T::kThreads* T::kMostGroups, 384 / (T::kThreads * T::kMostGroups))
     fused_tile_pipelined_kernel(const __grid_constant__ SpectralParams params,

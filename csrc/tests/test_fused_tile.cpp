@@ -27,7 +27,7 @@ struct PipelinedTileKernel {
     options.architecture = kArchitecture;
     return emulator::launch(
         static_cast<unsigned>(params.planes()), dim3(Tile::kThreads, static_cast<unsigned>(groups)),
-        static_cast<size_t>(spectral::kPipelinedTileBytes<Tile, Stored> * groups),
+        static_cast<size_t>(spectral::PipelinedTile<Tile>::template kGroupBytes<Stored> * groups),
         [&] {
           spectral::fused_tile_pipelined_kernel<Tile, Stored>(params, spectral::Settings::of<Stored>(params),
                                                               0);
