@@ -146,6 +146,19 @@ __device__ inline int next_valid(const SpectralParams& params, int sample, int d
   return domain;
 }
 
+// A sample's valid domains in turn: by their numbers, but `last`, if it is not -1, after all others. From
+// `domain`
+// (-1 for the beginning) on to the next with `skipped` others between; D where there is none.
+__device__ __forceinline__ int next_in_turn(const SpectralParams& params, int sample, int last, int domain,
+                                            int skipped = 0) {
+  const int domains = static_cast<int>(params.domains);
+  if (domain >= 0 && domain == last) return domains;
+  for (++domain; domain < domains; ++domain)
+    if (domain != last && params.is_valid(domain, static_cast<unsigned>(sample)) && skipped-- == 0)
+      return domain;
+  return last >= 0 && skipped == 0 ? last : domains;
+}
+
 // Where a block's plane lies and what its output is made of. Planes, and so samples, are counted in int: a
 // grid has no more blocks in a row, and as many planes of the smallest tile would take terabytes.
 template <class Stored>

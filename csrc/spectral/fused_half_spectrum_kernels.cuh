@@ -419,9 +419,16 @@ struct BinSums {
   }
 };
 
-// The sums over the valid domains of the block's plane, with gradients multiplied by `unit`. Returns a power
-// of two that brings squares into float32's range where they may have left it, 1 elsewhere, the same for all
-// threads.
+// By all threads with the magnitudes that each has: a power of two that brings squares into float32's range
+// where they may have left it, 1 elsewhere, the same for all.
+__device__ __forceinline__ float better_unit(float total_magnitude) {
+  const bool too_large = __syncthreads_or(!(total_magnitude < 1e18f));
+  const bool too_small = !__syncthreads_or(total_magnitude > 1e-9f);
+  return too_large ? 0x1p-64f : too_small ? 0x1p64f : 1.0f;
+}
+
+// The sums over the valid domains of the block's plane, with gradients multiplied by `unit`. Returns the
+// better unit.
 template <class Stored, class Plane>
 __device__ __forceinline__ float sum_domains(const SpectralParams& params, bool aligned, float unit,
                                              BinSums<Plane>& sums) {
@@ -454,10 +461,7 @@ __device__ __forceinline__ float sum_domains(const SpectralParams& params, bool 
     here.part_row_0(v);
     sums.add(here, v);
   }
-  const float total = sums.total_magnitude();
-  const bool too_large = __syncthreads_or(!(total < 1e18f));
-  const bool too_small = !__syncthreads_or(total > 1e-9f);
-  return too_large ? 0x1p-64f : too_small ? 0x1p64f : 1.0f;
+  return better_unit(sums.total_magnitude());
 }
 
 // One block for each plane, with kSharedBytes of dynamic shared memory.

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "cuda_shim.h"
+#include "spectral/params.h"
 
 namespace dgdd::spectral {
 
@@ -20,6 +21,7 @@ class StagingByThreads {
       : plane(dynamic_shared<Stored>(byte_offset, kPixels)) {}
 
   static constexpr bool kNeedsPreparation = false;
+  static constexpr bool kWaitsTogether = true;  // a wait is a barrier
   __device__ __forceinline__ void prepare(int) const {}
   __device__ __forceinline__ void start(const Stored* from, int thread) const {
     constexpr int kAtOnce = 16 / sizeof(Stored);
@@ -46,6 +48,7 @@ class StagingInBulk {
       : plane(dynamic_shared<Stored>(byte_offset, kPixels)), arrived_(barrier_offset) {}
 
   static constexpr bool kNeedsPreparation = true;
+  static constexpr bool kWaitsTogether = false;
   __device__ __forceinline__ void prepare(int thread) const {
     if (thread != 0) return;
     arrived_.init(1);
@@ -79,5 +82,25 @@ using DeviceStaging = StagingInBulk<Stored, kPixels, kThreads, Barrier>;
 template <class Stored, int kPixels, int kThreads, class Barrier>
 using DeviceStaging = StagingByThreads<Stored, kPixels, kThreads, Barrier>;
 #endif
+
+// What the output is made of beside the domains, in the order in which it comes: base_grad, momentum_buffer,
+// images. Null where the call has none.
+template <class Stored>
+struct AddedPlanes {
+  bool first_is_base;
+  const Stored* first;   // base_grad or momentum_buffer
+  const Stored* second;  // momentum_buffer, if the first is base_grad
+  const Stored* images;
+
+  __device__ __forceinline__ AddedPlanes(const SpectralParams& params, int64_t first_pixel)
+      : first_is_base(params.base_grad != nullptr) {
+    const auto at = [=](const void* planes) {
+      return planes == nullptr ? nullptr : static_cast<const Stored*>(planes) + first_pixel;
+    };
+    first = at(first_is_base ? params.base_grad : params.momentum_buffer);
+    second = first_is_base ? at(params.momentum_buffer) : nullptr;
+    images = at(params.images);
+  }
+};
 
 }  // namespace dgdd::spectral

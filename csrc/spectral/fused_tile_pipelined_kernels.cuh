@@ -29,19 +29,6 @@ struct PipelinedTile {
   static constexpr int kCopyBarrier = T::kSharedBytes - static_cast<int>(sizeof(Complex));
 };
 
-// A sample's valid domains in turn: by their numbers, but `last`, if it is not -1, after all others. From
-// `domain`
-// (-1 for the beginning) on to the next with `skipped` others between; D where there is none.
-__device__ __forceinline__ int next_in_turn(const SpectralParams& params, int sample, int last, int domain,
-                                            int skipped = 0) {
-  const int domains = static_cast<int>(params.domains);
-  if (domain >= 0 && domain == last) return domains;
-  for (++domain; domain < domains; ++domain)
-    if (domain != last && params.is_valid(domain, static_cast<unsigned>(sample)) && skipped-- == 0)
-      return domain;
-  return last >= 0 && skipped == 0 ? last : domains;
-}
-
 // The thread's pixels of the plane in shared memory.
 template <class T, class Stored>
 __device__ __forceinline__ void read_pixels(const Shared<Stored>& plane, const TileTransforms<T>& of,
@@ -141,70 +128,69 @@ __device__ __forceinline__ void pipelined_tile(const SpectralParams& params, con
   const bool too_large = __syncthreads_or(group == 0 && !(total < 1e18f));
   const bool large_enough = __syncthreads_or(group == 0 && total > 1e-9f);
   const bool careful = too_large || !large_enough;  // squares may have left the range of float32
-  if (careful) {
-    sum_staged_domains<T, Stored, true>(params, plane, sample, last, staging, transforms, sums);
-    if (transforms.row() == 0) transforms.shared_row_barrier();
-  }
+  if (careful) sum_staged_domains<T, Stored, true>(params, plane, sample, last, staging, transforms, sums);
 
   const PlaneJob<Stored> job(params, plane);
   const OutputWeights weights(params, settings, sample);
+  const AddedPlanes<Stored> additions(params, job.first_pixel);
+  const int group_of_last = last < 0 ? -1 : (job.valid_domains - 1) % reread_groups();
   Complex added[T::kValues] = {};
-  const bool has_base = params.base_grad != nullptr, is_step = params.images != nullptr;
   if (group == 0) {
-    for (const void* planes : {params.base_grad, static_cast<const void*>(params.momentum_buffer),
-                               static_cast<const void*>(params.images)})
-      if (planes != nullptr)
-        prefetch_plane<T>(static_cast<const Stored*>(planes) + job.first_pixel, transforms.thread);
+    for (const Stored* later : {additions.second, additions.images})
+      if (later != nullptr) prefetch_plane<T>(later, transforms.thread);
     const float scale = job.one_over_valid * (0.5f / (T::kHeight * T::kWidth));
     const float p = scale * weights.p, q = scale * weights.q;
     weigh<T, Stored>(
         params, plane, settings.doubled_eps, sums, careful, [=](float length) { return p + q * length; },
         transforms);
     if (last >= 0) {
-      const int of_group = (job.valid_domains - 1) % reread_groups();
-      read_pixels<T>(dynamic_shared<Stored>(of_group * kGroupBytes + T::kSharedBytes, T::kHeight * T::kWidth),
-                     transforms, added);
+      read_pixels<T>(
+          dynamic_shared<Stored>(group_of_last * kGroupBytes + T::kSharedBytes, T::kHeight * T::kWidth),
+          transforms, added);
 #pragma unroll
       for (int a = 0; a < T::kValues; ++a) added[a] = weights.beta * added[a];
     }
-    transforms.inverse_c();
   }
-  group_barrier<T>();
-  const auto start = [&](const void* planes) {
-    if (group == 0) staging.start(static_cast<const Stored*>(planes) + job.first_pixel, transforms.thread);
+
+  // Each of the planes that are left travels during a step of the way back.
+  const auto start = [&](const Stored* next) {
+    if (group == 0 && next != nullptr) staging.start(next, transforms.thread);
   };
-  if (has_base || is_step) start(has_base ? params.base_grad : params.momentum_buffer);
-  if (group == 0) transforms.inverse_b();
+  const auto take = [&](float weight, Complex* into) {
+    staging.wait(group == 0);
+    if (group > 0) return;
+    Complex taken[T::kValues];
+    read_pixels<T>(staging.plane, transforms, taken);
+#pragma unroll
+    for (int a = 0; a < T::kValues; ++a) into[a] = into[a] + weight * taken[a];
+  };
+  // No vote has made the second pass's exchanges free, nor the copied plane.
+  const bool shares_row = T::kRowThreads > 2;
+  if ((careful && shares_row) || (additions.first != nullptr && group_of_last == 0)) group_barrier<T>();
+  start(additions.first);
+  if (group == 0) transforms.inverse_c();
   group_barrier<T>();
+  if (group == 0) transforms.inverse_b();
+  if (additions.first != nullptr) take(additions.first_is_base ? 1.0f : settings.momentum, added);
+  group_barrier<T>();
+  start(additions.second != nullptr ? additions.second : additions.images);
   if (group == 0) {
     transforms.inverse_a();
 #pragma unroll
     for (int a = 0; a < T::kValues; ++a) transforms.v[a] = transforms.v[a] + added[a];
   }
-
-  // The planes that are left, one after another.
-  const auto take = [&](float weight) {
-    staging.wait(group == 0);
-    if (group > 0) return;
-    read_pixels<T>(staging.plane, transforms, added);
-#pragma unroll
-    for (int a = 0; a < T::kValues; ++a) transforms.v[a] = transforms.v[a] + weight * added[a];
-  };
-  if (has_base) take(1.0f);
-  if (!is_step) {
-    void* output = params.update != nullptr ? params.update : params.class_signal;
-    if (group == 0) write_pixels<T>(static_cast<Stored*>(output) + job.first_pixel, transforms, transforms.v);
-    return;
-  }
-  if (has_base) {
+  if (additions.second != nullptr) {
+    take(settings.momentum, transforms.v);
     group_barrier<T>();
-    start(params.momentum_buffer);
+    start(additions.images);
   }
-  take(settings.momentum);
-  group_barrier<T>();
-  start(params.images);
   if (group == 0)
-    write_pixels<T>(static_cast<Stored*>(params.momentum_buffer) + job.first_pixel, transforms, transforms.v);
+    write_pixels<T>(static_cast<Stored*>(params.momentum_buffer != nullptr ? params.momentum_buffer
+                                         : params.update != nullptr        ? params.update
+                                                                           : params.class_signal) +
+                        job.first_pixel,
+                    transforms, transforms.v);
+  if (additions.images == nullptr) return;
   staging.wait(group == 0);
   if (group > 0) return;
   read_pixels<T>(staging.plane, transforms, added);

@@ -1,5 +1,5 @@
 // The half-spectrum kernel, for the planes that it is made for and a small one.
-#include "spectral/fused_half_spectrum_kernels.cuh"
+#include "spectral/fused_half_spectrum_pipelined_kernels.cuh"
 #include "tests/fused_cases.h"
 
 namespace dgdd::tests {
@@ -19,6 +19,25 @@ struct PlaneKernel {
         [&] {
           half_spectrum::half_spectrum_kernel<kHeight, kWidth, Stored>(
               params, half_spectrum::Settings::of<Stored>(params));
+        },
+        options);
+  }
+};
+
+template <int kPlaneHeight, int kPlaneWidth, int kArchitecture>
+struct PipelinedPlaneKernel {
+  using Plane = half_spectrum::Plane<kPlaneHeight, kPlaneWidth>;
+  static constexpr int kHeight = kPlaneHeight, kWidth = kPlaneWidth, kMostGroups = 1;
+
+  template <class Stored>
+  static emulator::Report run(const SpectralParams& params, int, emulator::Options options) {
+    options.architecture = kArchitecture;
+    return emulator::launch(
+        static_cast<unsigned>(params.planes()), Plane::kThreads,
+        half_spectrum::kPipelinedBytes<Plane, Stored>,
+        [&] {
+          half_spectrum::half_spectrum_pipelined_kernel<kHeight, kWidth, Stored>(
+              params, spectral::Settings::of<Stored>(params));
         },
         options);
   }
@@ -53,6 +72,35 @@ void test_plane() {
   CHECK(report.block_barriers > 0 && report.warp_barriers > 0, report.text());
 }
 
+// What does not depend on the size, where it is quick.
+template <class Small>
+void test_small_plane() {
+  test_approximations_matter<Small>();
+  test_every_kind_of_output<Small, BFloat16>();
+  test_every_kind_of_output<Small, Float16>();
+  test_weights<Small>();
+  test_domains_that_are_left_out<Small>();
+  test_bad_planes_stay_alone<Small>(Operator::step);
+  test_a_domain_index_out_of_range<Small>();
+  test_scales<Small>();
+}
+
+template <int kArchitecture>
+void test_pipelined() {
+  constexpr bool kInBulk = kArchitecture >= 90;
+  test_every_kind_of_output<PipelinedPlaneKernel<128, 128, kArchitecture>, float>();
+  test_every_kind_of_output<PipelinedPlaneKernel<128, 64, kArchitecture>, BFloat16>();
+  test_every_kind_of_output<PipelinedPlaneKernel<64, 128, kArchitecture>, float>();
+  using Small = PipelinedPlaneKernel<128, 32, kArchitecture>;
+  test_small_plane<Small>();
+  test_every_number_of_domains<Small>();
+  test_bad_planes_stay_alone<Small>(Operator::consensus);
+  test_every_barrier_is_needed<Small>();
+  test_every_barrier_is_needed<Small>(1, 1e-18, Operator::consensus);
+  test_every_wait_is_needed<Small>(kInBulk);
+  test_every_wait_is_needed<Small>(kInBulk, 1, 1e-18);
+}
+
 }  // namespace
 }  // namespace dgdd::tests
 
@@ -63,17 +111,11 @@ int main() {
   test_plane<PlaneKernel<64, 128>>();
   test_every_number_of_domains<PlaneKernel<128, 128>>();
 
-  // What does not depend on the size, where it is quick.
   using Small = PlaneKernel<128, 32>;
-  test_approximations_matter<Small>();
-  test_every_kind_of_output<Small, dgdd::BFloat16>();
-  test_every_kind_of_output<Small, dgdd::Float16>();
-  test_weights<Small>();
-  test_domains_that_are_left_out<Small>();
+  test_small_plane<Small>();
   test_any_address<Small, float>();
   test_any_address<Small, dgdd::Float16>();
-  test_bad_planes_stay_alone<Small>(Operator::step);
-  test_a_domain_index_out_of_range<Small>();
-  test_scales<Small>();
+  test_pipelined<90>();
+  test_pipelined<80>();
   return result();
 }
