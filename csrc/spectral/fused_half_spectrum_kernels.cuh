@@ -339,17 +339,14 @@ struct Plane {
 
   // -------- the bins of the thread's spectrum
 
-  // Calls write(row frequency, column frequency, i) for each of the 16 bins, except for real pairs.
+  // Calls write(row frequency, column frequency) for bin i, unless that is a real pair.
   template <class Write>
-  __device__ __forceinline__ void for_bins(Write write) const {
-    const int row_frequency = Column::frequency(row / 8, row % 8);
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      if (row != 0)
-        write(row_frequency, (i < 8 ? row_thread : Row::partner(row_thread)) + i % 8 * Row::kRadix, i);
-      else if (!is_real_pair(i))
-        write(i < 8 ? 0 : kHalfHeight, Row::frequency(row_thread, i < 8 ? i : 15 - i), i);
-    }
+  __device__ __forceinline__ void for_bin(int i, Write write) const {
+    if (row != 0)
+      write(Column::frequency(row / 8, row % 8),
+            (i < 8 ? row_thread : Row::partner(row_thread)) + i % 8 * Row::kRadix);
+    else if (!is_real_pair(i))
+      write(i < 8 ? 0 : kHalfHeight, Row::frequency(row_thread, i < 8 ? i : 15 - i));
   }
 
   // Writes the value at a frequency and at its negative, whichever of them [H, W / 2 + 1] has.
@@ -414,8 +411,10 @@ struct BinSums {
         v[i] = (p + q * length[i]) * sum[i];
       }
     }
-    if (lengths != nullptr)
-      plane.for_bins([&](int y, int x, int i) { plane.store_both(lengths, y, x, store<Stored>(length[i])); });
+    if (lengths == nullptr) return;
+#pragma unroll
+    for (int i = 0; i < 16; ++i)
+      plane.for_bin(i, [&](int y, int x) { plane.store_both(lengths, y, x, store<Stored>(length[i])); });
   }
 };
 
@@ -464,6 +463,57 @@ __device__ __forceinline__ float sum_domains(const SpectralParams& params, bool 
   return better_unit(sums.total_magnitude());
 }
 
+// What is added in space: the assigned domain's gradient, weighted, and the base.
+template <class Stored, class Plane>
+__device__ __forceinline__ void load_additions(const SpectralParams& params, const Settings& settings,
+                                               const PlaneJob<Stored>& job, const OutputWeights& weights,
+                                               const Plane& plane, Complex* added) {
+  if (weights.beta != 0.0f) {
+    plane.load_pixels(job.gradient(params, params.domain_index[job.sample]), settings.aligned, added);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) added[i] = weights.beta * added[i];
+  }
+  if (params.base_grad != nullptr) {
+    Complex base[16];
+    plane.load_pixels(static_cast<const Stored*>(params.base_grad) + job.first_pixel, settings.aligned, base);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) added[i] = added[i] + base[i];
+  }
+}
+
+// The weighed spectrum back to space, and what is made of it. By a whole block.
+template <class Stored, class Plane>
+__device__ __forceinline__ void write_output(const SpectralParams& params, const Settings& settings,
+                                             const PlaneJob<Stored>& job, const Plane& plane, Complex* v,
+                                             Complex* added) {
+  plane.join_row_0(v);
+  plane.rows_second_back(v);
+  __syncwarp();
+  plane.rows_first_back(v);
+  __syncthreads();
+  plane.columns_second_back(v);
+  __syncthreads();
+  plane.columns_first_back(v);
+#pragma unroll
+  for (int i = 0; i < 16; ++i) v[i] = v[i] + added[i];
+
+  if (params.images == nullptr) {
+    void* output = params.update != nullptr ? params.update : params.class_signal;
+    plane.store_pixels(static_cast<Stored*>(output) + job.first_pixel, settings.aligned, v);
+    return;
+  }
+  Stored* buffer = static_cast<Stored*>(params.momentum_buffer) + job.first_pixel;
+  Stored* images = static_cast<Stored*>(params.images) + job.first_pixel;
+  plane.load_pixels(buffer, settings.aligned, added);
+#pragma unroll
+  for (int i = 0; i < 16; ++i) v[i] = v[i] + settings.momentum * added[i];
+  plane.load_pixels(images, settings.aligned, added);
+  plane.store_pixels(buffer, settings.aligned, v);
+#pragma unroll
+  for (int i = 0; i < 16; ++i) v[i] = added[i] - settings.learning_rate * v[i];
+  plane.store_pixels(images, settings.aligned, v);
+}
+
 // One block for each plane, with kSharedBytes of dynamic shared memory.
 template <int kHeight, int kWidth, class Stored>
 __global__ void __launch_bounds__(kHeight* kWidth / 32, 512 / (kHeight * kWidth / 32))
@@ -494,44 +544,8 @@ __global__ void __launch_bounds__(kHeight* kWidth / 32, 512 / (kHeight * kWidth 
 
   // These loads travel while the spectrum is transformed back.
   Complex added[16] = {};
-  if (weights.beta != 0.0f) {
-    plane.load_pixels(job.gradient(params, params.domain_index[job.sample]), aligned, added);
-#pragma unroll
-    for (int i = 0; i < 16; ++i) added[i] = weights.beta * added[i];
-  }
-  if (params.base_grad != nullptr) {
-    Complex base[16];
-    plane.load_pixels(static_cast<const Stored*>(params.base_grad) + job.first_pixel, aligned, base);
-#pragma unroll
-    for (int i = 0; i < 16; ++i) added[i] = added[i] + base[i];
-  }
-
-  plane.join_row_0(v);
-  plane.rows_second_back(v);
-  __syncwarp();
-  plane.rows_first_back(v);
-  __syncthreads();
-  plane.columns_second_back(v);
-  __syncthreads();
-  plane.columns_first_back(v);
-#pragma unroll
-  for (int i = 0; i < 16; ++i) v[i] = v[i] + added[i];
-
-  if (params.images == nullptr) {
-    void* output = params.update != nullptr ? params.update : params.class_signal;
-    plane.store_pixels(static_cast<Stored*>(output) + job.first_pixel, aligned, v);
-    return;
-  }
-  Stored* buffer = static_cast<Stored*>(params.momentum_buffer) + job.first_pixel;
-  Stored* images = static_cast<Stored*>(params.images) + job.first_pixel;
-  plane.load_pixels(buffer, aligned, added);
-#pragma unroll
-  for (int i = 0; i < 16; ++i) v[i] = v[i] + settings.momentum * added[i];
-  plane.load_pixels(images, aligned, added);
-  plane.store_pixels(buffer, aligned, v);
-#pragma unroll
-  for (int i = 0; i < 16; ++i) v[i] = added[i] - settings.learning_rate * v[i];
-  plane.store_pixels(images, aligned, v);
+  load_additions(params, settings, job, weights, plane, added);
+  write_output(params, settings, job, plane, v, added);
 }
 
 }  // namespace dgdd::spectral::half_spectrum

@@ -1,4 +1,5 @@
 // The half-spectrum kernel, for the planes that it is made for and a small one.
+#include "spectral/fused_half_spectrum_cluster_kernels.cuh"
 #include "spectral/fused_half_spectrum_pipelined_kernels.cuh"
 #include "tests/fused_cases.h"
 
@@ -37,6 +38,25 @@ struct PipelinedPlaneKernel {
         half_spectrum::kPipelinedBytes<Plane, Stored>,
         [&] {
           half_spectrum::half_spectrum_pipelined_kernel<kHeight, kWidth, Stored>(
+              params, spectral::Settings::of<Stored>(params));
+        },
+        options);
+  }
+};
+
+// Of at most kMostOfCluster domains.
+template <int kPlaneHeight, int kPlaneWidth>
+struct ClusterKernel {
+  using Plane = half_spectrum::Plane<kPlaneHeight, kPlaneWidth>;
+  static constexpr int kHeight = kPlaneHeight, kWidth = kPlaneWidth, kMostGroups = 1;
+
+  template <class Stored>
+  static emulator::Report run(const SpectralParams& params, int, emulator::Options options) {
+    options.cluster = static_cast<unsigned>(params.domains);
+    return emulator::launch(
+        static_cast<unsigned>(params.planes() * params.domains), Plane::kThreads, Plane::kSharedBytes,
+        [&] {
+          half_spectrum::half_spectrum_cluster_kernel<kHeight, kWidth, Stored>(
               params, spectral::Settings::of<Stored>(params));
         },
         options);
@@ -101,6 +121,40 @@ void test_pipelined() {
   test_every_wait_is_needed<Small>(kInBulk, 1, 1e-18);
 }
 
+// The cluster computes what one block does.
+template <class Kernel, class OneBlock>
+void test_same_bits(int domains, Operator op) {
+  Call<float> settings;
+  settings.op = op;
+  settings.base = op == Operator::surgery;
+  settings.domains = domains;
+  settings.samples = 3;
+  settings.domain_valid.assign(static_cast<size_t>(3 * domains), 1);
+  settings.domain_valid[1] = settings.domain_valid.back() = 0;
+  Call<float> one = drawn<Kernel>(settings, 31), other = one;
+  const emulator::Report report = run<Kernel, float>(one.params());
+  CHECK(report.sound() && report.bank_conflicts == 0 && report.remote_bytes > 0, report.text());
+  CHECK((run<OneBlock, float>(other.params()).sound()));
+  const auto check = [](const std::vector<float>& a, const std::vector<float>& b) {
+    CHECK(same_bits(a.data(), b.data(), static_cast<int64_t>(a.size())));
+  };
+  check(first_result(one), first_result(other));
+  check(second_result(one), second_result(other));
+}
+
+void test_cluster() {
+  test_every_kind_of_output<ClusterKernel<128, 128>, float>();
+  test_every_kind_of_output<ClusterKernel<64, 128>, BFloat16>();
+  test_same_bits<ClusterKernel<128, 64>, PlaneKernel<128, 64>>(8, Operator::surgery);
+  using Small = ClusterKernel<128, 32>;
+  test_small_plane<Small>();
+  test_any_address<Small, Float16>();
+  test_same_bits<Small, PlaneKernel<128, 32>>(2, Operator::step);
+  test_same_bits<Small, PlaneKernel<128, 32>>(5, Operator::consensus);
+  test_every_barrier_is_needed<Small>();
+  test_every_barrier_is_needed<Small>(1, 1e-18, Operator::consensus);
+}
+
 }  // namespace
 }  // namespace dgdd::tests
 
@@ -117,5 +171,6 @@ int main() {
   test_any_address<Small, dgdd::Float16>();
   test_pipelined<90>();
   test_pipelined<80>();
+  test_cluster();
   return result();
 }
