@@ -152,7 +152,7 @@ __device__ inline int next_valid(const SpectralParams& params, int sample, int d
 __device__ __forceinline__ int next_in_turn(const SpectralParams& params, int sample, int last, int domain,
                                             int skipped = 0) {
   const int domains = static_cast<int>(params.domains);
-  if (domain >= 0 && domain == last) return domains;
+  if (domain >= domains || (domain >= 0 && domain == last)) return domains;
   for (++domain; domain < domains; ++domain)
     if (domain != last && params.is_valid(domain, static_cast<unsigned>(sample)) && skipped-- == 0)
       return domain;

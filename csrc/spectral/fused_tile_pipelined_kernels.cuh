@@ -22,6 +22,9 @@ using TileStaging = Staging<Stored, T::kHeight * T::kWidth, T::kThreads, GroupBa
 
 template <class T>
 struct PipelinedTile {
+  // With 144 registers of a thread 14 blocks of 32 threads share a multiprocessor, with 168 three of 128.
+  static constexpr int kRegisters = T::kThreads == 32 ? 144 : 168;
+  static constexpr int kResidentThreads = T::kThreads == 32 ? 448 : 384;
   // Dynamic shared memory of a group. What counts a group's copies lies in the last gap of its exchange.
   template <class Stored>
   static constexpr int kGroupBytes =
@@ -70,24 +73,25 @@ __device__ __forceinline__ void sum_staged_domains(const SpectralParams& params,
                   transforms.thread);
   };
   sums.clear(transforms);
-  start(next_in_turn(params, sample, last, -1, reread_group()));
-  // The first group's domains, one after another; the other groups take those between. All meet the barriers.
-  for (int first = next_in_turn(params, sample, last, -1); first < static_cast<int>(params.domains);
-       first = next_in_turn(params, sample, last, first, reread_groups() - 1)) {
+  // `first` is the first group's domain; the other groups take those that follow. All meet the barriers.
+  int first = next_in_turn(params, sample, last, -1);
+  const auto own_domain = [&] {
     const int group = reread_group();
-    const int domain = group == 0 ? first : next_in_turn(params, sample, last, first, group - 1);
-    const bool active = domain < static_cast<int>(params.domains);
+    return group == 0 ? first : next_in_turn(params, sample, last, first, group - 1);
+  };
+  start(own_domain());
+  while (first < static_cast<int>(params.domains)) {
     transforms.thread = reread_thread();  // or addresses and roots would fill the registers, and spill
+    const bool active = own_domain() < static_cast<int>(params.domains);
     staging.wait(active);
     if (active) {
       read_pixels<T>(staging.plane, transforms, transforms.v);
       transforms.forward_a();
     }
     group_barrier<T>();
-    if (active) {
-      start(next_in_turn(params, sample, last, domain, reread_groups() - 1));
-      transforms.forward_b();
-    }
+    first = next_in_turn(params, sample, last, first, reread_groups() - 1);
+    start(own_domain());
+    if (active) transforms.forward_b();
     group_barrier<T>();
     if (active) {
       transforms.forward_c();
@@ -200,9 +204,9 @@ __device__ __forceinline__ void pipelined_tile(const SpectralParams& params, con
 }
 
 // A block for each plane from `first_plane`: kThreads x groups threads with kGroupBytes x groups of dynamic
-// shared memory, for data at multiples of 16 bytes. Bounds as in fused_tile_kernel.
+// shared memory, for data at multiples of 16 bytes.
 template <class T, class Stored>
-__global__ void __launch_bounds__(T::kThreads* T::kMostGroups, 384 / (T::kThreads * T::kMostGroups))
+__global__ void __launch_bounds__(T::kThreads* T::kMostGroups) __maxnreg__(PipelinedTile<T>::kRegisters)
     fused_tile_pipelined_kernel(const __grid_constant__ SpectralParams params,
                                 const __grid_constant__ Settings settings, int first_plane) {
 #if defined(DGDD_EMULATOR)

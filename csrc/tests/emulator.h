@@ -34,6 +34,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __maxnreg__(registers)
 #define __grid_constant__
 #define __constant__
 #define __restrict__ __restrict
