@@ -105,20 +105,27 @@ void test_small_plane() {
   test_scales<Small>();
 }
 
-template <int kArchitecture>
-void test_pipelined() {
-  constexpr bool kInBulk = kArchitecture >= 90;
-  test_every_kind_of_output<PipelinedPlaneKernel<128, 128, kArchitecture>, float>();
-  test_every_kind_of_output<PipelinedPlaneKernel<128, 64, kArchitecture>, BFloat16>();
-  test_every_kind_of_output<PipelinedPlaneKernel<64, 128, kArchitecture>, float>();
-  using Small = PipelinedPlaneKernel<128, 32, kArchitecture>;
-  test_small_plane<Small>();
-  test_every_number_of_domains<Small>();
-  test_bad_planes_stay_alone<Small>(Operator::consensus);
+// What depends on how planes are copied.
+template <class Small>
+void test_copies(bool in_bulk) {
+  test_every_kind_of_output<Small, BFloat16>();
+  test_domains_that_are_left_out<Small>();
+  test_scales<Small>();
   test_every_barrier_is_needed<Small>();
   test_every_barrier_is_needed<Small>(1, 1e-18, Operator::consensus);
-  test_every_wait_is_needed<Small>(kInBulk);
-  test_every_wait_is_needed<Small>(kInBulk, 1, 1e-18);
+  test_every_wait_is_needed<Small>(in_bulk);
+  test_every_wait_is_needed<Small>(in_bulk, 1, 1e-18);
+}
+
+void test_pipelined() {
+  test_every_kind_of_output<PipelinedPlaneKernel<128, 128, 90>, float>();
+  test_every_kind_of_output<PipelinedPlaneKernel<128, 64, 80>, BFloat16>();
+  test_every_kind_of_output<PipelinedPlaneKernel<64, 128, 90>, float>();
+  using Small = PipelinedPlaneKernel<128, 32, 90>;
+  test_small_plane<Small>();
+  test_every_number_of_domains<Small>();
+  test_copies<Small>(true);
+  test_copies<PipelinedPlaneKernel<128, 32, 80>>(false);
 }
 
 // The cluster computes what one block does.
@@ -169,8 +176,7 @@ int main() {
   test_small_plane<Small>();
   test_any_address<Small, float>();
   test_any_address<Small, dgdd::Float16>();
-  test_pipelined<90>();
-  test_pipelined<80>();
+  test_pipelined();
   test_cluster();
   return result();
 }

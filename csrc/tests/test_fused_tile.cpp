@@ -54,15 +54,30 @@ void test_tile() {
   test_every_barrier_is_needed<Kernel>(2);
 }
 
-template <class Tile, int kArchitecture>
+template <class Kernel>
+void test_copies(bool in_bulk) {
+  test_every_wait_is_needed<Kernel>(in_bulk);
+  test_every_wait_is_needed<Kernel>(in_bulk, 1, 1e-18);
+  test_every_wait_is_needed<Kernel>(in_bulk, 2);
+}
+
+template <class Tile>
 void test_pipelined_tile() {
-  using Kernel = PipelinedTileKernel<Tile, kArchitecture>;
-  constexpr bool kInBulk = kArchitecture >= 90;
-  test_tile<Kernel>();
-  if (kInBulk) test_every_barrier_is_needed<Kernel>(1, 1e-18);
-  test_every_wait_is_needed<Kernel>(kInBulk);
-  test_every_wait_is_needed<Kernel>(kInBulk, 1, 1e-18);
-  test_every_wait_is_needed<Kernel>(kInBulk, 2);
+  using InBulk = PipelinedTileKernel<Tile, 90>;
+  test_tile<InBulk>();
+  test_every_barrier_is_needed<InBulk>(1, 1e-18);
+  test_copies<InBulk>(true);
+
+  // What depends on how planes are copied.
+  using ByThreads = PipelinedTileKernel<Tile, 80>;
+  test_every_kind_of_output<ByThreads, float>();
+  test_every_kind_of_output<ByThreads, Float16>();
+  test_domains_that_are_left_out<ByThreads>();
+  test_scales<ByThreads>();
+  test_every_barrier_is_needed<ByThreads>();
+  test_every_barrier_is_needed<ByThreads>(1, 1e-18, Operator::consensus);
+  test_every_barrier_is_needed<ByThreads>(2);
+  test_copies<ByThreads>(false);
 }
 
 }  // namespace
@@ -73,9 +88,7 @@ int main() {
   using dgdd::spectral::Tile;
   test_tile<TileKernel<Tile<32, 32>>>();
   test_tile<TileKernel<Tile<64, 64>>>();
-  test_pipelined_tile<Tile<32, 32>, 90>();
-  test_pipelined_tile<Tile<64, 64>, 90>();
-  test_pipelined_tile<Tile<32, 32>, 80>();
-  test_pipelined_tile<Tile<64, 64>, 80>();
+  test_pipelined_tile<Tile<32, 32>>();
+  test_pipelined_tile<Tile<64, 64>>();
   return result();
 }
