@@ -75,7 +75,7 @@ void test_sizes_of_distillation() {
   CHECK(is(best_plan(kTile64, kH200, 30, 3), 30, 3, 0));
   CHECK(is(best_plan(kTile32, kH200, 300, 3), 300, 3, 0));
   CHECK(is(best_plan(kTile32, kA100, 300, 4), 300, 2, 0));  // blocks of four would come in two waves
-  CHECK(best_groups(kTile64, kRtx5090, 30, 3) == 2);  // 99 KB are not enough for three
+  CHECK(best_groups(kTile64, kRtx5090, 30, 3) == 2);        // 99 KB are not enough for three
   CHECK(best_groups(kTile64, {10, 40 * 1024}, 30, 3) == 0);
 }
 
