@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 import sgs_literal
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from small_runs import MOSAICS, SMALL, WITH_SURGERY, relative_change
 from toy_data import toy_domains, without_rows
 
@@ -451,6 +453,17 @@ def test_a_checkpoint_in_the_way_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / CHECKPOINT_NAME).read_bytes() == before
 
 
+def test_a_checkpoint_of_the_version_before_goes_on(tmp_path: Path) -> None:
+    data, path = toy_domains(), tmp_path / CHECKPOINT_NAME
+    distill(data, dataclasses.replace(WITH_SURGERY, iterations=2), run_folder=tmp_path)
+    kept = Checkpoint.load(path)
+    tensors = {"images": kept.images, "losses": kept.losses, "optimizer.momentum": kept.optimizer["momentum"]}
+    described = {name: getattr(kept, name) for name in ("iteration", "config", "fingerprint", "threads")}
+    save_file(tensors, path, {"dgdd-fast checkpoint 2": json.dumps(described)})
+    resumed = distill(data, WITH_SURGERY, run_folder=tmp_path, resume=True)
+    assert torch.equal(resumed.images, distill(data, WITH_SURGERY).images)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "text"])
 def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
     data = toy_domains()
@@ -459,8 +472,6 @@ def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-100])
     elif damage == "foreign":
-        from safetensors.torch import save_file
-
         save_file({"weights": torch.zeros(3)}, path)
     else:
         path.write_text("not a checkpoint")

@@ -8,7 +8,7 @@ import dgdd_fast
 PACKAGE = Path(dgdd_fast.__file__).parent
 FLOORS = (
     ("_core", "files", "interruption", "ops", "plugins", "seeds"),
-    ("config",),
+    ("config", "tensor_file"),
     ("networks", "precision"),
     ("data",),
     ("generalization", "surgery"),

@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..config import NetworkConfig, PretrainSettings, from_dict, to_dict
 from ..data import DomainDataset
 from ..files import write_atomically
 from ..networks import ResNet, build_network
+from ..tensor_file import TensorFile, TensorFileError, header_of, loaded
 
 POOL_NAME = "pool.json"
 FORMAT = "dgdd-fast experts 1"
+_FILE = TensorFile("dgdd_fast_expert", "an expert", version=1)
 _FACTS = ("data", "class_names", "domain_names", "resolution", "mean", "std", "fingerprint")
 
 
@@ -157,8 +157,7 @@ class ExpertPool:
         """Write the next expert: its parameters by name before and after training, and how that went."""
         tensors = {f"initial.{name}": value for name, value in initial.items()}
         tensors |= {f"trained.{name}": value for name, value in trained.items()}
-        kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        write_atomically(self.expert_file(len(self)), safetensors.torch.save(kept))
+        _FILE.write(self.expert_file(len(self)), tensors, {"expert": len(self)})
         self.log.append(log)
         self.write()
 
@@ -228,12 +227,14 @@ class ExpertPool:
     def _read_weights(self, expert: Expert, index: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
         path = self.expert_file(index)
         try:
-            tensors = safetensors.torch.load_file(path, device=str(device))
+            data = path.read_bytes()
+            # An expert of the version before has no description and no checksum.
+            tensors = _FILE.unpack(data)[0] if header_of(data) else loaded(data)
             pairs = [
-                (tensors.pop(f"initial.{name}"), tensors.pop(f"trained.{name}"))
+                (tensors.pop(f"initial.{name}").to(device), tensors.pop(f"trained.{name}").to(device))
                 for name, _ in expert.named_parameters()
             ]
-        except (SafetensorError, KeyError) as error:
+        except (TensorFileError, KeyError) as error:
             raise ExpertPoolError(f"{path} is damaged ({error}); copy it again, or train it anew") from error
         shapes = [[tuple(tensor.shape) for tensor in pair] for pair in pairs]
         if shapes != [[tuple(parameter.shape)] * 2 for parameter in expert.parameters()] or tensors:

@@ -11,24 +11,23 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from ..config import PretrainConfig, PretrainSettings, checked, settled, to_dict
 from ..data import DomainDataset
 from ..data.augment import augment, cutmix, draw_batch, draw_cutmix, mixed_labels, resolve_strategy
 from ..data.real_images import RealImages
-from ..files import write_atomically
 from ..generalization.fact import draw_partners, mix_normalised
 from ..generalization.irm import invariance_penalty
 from ..interruption import TrainingDivergedError, stop_at_whole_steps
 from ..networks import initialise, is_staged, resolve_network, rows_per_chunk
 from ..precision import arithmetic, autocast
 from ..seeds import generator
+from ..tensor_file import TensorFile, TensorFileError, header_of, loaded
 from .pool import POOL_NAME, Expert, ExpertPool, ExpertPoolError
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
-_CHECKPOINT_FORMAT = "dgdd-fast expert in training 1"
+_FILE = TensorFile("dgdd_fast_expert_in_training", "an expert in training", version=2)
+_OLD_KEY = "dgdd-fast expert in training 1"  # the version before, which had no checksum
 _FALL = 0.2  # of the learning rate
 
 
@@ -274,25 +273,27 @@ class _Training:
         for name, parameter in self.expert.named_parameters():
             tensors[f"parameter.{name}"] = parameter.detach()
             tensors[f"momentum.{name}"] = self.optimizer.state[parameter]["momentum_buffer"]
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        state = {"expert": self.index, "steps": self.steps, "log": self.log}
-        write_atomically(path, save(tensors, {_CHECKPOINT_FORMAT: json.dumps(state)}))
+        _FILE.write(path, tensors, {"expert": self.index, "steps": self.steps, "log": self.log})
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint, unless it is of an expert that was finished since."""
+        data = path.read_bytes()
         try:
-            with safe_open(path, framework="pt") as file:
-                state = json.loads((file.metadata() or {})[_CHECKPOINT_FORMAT])
-                if state["expert"] != self.index:
-                    return
-                with torch.no_grad():
-                    for name, parameter in self.expert.named_parameters():
-                        parameter.copy_(file.get_tensor(f"parameter.{name}"))
-                        momentum = torch.empty_like(parameter).copy_(file.get_tensor(f"momentum.{name}"))
-                        self.optimizer.state[parameter]["momentum_buffer"] = momentum
-                    self.sums.copy_(file.get_tensor("sums"))
-                self.steps, self.log = state["steps"], state["log"]
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            header = header_of(data)
+            if _OLD_KEY in header:
+                tensors, state = loaded(data), json.loads(header[_OLD_KEY])
+            else:
+                tensors, state = _FILE.unpack(data)
+            if state["expert"] != self.index:
+                return
+            with torch.no_grad():
+                for name, parameter in self.expert.named_parameters():
+                    parameter.copy_(tensors[f"parameter.{name}"])
+                    momentum = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
+                    self.optimizer.state[parameter]["momentum_buffer"] = momentum
+                self.sums.copy_(tensors["sums"])
+            self.steps, self.log = state["steps"], state["log"]
+        except (TensorFileError, KeyError, json.JSONDecodeError) as error:
             raise ExpertPoolError(
                 f"{path} is damaged or no checkpoint ({error}); delete it to start this expert again"
             ) from error

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from ..config import DistillConfig, DistillSettings, to_dict
-from ..files import write_atomically
+from ..tensor_file import TensorFile, TensorFileError, header_of, loaded
 
-FORMAT = "dgdd-fast checkpoint 2"
+FILE = TensorFile("dgdd_fast_checkpoint", "a checkpoint", version=3)
+_OLD_KEY = "dgdd-fast checkpoint 2"  # the version before, which had no checksum
 STATE = "optimizer."  # what the names of the optimiser's tensors begin with
 
 
@@ -53,32 +52,21 @@ class Checkpoint:
         """Writes the checkpoint; a crash leaves either the old file or the new one, whole."""
         tensors = {"images": self.images, "losses": self.losses}
         tensors |= {STATE + name: tensor for name, tensor in self.optimizer.items()}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        # One key: safetensors keeps no order of several, and the same state is to give the same bytes.
         settings = {name: getattr(self, name) for name in ("iteration", "config", "fingerprint", "threads")}
-        metadata = {FORMAT: json.dumps(settings)}
-        write_atomically(path, save(tensors, metadata))
+        FILE.write(path, tensors, settings)
 
     @staticmethod
     def load(path: Path) -> Checkpoint:
         """Reads a checkpoint. Raises CheckpointError where the file is not one or is damaged."""
+        data = path.read_bytes()
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if FORMAT not in metadata:
-                    found = ", ".join(metadata) or "nothing"
-                    raise CheckpointError(
-                        f"{path} is not a checkpoint: it calls itself {found!r}, not {FORMAT!r}"
-                    )
-                settings = json.loads(metadata[FORMAT])
-                state = {
-                    name.removeprefix(STATE): file.get_tensor(name)
-                    for name in file.keys()  # noqa: SIM118 (no mapping)
-                    if name.startswith(STATE)
-                }
-                images, losses = file.get_tensor("images"), file.get_tensor("losses")
-                return Checkpoint(images=images, optimizer=state, losses=losses, **settings)
-        except (SafetensorError, TypeError, json.JSONDecodeError) as error:
+            tensors, settings = _unpacked(data)
+            state = {
+                name.removeprefix(STATE): part for name, part in tensors.items() if name.startswith(STATE)
+            }
+            images, losses = tensors["images"], tensors["losses"]
+            return Checkpoint(images=images, optimizer=state, losses=losses, **settings)
+        except (TensorFileError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise CheckpointError(
                 f"{path} is damaged or no checkpoint ({error}); delete it to start the run again"
             ) from error
@@ -118,3 +106,11 @@ class Checkpoint:
                 stacklevel=3,
             )
         return checkpoint
+
+
+def _unpacked(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    header = header_of(data)
+    if _OLD_KEY in header:
+        return loaded(data), json.loads(header[_OLD_KEY])
+    tensors, settings = FILE.unpack(data)
+    return tensors, {name: value for name, value in settings.items() if name != "version"}

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ..files import write_atomically
+from ..tensor_file import ForeignFileError, NewerFileError, TensorFile, TensorFileError
 from .contact_sheet import draw_contact_sheet
 from .mosaics import check_factor, decode, tiles
 
-FORMAT_VERSION = 2
-_HEADER_KEY = "dgdd_fast_distilled_set"  # a single key: safetensors does not keep the order of several
 _TENSORS = ("images", "labels", "domains")
 _DESCRIPTION = ("mean", "std", "class_names", "domain_names", "flip_safe", "config", "provenance", "factor")
-_SIGNATURES = {
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"PK\x03\x04": "a zip archive (an .npz or a torch .pt file)",
-    b"\x80": "a pickle",
-}
 _GIVE = "give the .safetensors file that `dgdd distill` or DistilledSet.save wrote"
+_FILE = TensorFile("dgdd_fast_distilled_set", "a distilled set", version=2, order=_TENSORS)
 _AGAIN = "copy the file again, or repeat the distillation"
 _UNSAFE_IN_FOLDER_NAMES = set('/\\:*?"<>|%')
 
@@ -186,19 +177,14 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
 
         Raises DistilledSetError where `config` or `provenance` hold what JSON cannot.
         """
-        tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in _TENSORS}
-        description: dict[str, Any] = {"version": FORMAT_VERSION}
-        description |= {name: getattr(self, name) for name in _DESCRIPTION}
+        tensors = {name: getattr(self, name) for name in _TENSORS}
         try:
-            # the round trip turns tuples into the lists that a reader will see
-            description = json.loads(json.dumps(description, allow_nan=False))
+            content = _FILE.pack(tensors, {name: getattr(self, name) for name in _DESCRIPTION})
         except (TypeError, ValueError) as error:
             raise DistilledSetError(
                 f"{path}: config and provenance must hold JSON values only: {error}"
             ) from error
-        description["sha256"] = _checksum(tensors, description)
-        header = {_HEADER_KEY: json.dumps(description, ensure_ascii=False)}
-        write_atomically(Path(path), safetensors.torch.save(tensors, header))
+        write_atomically(Path(path), content)
 
     @classmethod
     def load(cls, path: str | Path) -> DistilledSet:
@@ -271,38 +257,18 @@ def _require(holds: object, message: str) -> None:
         raise DistilledSetError(message)
 
 
-def _checksum(tensors: dict[str, Tensor], description: dict[str, Any]) -> str:
-    """SHA-256 over the bytes of the tensors and the description, so that a flipped bit anywhere is found."""
-    digest = hashlib.sha256(json.dumps(description, ensure_ascii=False, allow_nan=False).encode())
-    for name in _TENSORS:
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _unpack(data: bytes) -> dict[str, Any]:
     """The fields in the bytes of a file, known to be those of a distilled set as it was saved."""
     try:
-        tensors = safetensors.torch.load(data)
-    except Exception as error:  # of several unrelated types, by which byte is wrong
-        kind = next((kind for signature, kind in _SIGNATURES.items() if data.startswith(signature)), None)
-        if kind is not None:
-            raise DistilledSetError(f"this is {kind}, not a distilled set; {_GIVE}") from error
-        raise DistilledSetError(f"damaged, or no safetensors file at all ({error}); {_AGAIN}") from error
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
-    if _HEADER_KEY not in header:
-        names = ", ".join(sorted(tensors)) or "none"
-        raise DistilledSetError(f"a safetensors file but not a distilled set (tensors: {names}); {_GIVE}")
-    try:
-        description = json.loads(header[_HEADER_KEY])
-        version, checksum = description["version"], description.pop("sha256")
-    except (ValueError, TypeError, KeyError) as error:
-        raise DistilledSetError(f"damaged: its description cannot be read; {_AGAIN}") from error
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise NewerFormatError(
-            f"format version {version}, but this dgdd-fast reads version {FORMAT_VERSION}; upgrade dgdd-fast"
-        )
-    if set(tensors) != set(_TENSORS) or checksum != _checksum(tensors, description):
-        raise DistilledSetError(f"damaged: its content is not what was saved; {_AGAIN}")
+        tensors, description = _FILE.unpack(data)
+    except NewerFileError as error:
+        raise NewerFormatError(str(error)) from error
+    except ForeignFileError as error:
+        kind = str(error)
+        what = kind if "not a distilled set" in kind else f"{kind}, not a distilled set"
+        raise DistilledSetError(f"{what}; {_GIVE}") from error
+    except TensorFileError as error:
+        raise DistilledSetError(f"{error}; {_AGAIN}") from error
     return {**tensors, "factor": 1, **description}  # a file of version 1 knows no mosaics
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import cadm_literal
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from toy_data import toy_domains, without_rows
 from toy_experts import NETWORK, toy_experts
@@ -314,6 +315,23 @@ def test_settings_that_cannot_work_are_refused(change, message: str | None, fold
         return
     with pytest.raises(ValueError, match=message):
         resolve_distillation(config, DATA)
+
+
+def test_experts_of_the_version_before_are_read_and_flipped_bits_are_found(tmp_path: Path) -> None:
+    folder = toy_experts(tmp_path, DATA)
+    pool = ExpertPool.load(folder)
+    first, second = pool.new_expert(), pool.new_expert()
+    pool.fill_(first, 0, 0.5)
+    save_file(load_file(pool.expert_file(0)), pool.expert_file(0))  # without description and checksum
+    ExpertPool.load(folder).fill_(second, 0, 0.5)
+    assert all(
+        torch.equal(one, other) for one, other in zip(first.parameters(), second.parameters(), strict=True)
+    )
+    content = bytearray(pool.expert_file(1).read_bytes())
+    content[-3] ^= 1
+    pool.expert_file(1).write_bytes(content)
+    with pytest.raises(ExpertPoolError, match=r"expert_01\.safetensors is damaged"):
+        ExpertPool.load(folder).fill_(second, 1, 1.0)
 
 
 def test_settings_are_resolved_before_there_are_experts_but_nothing_is_distilled(folder: str) -> None:

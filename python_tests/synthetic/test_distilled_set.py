@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dgdd_fast.synthetic import distilled_set
-from dgdd_fast.synthetic.distilled_set import FORMAT_VERSION, DistilledSet, DistilledSetError
+from dgdd_fast.synthetic.distilled_set import DistilledSet, DistilledSetError
 
 CLASSES = ("zero", "ein/s", "..")
 DOMAINS = ("plain", "café")
@@ -125,7 +125,7 @@ def test_a_file_of_the_first_version_is_a_set_without_mosaics(saved):
         description["version"] = 1
         del description["sha256"]
         tensors = {name: getattr(make_set(), name) for name in ("images", "labels", "domains")}
-        description["sha256"] = distilled_set._checksum(tensors, description)
+        description["sha256"] = distilled_set._FILE._checksum(tensors, description)
 
     rewrite(saved, to_version_1)
     loaded = DistilledSet.load(saved)
@@ -164,7 +164,7 @@ def test_a_set_whose_sides_do_not_make_tiles_is_refused():
 
 
 def test_newer_format_asks_for_an_upgrade(saved):
-    rewrite(saved, lambda description: description.update(version=FORMAT_VERSION + 1))
+    rewrite(saved, lambda description: description.update(version=distilled_set._FILE.version + 1))
     with pytest.raises(DistilledSetError, match=r"set\.safetensors: format version 3.*upgrade dgdd-fast"):
         DistilledSet.load(saved)
 
