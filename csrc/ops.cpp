@@ -10,6 +10,7 @@
 #include "checks.h"
 #include "cpu_capability.h"
 #include "masking/glue.h"
+#include "normalization/glue.h"
 #include "spectral/glue.h"
 #include "stable.h"
 
@@ -18,6 +19,7 @@ namespace {
 
 using augmentation::AugmentationParams;
 using masking::MaskingParams;
+using normalization::NormPoolParams;
 using spectral::SpectralParams;
 
 Storage storage_of(const Tensor& tensor) {
@@ -67,6 +69,16 @@ void run(const AugmentationParams& params, const Device& device) {
   if (device.is_cpu()) return augmentation::run_cpu(params);
 #if defined(DGDD_WITH_CUDA)
   augmentation::run_cuda(params, device);
+#else
+  refuse_cuda();
+#endif
+}
+
+void run(const NormPoolParams& params, const Device& device) {
+  if (params.channels == 0) return;
+  if (device.is_cpu()) return normalization::run_cpu(params);
+#if defined(DGDD_WITH_CUDA)
+  normalization::run_cuda(params, device);
 #else
   refuse_cuda();
 #endif
@@ -218,8 +230,8 @@ void spectral_surgery_step_(Tensor images, Tensor momentum_buffer, const Tensor&
   if (!momentum_buffer.is_contiguous()) torch::stable::copy_(momentum_buffer, buffer_in_order);
 }
 
-// Features as a masking kernel takes them, and memory for the masked ones, which lie as the features do:
-// channels last where the features' are, else contiguous. Features that are neither are copied.
+// Features as a masking or normalisation kernel takes them, and memory for results, which lie as the features
+// do: channels last where the features' are, else contiguous. Features that are neither are copied.
 struct Features {
   Tensor tensor;
   bool channels_last;
@@ -227,13 +239,10 @@ struct Features {
   Features(const Checks& checks, const Tensor& features) : tensor(features) {
     checks.is_floating(features, "features");
     if (features.dim() < 2) checks.refuse("features", "[N, C, *]", text_of_shape(features.sizes()));
-    channels_last = !features.is_contiguous() && features.stride(1) == 1;
-    const int64_t stride = position_stride();
-    if (channels_last && stride < 0)
-      tensor = moved(made_contiguous(moved(features, 1, -1)), -1, 1);
-    else if (!channels_last && stride != 1)
-      tensor = made_contiguous(features);
+    lay_out();
   }
+
+  explicit Features(const Tensor& checked) : tensor(checked) { lay_out(); }
 
   int64_t samples() const { return tensor.size(0); }
   int64_t channels() const { return tensor.size(1); }
@@ -251,14 +260,39 @@ struct Features {
     params.channels_last = channels_last;
   }
 
-  Tensor empty_like() const {
-    if (!channels_last) return torch::stable::new_empty(tensor, tensor.sizes());
-    std::vector<int64_t> sizes = tensor.sizes().vec();
+  void describe(NormPoolParams& params) const {
+    params.samples = samples();
+    params.channels = channels();
+    params.height = tensor.size(2);
+    params.width = tensor.size(3);
+    params.storage = storage_of(tensor);
+    params.x = tensor.const_data_ptr();
+    params.sample_stride = tensor.stride(0);
+    params.channel_stride = tensor.stride(1);
+    params.position_stride = position_stride();
+    params.channels_last = channels_last;
+  }
+
+  // Of the same layout, without gaps; `sizes` differ in the trailing axes at most.
+  Tensor empty(std::vector<int64_t> sizes) const {
+    if (!channels_last) return torch::stable::new_empty(tensor, sizes);
     std::rotate(sizes.begin() + 1, sizes.begin() + 2, sizes.end());
     return moved(torch::stable::new_empty(tensor, sizes), -1, 1);
   }
+  Tensor empty_like() const { return empty(tensor.sizes().vec()); }
+
+  // `other`, of such sizes, in memory like that.
+  Tensor laid_out_alike(const Tensor& other) const {
+    return channels_last ? moved(made_contiguous(moved(other, 1, -1)), -1, 1) : made_contiguous(other);
+  }
 
  private:
+  void lay_out() {
+    channels_last = !tensor.is_contiguous() && tensor.stride(1) == 1;
+    const int64_t stride = position_stride();
+    if (channels_last ? stride < 0 : stride != 1) tensor = laid_out_alike(tensor);
+  }
+
   static Tensor moved(const Tensor& tensor, int64_t from, int64_t to) {
     return call_aten("aten::movedim", "int", tensor, from, to);
   }
@@ -562,6 +596,84 @@ Tensor sample_augment_backward(const Tensor& gradient, const std::optional<Tenso
   return result;
 }
 
+Tensor with_dtype(const Tensor& tensor, ScalarType type) {
+  return tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);
+}
+
+// The arguments of norm_relu_pool and its backward, checked and in order. The tensors are kept because params
+// points into them.
+struct NormPoolInputs {
+  Features features;
+  Tensor weight;
+  Tensor bias;
+  std::vector<int64_t> pooled_sizes;
+  NormPoolParams params{};
+
+  NormPoolInputs(const Checks& checks, const Tensor& x, const Tensor& weight_, const Tensor& bias_,
+                 double eps, int64_t pool)
+      : features(checked(checks, x, pool)) {
+    checks.is_finite_and_not_negative(eps, "eps");
+    const auto in_order = [&](const Tensor& row, const char* argument) {
+      checks.has_dtype_or_float32(row, argument, x.scalar_type(), "x");
+      checks.has_shape(row, argument, {x.size(1)}, "[C]");
+      checks.is_on(row, argument, x.device(), "x");
+      const ScalarType real = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+      return made_contiguous(with_dtype(row, real));
+    };
+    weight = in_order(weight_, "weight");
+    bias = in_order(bias_, "bias");
+    pooled_sizes = {x.size(0), x.size(1), x.size(2) / pool, x.size(3) / pool};
+    features.describe(params);
+    params.pool = pool;
+    params.eps = eps;
+    params.weight = weight.const_data_ptr();
+    params.bias = bias.const_data_ptr();
+  }
+
+ private:
+  static Features checked(const Checks& checks, const Tensor& x, int64_t pool) {
+    checks.is_floating(x, "x");
+    if (x.dim() != 4) checks.refuse("x", "[N, C, H, W]", text_of_shape(x.sizes()));
+    if (pool < 1) checks.refuse("pool", "at least 1", text(pool));
+    if (x.size(2) < pool || x.size(3) < pool)
+      checks.refuse("x", text("[N, C, H, W] with H and W at least pool = ", pool), text_of_shape(x.sizes()));
+    return Features(x);
+  }
+};
+
+Tensor norm_relu_pool(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps, int64_t pool) {
+  NormPoolInputs inputs(Checks("norm_relu_pool"), x, weight, bias, eps, pool);
+  Tensor pooled = inputs.features.empty(inputs.pooled_sizes);
+  inputs.params.pooled = pooled.data_ptr();
+  run(inputs.params, x.device());
+  return pooled;
+}
+
+std::tuple<Tensor, Tensor, Tensor> norm_relu_pool_backward(const Tensor& pooled_grad, const Tensor& x,
+                                                           const Tensor& weight, const Tensor& bias,
+                                                           double eps, int64_t pool) {
+  const Checks checks("norm_relu_pool_backward");
+  NormPoolInputs inputs(checks, x, weight, bias, eps, pool);
+  NormPoolParams& params = inputs.params;
+  checks.has_dtype(pooled_grad, "pooled_grad", x.scalar_type(), " like x");
+  checks.has_shape(pooled_grad, "pooled_grad", inputs.pooled_sizes, "[N, C, H / pool, W / pool]");
+  checks.is_on(pooled_grad, "pooled_grad", x.device(), "x");
+  const Tensor grad = inputs.features.laid_out_alike(pooled_grad);
+  Tensor x_grad = inputs.features.empty_like();
+  Tensor weight_grad = torch::stable::new_empty(inputs.weight, {params.channels});
+  Tensor bias_grad = torch::stable::new_empty(inputs.bias, {params.channels});
+  Tensor planes = torch::stable::new_empty(inputs.weight, {2, params.samples, params.channels});
+  params.backward = true;
+  params.pooled_grad = grad.const_data_ptr();
+  params.x_grad = x_grad.data_ptr();
+  params.weight_grad = weight_grad.data_ptr();
+  params.bias_grad = bias_grad.data_ptr();
+  params.plane_weight_grads = torch::stable::select(planes, 0, 0).data_ptr();
+  params.plane_bias_grads = torch::stable::select(planes, 0, 1).data_ptr();
+  run(params, x.device());
+  return {x_grad, with_dtype(weight_grad, weight.scalar_type()), with_dtype(bias_grad, bias.scalar_type())};
+}
+
 pybind11::dict build_info() {
   pybind11::dict info;
   info["version"] = DGDD_VERSION;
@@ -606,6 +718,10 @@ STABLE_TORCH_LIBRARY(dgdd, m) {
   m.def(
       "sample_augment_backward(Tensor gradient, Tensor? rows, Tensor operation, Tensor parameters, SymInt "
       "images, int[2] crop, int[2] cutout) -> Tensor");
+  m.def("norm_relu_pool(Tensor x, Tensor weight, Tensor bias, float eps=1e-5, int pool=2) -> Tensor");
+  m.def(
+      "norm_relu_pool_backward(Tensor pooled_grad, Tensor x, Tensor weight, Tensor bias, float eps, "
+      "int pool) -> (Tensor x_grad, Tensor weight_grad, Tensor bias_grad)");
 }
 
 // The same function for each device: it checks, then branches. A build without CUDA says so instead of "no
@@ -620,6 +736,8 @@ STABLE_TORCH_LIBRARY_IMPL(dgdd, CPU, m) {
   m.impl("apply_channel_mask", TORCH_BOX(&dgdd::apply_channel_mask));
   m.impl("sample_augment", TORCH_BOX(&dgdd::sample_augment));
   m.impl("sample_augment_backward", TORCH_BOX(&dgdd::sample_augment_backward));
+  m.impl("norm_relu_pool", TORCH_BOX(&dgdd::norm_relu_pool));
+  m.impl("norm_relu_pool_backward", TORCH_BOX(&dgdd::norm_relu_pool_backward));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dgdd, CUDA, m) {
@@ -632,6 +750,8 @@ STABLE_TORCH_LIBRARY_IMPL(dgdd, CUDA, m) {
   m.impl("apply_channel_mask", TORCH_BOX(&dgdd::apply_channel_mask));
   m.impl("sample_augment", TORCH_BOX(&dgdd::sample_augment));
   m.impl("sample_augment_backward", TORCH_BOX(&dgdd::sample_augment_backward));
+  m.impl("norm_relu_pool", TORCH_BOX(&dgdd::norm_relu_pool));
+  m.impl("norm_relu_pool_backward", TORCH_BOX(&dgdd::norm_relu_pool_backward));
 }
 
 PYBIND11_MODULE(_C, m) { m.def("build_info", &dgdd::build_info); }

@@ -10,6 +10,7 @@
 #include "half.h"
 #include "masking/cuda_launch.h"
 #include "masking/selection.h"
+#include "units.cuh"
 
 namespace dgdd::masking {
 namespace {
@@ -18,26 +19,6 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kWarps = kThreads / 32;
 constexpr int kUnroll = 4;                  // loads that a thread has under way
 constexpr int kRowsOfThread = 4 * kUnroll;  // of apply_kernel, with the channels last
-
-template <class Stored>
-using RealOf = std::conditional_t<std::is_same_v<Stored, double>, double, float>;
-
-// What a thread moves at once.
-template <class Stored, bool packed>
-struct Unit {
-  static constexpr int kElements = packed ? 16 / sizeof(Stored) : 1;
-  alignas(kElements * sizeof(Stored)) Stored elements[kElements];
-};
-
-template <class U, class Stored>
-__device__ __forceinline__ U load_unit(const Stored* from) {
-  return *reinterpret_cast<const U*>(from);
-}
-
-template <class U, class Stored>
-__device__ __forceinline__ void store_unit(Stored* to, const U& unit) {
-  *reinterpret_cast<U*>(to) = unit;
-}
 
 // A product that is not contracted with what follows, so that every kernel rounds it alike.
 __device__ __forceinline__ float product(float a, float b) {

@@ -18,7 +18,6 @@ namespace {
 using masking::CudaCall;
 using masking::DeviceLimits;
 using masking::MaskingParams;
-using masking::RealOf;
 
 constexpr DeviceLimits kLarge = {132, 227 * 1024, 50 << 20};
 constexpr DeviceLimits kNoRoom = {1, 24 * 1024, 1 << 30};  // nearly nothing stays on the chip

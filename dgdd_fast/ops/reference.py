@@ -219,6 +219,16 @@ _AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor, tuple[int, int]], Tensor]] =
 }
 
 
+def norm_relu_pool(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, pool: int = 2) -> Tensor:
+    """Instance normalisation with weight and bias, ReLU and average pooling of [N, C, H, W]."""
+    values = _widened(x)
+    centred = values - values.mean((2, 3), keepdim=True)
+    variance = centred.square().mean((2, 3), keepdim=True)
+    normalised = centred / (variance + eps).sqrt()
+    active = torch.relu(normalised * _widened(weight)[:, None, None] + _widened(bias)[:, None, None])
+    return F.avg_pool2d(active, pool).to(x.dtype)
+
+
 def _selection_weights(scores: Tensor, normalize: bool) -> Tensor:
     """The weights of float64 scores [N, C], times a power of two that keeps them from over- and underflow."""
     largest = scores.abs().masked_fill(~scores.isfinite(), 0.0).amax(1, keepdim=True)

@@ -1,0 +1,406 @@
+"""Normalisation, ReLU and pooling in one: against the specification in float64, in every dtype, layout and
+size, and as a citizen of PyTorch."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from masking_cases import DTYPES, channels_last_copy
+from spectral_cases import assert_as_accurate
+from torch import Tensor
+
+from dgdd_fast import ops
+from dgdd_fast.ops import reference
+
+# [N, C, H, W] and pool: the ConvNet's; odd sides and channels; planes of one window, of one pixel; planes and
+# rows longer than what a thread works on at once; a window as large as the plane.
+SIZES = [
+    ((2, 64, 32, 32), 2),
+    ((3, 128, 8, 8), 2),
+    ((3, 21, 16, 16), 2),
+    ((7, 13, 7, 9), 2),
+    ((5, 33, 11, 6), 3),
+    ((3, 80, 5, 4), 1),
+    ((40, 5, 2, 3), 2),
+    ((9, 17, 1, 1), 1),
+    ((2, 5, 70, 65), 2),
+    ((1, 3, 2, 2500), 1),
+    ((6, 11, 6, 5), 5),
+]
+LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["planes", "channels_last"])
+
+
+def drawn(
+    shape: tuple[int, ...],
+    dtype: torch.dtype = torch.float64,
+    device: str | torch.device = "cpu",
+    channels_last: bool = False,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x of mean 1 and deviation 2, weights about 1, biases about 0; all of them require a gradient."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*sizes: int) -> Tensor:
+        return torch.randn(*sizes, generator=generator, dtype=torch.float64)
+
+    x = 1 + 2 * normal(*shape)
+    weight, bias = 1 + 0.3 * normal(shape[1]), 0.3 * normal(shape[1])
+    x, weight, bias = (tensor.to(dtype).to(device) for tensor in (x, weight, bias))
+    if channels_last:
+        x = channels_last_copy(x)
+    return tuple(tensor.requires_grad_() for tensor in (x, weight, bias))
+
+
+def upstream(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device)
+
+
+def results(function, tensors, eps: float, pool: int) -> list[Tensor]:
+    """The output and the three gradients."""
+    pooled = function(*tensors, eps, pool)
+    grad = upstream(pooled.shape, tensors[0].dtype, tensors[0].device).to(pooled.dtype)
+    return [pooled, *torch.autograd.grad(pooled, tensors, grad)]
+
+
+def check(tensors: tuple[Tensor, Tensor, Tensor], eps: float = 1e-5, pool: int = 2) -> list[Tensor]:
+    """The output and the gradients are as accurate as PyTorch in the same dtype."""
+    outcome = results(ops.norm_relu_pool, tensors, eps, pool)
+    truth = results(
+        reference.norm_relu_pool, [t.detach().double().requires_grad_() for t in tensors], eps, pool
+    )
+    for result, plain, true in zip(
+        outcome, results(reference.norm_relu_pool, tensors, eps, pool), truth, strict=True
+    ):
+        assert_as_accurate(result, plain, true)
+    return outcome
+
+
+@LAYOUTS
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "pool"), SIZES, ids=str)
+def test_every_size_and_dtype(shape, pool, dtype, channels_last, device) -> None:
+    tensors = drawn(shape, dtype, device, channels_last)
+    pooled, x_grad, _, _ = check(tensors, pool=pool)
+    assert pooled.shape == (*shape[:2], shape[2] // pool, shape[3] // pool)
+    if channels_last:
+        assert pooled.movedim(1, -1).is_contiguous()
+        assert x_grad.movedim(1, -1).is_contiguous()
+    else:
+        assert pooled.is_contiguous()
+        assert x_grad.is_contiguous()
+
+
+def test_it_is_what_pytorch_computes(device) -> None:
+    tensors = drawn((4, 6, 9, 8), device=device)
+
+    def composed(x, weight, bias, eps, pool):
+        return F.avg_pool2d(F.relu(F.group_norm(x, 6, weight, bias, eps)), pool)
+
+    expected = results(composed, tensors, 1e-3, 2)
+    for function in (ops.norm_relu_pool, reference.norm_relu_pool):
+        for a, b in zip(results(function, tensors, 1e-3, 2), expected, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@LAYOUTS
+def test_a_mean_far_from_zero_costs_no_variance(channels_last, device) -> None:
+    """A float32 mean of 1e4 is right to 1e-3; by the difference of two mean squares the variance of 4 would be
+    wrong by some hundred."""
+    x, weight, bias = (t.detach() for t in drawn((3, 8, 40, 30), torch.float32, device, channels_last))
+    x += 1e4
+    truth = reference.norm_relu_pool(x.double(), weight.double(), bias.double())
+    torch.testing.assert_close(ops.norm_relu_pool(x, weight, bias).double(), truth, rtol=1e-3, atol=1e-3)
+
+
+@LAYOUTS
+def test_constant_planes_and_one_far_number(channels_last, device) -> None:
+    x, weight, bias = drawn((2, 4, 24, 24), torch.float32, device, channels_last)
+    with torch.no_grad():
+        x[0, 1] = 3.0
+        x[0, 2] = 0.0
+        x[1, 3, 0, 0] = 1e6
+    pooled, x_grad, _, _ = results(ops.norm_relu_pool, (x, weight, bias), 1e-5, 2)
+    assert torch.equal(pooled[0, 1], bias[1].relu().expand(12, 12))
+    assert torch.equal(pooled[0, 2], bias[2].relu().expand(12, 12))
+    assert x_grad.isfinite().all()
+    check((x[1:].detach().clone().requires_grad_(), weight, bias))
+
+
+@LAYOUTS
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_what_is_not_finite_stays_in_its_plane(dtype, bad, channels_last, device) -> None:
+    tensors = drawn((3, 37, 9, 8), dtype, device, channels_last)
+    expected = results(ops.norm_relu_pool, tensors, 1e-5, 2)
+    with torch.no_grad():
+        tensors[0][1, 5, 8, 7] = bad  # in no window: it counts in the statistics
+        tensors[0][2, 36, 0, 0] = bad
+    outcome = results(ops.norm_relu_pool, tensors, 1e-5, 2)
+    hit = torch.zeros(3, 37, dtype=torch.bool, device=device)
+    hit[1, 5] = hit[2, 36] = True
+    for result, before in zip(outcome[:2], expected[:2], strict=True):
+        assert result[hit].isnan().all()
+        assert torch.equal(result[~hit], before[~hit])
+    for result, before in zip(outcome[2:], expected[2:], strict=True):
+        others = torch.tensor([channel for channel in range(37) if channel not in (5, 36)], device=device)
+        assert torch.equal(result[others], before[others])
+    assert outcome[2][[5, 36]].isnan().all()
+
+
+def test_any_strides(device) -> None:
+    x, weight, bias = (tensor.detach() for tensor in drawn((4, 12, 16, 16), torch.float32, device))
+    wide = torch.stack((x, x + 1), -1)
+    last = channels_last_copy(torch.cat((x, x), 1))
+    views = {
+        "every second number": wide[..., 0],
+        "every second channel": torch.stack((x, x), 2).flatten(1, 2)[:, ::2],
+        "transposed planes": x.transpose(2, 3).contiguous().transpose(2, 3),
+        "some of more channels, channels last": last[:, 4:16].roll(-8, 1),
+        "a part of channels last": last[:, :12],
+        "rows with gaps": torch.cat((x, x), 3)[..., :16],
+        "rows with gaps, channels last": channels_last_copy(torch.cat((x, x), 3))[..., :16],
+        "samples backwards in memory": x.movedim(0, 1).contiguous().movedim(1, 0),
+    }
+    views["some of more channels, channels last"] = last[:, 4:16]
+    x_of = {"some of more channels, channels last": torch.cat((x[:, 4:], x[:, :4]), 1)}
+    for name, view in views.items():
+        plain = x_of.get(name, x)
+        expected = results(
+            ops.norm_relu_pool, [t.clone().requires_grad_() for t in (plain, weight, bias)], 1e-5, 2
+        )
+        leaf = view.detach().requires_grad_()
+        outcome = results(ops.norm_relu_pool, (leaf, weight.requires_grad_(), bias.requires_grad_()), 1e-5, 2)
+        for a, b in zip(outcome, expected, strict=True):
+            torch.testing.assert_close(a, b, msg=name)
+        weight, bias = weight.detach(), bias.detach()
+
+
+@LAYOUTS
+def test_upstream_gradients_in_any_strides(channels_last, device) -> None:
+    x, weight, bias = drawn((3, 5, 8, 6), torch.float32, device, channels_last)
+    for grad in (
+        torch.ones(1, device=device).expand(3, 5, 4, 3),
+        torch.randn(3, 5, 3, 4, device=device).transpose(2, 3),
+        channels_last_copy(torch.randn(3, 5, 4, 3, device=device)),
+    ):
+        pooled = ops.norm_relu_pool(x, weight, bias)
+        outcome = torch.autograd.grad(pooled, (x, weight, bias), grad, retain_graph=True)
+        expected = torch.autograd.grad(
+            pooled, (x, weight, bias), grad.clone(memory_format=torch.contiguous_format)
+        )
+        for a, b in zip(outcome, expected, strict=True):
+            assert torch.equal(a, b)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_float32_parameters_beside_half_features(dtype, channels_last, device) -> None:
+    x, weight, bias = drawn((3, 19, 8, 8), dtype, device, channels_last)
+    wide = (x, *(tensor.detach().float().requires_grad_() for tensor in (weight, bias)))
+    outcome = check(wide)
+    assert [result.dtype for result in outcome] == [dtype, dtype, torch.float32, torch.float32]
+    narrow = results(ops.norm_relu_pool, (x, weight, bias), 1e-5, 2)
+    assert torch.equal(outcome[0], narrow[0])
+    assert torch.equal(outcome[2].to(dtype), narrow[2])
+
+
+@LAYOUTS
+@pytest.mark.parametrize("shape", [(0, 4, 8, 8), (3, 0, 8, 8), (0, 0, 2, 2)], ids=str)
+def test_nothing_to_do(shape, channels_last, device) -> None:
+    pooled, x_grad, weight_grad, bias_grad = results(
+        ops.norm_relu_pool, drawn(shape, torch.float32, device, channels_last), 1e-5, 2
+    )
+    assert pooled.shape == (*shape[:2], shape[2] // 2, shape[3] // 2)
+    assert x_grad.shape == shape
+    for grad in (weight_grad, bias_grad):
+        assert torch.equal(grad, torch.zeros(shape[1], device=device))
+
+
+@LAYOUTS
+def test_a_bound_on_the_threads_changes_no_bit(channels_last) -> None:
+    """Samples are shared out otherwise, and other planes are worked on together."""
+    for shape in ((37, 70, 8, 8), (5, 66, 33, 32)):
+        outcomes = []
+        threads = torch.get_num_threads()
+        try:
+            for number in (1, 2, 3, 7):
+                torch.set_num_threads(number)
+                outcomes.append(
+                    results(ops.norm_relu_pool, drawn(shape, torch.float32, "cpu", channels_last), 1e-5, 2)
+                )
+        finally:
+            torch.set_num_threads(threads)
+        for outcome in outcomes[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(outcome, outcomes[0], strict=True))
+
+
+@LAYOUTS
+def test_samples_are_alone(channels_last, device) -> None:
+    x, weight, bias = drawn((7, 20, 12, 12), torch.float32, device, channels_last)
+    pooled, x_grad, _, _ = results(ops.norm_relu_pool, (x, weight, bias), 1e-5, 2)
+    grad = upstream(pooled.shape, torch.float32, x.device)
+    for sample in range(7):
+        own = x[sample : sample + 1].detach().requires_grad_()
+        alone = ops.norm_relu_pool(own, weight, bias)
+        assert torch.equal(alone[0], pooled[sample])
+        (own_grad,) = torch.autograd.grad(alone, own, grad[sample : sample + 1])
+        assert torch.equal(own_grad[0], x_grad[sample])
+
+
+def test_repeated_calls_give_the_same_bits(device) -> None:
+    for channels_last in (False, True):
+        tensors = drawn((30, 40, 16, 16), torch.float32, device, channels_last)
+        first, second = (results(ops.norm_relu_pool, tensors, 1e-5, 2) for _ in range(2))
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("capability", ["baseline", "avx2"])
+def test_older_instruction_sets(capability) -> None:
+    """With the kernels that this machine would not choose."""
+    chosen = "(every_size and not float64 and (13 or 21 or 33)) or stays_in_its_plane"
+    finished = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", __file__, "-k", f"({chosen}) and cpu"],
+        env={**os.environ, "DGDD_CPU_CAPABILITY": capability},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout[-3000:]
+
+
+# -------- as a citizen of PyTorch
+
+
+@LAYOUTS
+@pytest.mark.parametrize("pool", [1, 2, 3])
+def test_gradients_numerically(pool, channels_last, device) -> None:
+    x, weight, bias = drawn((2, 3, 7, 6), device=device, channels_last=channels_last)
+    assert torch.autograd.gradcheck(
+        lambda *tensors: ops.norm_relu_pool(*tensors, 1e-5, pool), (x, weight, bias)
+    )
+
+
+def test_a_second_derivative_says_how_to_have_one(device) -> None:
+    x, weight, bias = drawn((2, 3, 6, 6), torch.float32, device)
+    pooled = ops.norm_relu_pool(x, weight, bias)
+    (grad,) = torch.autograd.grad(pooled.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"differentiable once.*ops\.reference\.norm_relu_pool"):
+        grad.square().sum().backward()
+    pooled = reference.norm_relu_pool(x, weight, bias)
+    (grad,) = torch.autograd.grad(pooled.square().sum(), x, create_graph=True)
+    grad.square().sum().backward()
+
+
+def opcheck_cases(device: torch.device) -> list[tuple[str, tuple[object, ...]]]:
+    plain = drawn((3, 5, 8, 6), torch.float32, device)
+    last = drawn((3, 5, 8, 6), torch.bfloat16, device, channels_last=True)
+    half = (last[0].detach(), *(tensor.detach().float() for tensor in plain[1:]))
+    empty = drawn((0, 5, 8, 6), torch.float32, device)
+    cases: list[tuple[str, tuple[object, ...]]] = []
+    for tensors in (plain, last, half, empty):
+        cases.append(("norm_relu_pool", (*tensors, 1e-5, 2)))
+        constant = tuple(tensor.detach() for tensor in tensors)
+        grad = torch.ones_like(ops.norm_relu_pool(*constant))
+        cases.append(("norm_relu_pool_backward", (grad, *constant, 1e-5, 2)))
+    return cases
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_opcheck(number, device) -> None:
+    name, arguments = opcheck_cases(device)[number]
+    torch.library.opcheck(getattr(torch.ops.dgdd, name).default, arguments)
+
+
+def test_compile_without_graph_breaks(device) -> None:
+    """Whole graphs with symbolic sizes, forward and backward; aot_eager traces like inductor."""
+
+    def function(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return ops.norm_relu_pool(2 * x, weight, bias, 1e-5, 2).square()
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=True)
+    for samples, size in ((2, 8), (5, 6)):
+        for channels_last in (False, True):
+            tensors = drawn((samples, 6, size, 9), torch.float32, device, channels_last)
+            outcomes = []
+            for call in (function, compiled):
+                pooled = call(*tensors)
+                outcomes.append([pooled, *torch.autograd.grad(pooled.sum(), tensors)])
+            for a, b in zip(*outcomes, strict=True):
+                torch.testing.assert_close(a, b)
+
+
+@pytest.mark.slow
+def test_compile_with_inductor(device) -> None:
+    tensors = drawn((3, 8, 9, 8), torch.float32, device)
+    compiled = torch.compile(ops.norm_relu_pool, fullgraph=True)
+    torch.testing.assert_close(compiled(*tensors), ops.norm_relu_pool(*tensors))
+
+
+def test_results_in_inference_mode(device) -> None:
+    x, weight, bias = (tensor.detach() for tensor in drawn((2, 3, 6, 6), torch.float32, device))
+    expected = ops.norm_relu_pool(x, weight, bias)
+    with torch.inference_mode():
+        assert torch.equal(ops.norm_relu_pool(x, weight, bias), expected)
+
+
+X, ROW = torch.zeros(4, 5, 6, 7), torch.zeros(5)
+ERRORS = [
+    ({"x": X.long()}, "x must be float32, float64, bfloat16 or float16, got int64"),
+    ({"x": X[0]}, "x must be [N, C, H, W], got [5, 6, 7]"),
+    ({"weight": ROW.double()}, "weight must be float32 like x, got float64"),
+    ({"x": X.half(), "bias": ROW.bfloat16()}, "bias must be float16 like x, or float32, got bfloat16"),
+    ({"weight": ROW[:4]}, "weight must be [C] = [5], got [4]"),
+    ({"bias": X}, "bias must be [C] = [5], got [4, 5, 6, 7]"),
+    ({"eps": -1.0}, "eps must be finite and at least 0, got -1"),
+    ({"eps": float("nan")}, "eps must be finite and at least 0, got nan"),
+    ({"pool": 0}, "pool must be at least 1, got 0"),
+    ({"pool": 7}, "x must be [N, C, H, W] with H and W at least pool = 7, got [4, 5, 6, 7]"),
+    (
+        {"x": X[:, :, :, :0], "pool": 1},
+        "x must be [N, C, H, W] with H and W at least pool = 1, got [4, 5, 6, 0]",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changed", "message"), ERRORS, ids=lambda value: str(value)[:50])
+def test_errors(changed, message) -> None:
+    arguments = {"x": X, "weight": ROW, "bias": ROW, "eps": 1e-5, "pool": 2, **changed}
+    with pytest.raises(RuntimeError, match=re.escape(f"dgdd::norm_relu_pool: {message}")):
+        ops.norm_relu_pool(**arguments)
+    with pytest.raises(RuntimeError, match=re.escape(f"dgdd::norm_relu_pool_backward: {message}")):
+        torch.ops.dgdd.norm_relu_pool_backward.default(torch.zeros(4, 5, 3, 3), *arguments.values())
+
+
+def test_errors_of_the_upstream_gradient() -> None:
+    backward = torch.ops.dgdd.norm_relu_pool_backward.default
+    for grad, message in (
+        (torch.zeros(4, 5, 3, 3).double(), "pooled_grad must be float32 like x, got float64"),
+        (
+            torch.zeros(4, 5, 3, 4),
+            "pooled_grad must be [N, C, H / pool, W / pool] = [4, 5, 3, 3], got [4, 5, 3, 4]",
+        ),
+    ):
+        with pytest.raises(RuntimeError, match=re.escape(f"dgdd::norm_relu_pool_backward: {message}")):
+            backward(grad, X, ROW, ROW, 1e-5, 2)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"x": X[0]}, r"x must be \[N, C, H, W\]"),
+        ({"weight": ROW[:4]}, "weight must be"),
+        ({"pool": 0}, "pool must be at least 1"),
+        ({"pool": 7}, "H and W at least pool = 7"),
+    ],
+    ids=str,
+)
+def test_tracing_refuses_what_running_refuses(changed, message) -> None:
+    arguments = {"x": X, "weight": ROW, "bias": ROW, "eps": 1e-5, "pool": 2, **changed}
+    meta = [value.to("meta") if isinstance(value, Tensor) else value for value in arguments.values()]
+    with pytest.raises(RuntimeError, match=message):
+        ops.norm_relu_pool(*meta)
