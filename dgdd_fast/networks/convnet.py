@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import NetworkConfig
-from .network import Network, channels_innermost, normalisation
+from .network import Network, activate_and_pool, channels_innermost, normalisation
 
 
 def default_depth(resolution: tuple[int, int]) -> int:
@@ -46,7 +46,10 @@ class ConvNet(Network):
             )
         super().__init__(num_classes, (channels, *resolution), width, width * rows * columns)
         self.blocks = nn.Sequential(
-            *(_Block(channels if i == 0 else width, width, config.norm) for i in range(depth))
+            *(
+                _Block(channels if i == 0 else width, width, config.norm, last=i == depth - 1)
+                for i in range(depth)
+            )
         )
 
     def features(self, images: Tensor) -> Tensor:
@@ -65,14 +68,20 @@ class ConvNet(Network):
 
 
 class _Block(nn.Module):
-    def __init__(self, channels: int, width: int, norm: str) -> None:
+    def __init__(self, channels: int, width: int, norm: str, last: bool) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(channels, width, kernel_size=3, padding=1)
         self.norm = normalisation(norm, width)
+        self.last = last
+
+    def convolved(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.convolution(images)
+        # Under autocast the next convolution would round its input anyway; features are not rounded.
+        return maps.to(self.convolution.weight.dtype) if self.last else maps
 
     def activation(self, images: Tensor) -> Tensor:
         """The output of the ReLU."""
-        return F.relu(self.norm(self.convolution(images)), inplace=True)
+        return activate_and_pool(self.norm, self.convolved(images), 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.avg_pool2d(self.activation(images), 2)
+        return activate_and_pool(self.norm, self.convolved(images), 2)

@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops import norm_relu_pool
 from .instance_norm import instance_norm
 
 
@@ -104,8 +106,21 @@ def normalisation(norm: str, channels: int) -> nn.Module:
     raise ValueError(f"norm must be 'instance', 'batch' or 'none', got {norm!r}")
 
 
+def activate_and_pool(norm: nn.Module, maps: Tensor, pool: int) -> Tensor:
+    """What follows a convolution: `norm`, ReLU, and the mean over windows of `pool` x `pool` pixels.
+
+    Instance normalisation does all three in one operator, which is differentiable once. Other normalisations,
+    and networks whose gradients are differentiated (`allow_second_derivatives`: gradient matching), take
+    PyTorch's own one after another. [N, C, H, W] -> [N, C, H // pool, W // pool]; `maps` may be overwritten.
+    """
+    if isinstance(norm, _InstanceNorm) and not norm.differentiable_twice:
+        return norm_relu_pool(maps, norm.weight, norm.bias, norm.eps, pool)
+    active = F.relu(norm(maps), inplace=True)
+    return active if pool == 1 else F.avg_pool2d(active, pool)
+
+
 def allow_second_derivatives(network: nn.Module) -> None:
-    """Make the gradients of `network` differentiable, at the price of a slower normalisation on the CPU."""
+    """Make the gradients of `network` differentiable, at the price of slower layers between convolutions."""
     for module in network.modules():
         if isinstance(module, _InstanceNorm):
             module.differentiable_twice = True
