@@ -49,6 +49,7 @@ def arguments_of(samples: int, device: torch.device) -> dict[str, tuple[Any, ...
         "channel_scores": (features, weight, index),
         "weighted_channel_mask": (scores, uniforms, 2),
         "mask_channels": (features, weight, index, uniforms, 2),
+        "norm_relu_pool": (features, *scores.new_ones(2, 4), 1e-5, 2),
         "sample_augment": (images, None, index, augmentation, None, None, (1, 1), (1, 1)),
     }
 

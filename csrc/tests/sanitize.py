@@ -87,6 +87,26 @@ def augmentation_results(
     yield torch.ops.dgdd.sample_augment_backward.default(gradient, *drawn, images, (4, 4), (3, 3))
 
 
+def normalization_results(
+    shape: tuple[int, ...], dtype: torch.dtype, whole: bool, device: str
+) -> Iterator[Tensor]:
+    """What norm_relu_pool and its backward make of maps [N, C, H, W]; `whole`: channels last."""
+    generator = torch.Generator().manual_seed(0)
+    memory_format = torch.channels_last if whole else torch.contiguous_format
+
+    def maps(height: int, width: int) -> Tensor:
+        drawn = torch.randn(*shape[:2], height, width, generator=generator, dtype=torch.float64).to(dtype)
+        return drawn.contiguous(memory_format=memory_format).to(device)
+
+    x = maps(*shape[2:])
+    wide = torch.promote_types(dtype, torch.float32)
+    weight, bias = (torch.rand(shape[1], generator=generator, dtype=wide).to(device) for _ in range(2))
+    for pool in (1, 2):
+        yield ops.norm_relu_pool(x, weight, bias, 1e-5, pool)
+        gradient = maps(shape[2] // pool, shape[3] // pool)
+        yield from torch.ops.dgdd.norm_relu_pool_backward.default(gradient, x, weight, bias, 1e-5, pool)
+
+
 def check(name: str, results: Iterator[Tensor], expected: Iterator[Tensor]) -> None:
     for position, (result, truth) in enumerate(zip(results, expected, strict=True)):
         difference = (result.cpu().double() - truth.double()).norm() / truth.double().norm().clamp(min=1.0)
@@ -129,6 +149,14 @@ def main() -> None:
                     augmentation_results(*augmentation, "cpu"),
                 )
                 calls += 3
+            for shape in ((3, 16, 16, 16), (2, 5, 9, 10), (2, 8, 64, 64)):
+                normalization = (shape, dtype, whole)
+                check(
+                    f"normalization {normalization}",
+                    normalization_results(*normalization, options.device),
+                    normalization_results(*normalization, "cpu"),
+                )
+                calls += 4
     print(f"{calls} calls of the operators on {options.device}, as on the CPU")
 
 

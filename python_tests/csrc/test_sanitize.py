@@ -65,6 +65,8 @@ def test_no_operator_reads_what_a_kernel_out_of_sight_has_written(whole: bool, d
         assert (masking.calls, masking.unseen) == (calls, set())
     augmentation = watched(sanitize.augmentation_results((5, 3, 9, 10), dtype, whole, "meta"))
     assert (augmentation.calls, augmentation.unseen) == (3, set())
+    normalization = watched(sanitize.normalization_results((2, 5, 9, 10), dtype, whole, "meta"))
+    assert (normalization.calls, normalization.unseen) == (4, set())
 
 
 def test_a_kernel_out_of_sight_is_named() -> None:

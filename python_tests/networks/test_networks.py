@@ -8,12 +8,14 @@ from torch import nn
 from dgdd_fast.config import NetworkConfig
 from dgdd_fast.networks import (
     ConvNet,
+    allow_second_derivatives,
     bytes_per_image,
     default_depth,
     initialise,
     rows_per_chunk,
 )
 from dgdd_fast.networks.instance_norm import instance_norm
+from dgdd_fast.ops import norm_relu_pool
 
 
 def random(*shape, seed=0, dtype=torch.float32):
@@ -76,6 +78,41 @@ def test_equals_the_plain_layers_with_gradients(norm, resolution, depth):
         torch.testing.assert_close(actual, wanted)
     with torch.inference_mode():
         torch.testing.assert_close(network.features(images.detach()), expected.detach())
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
+def test_one_operator_ends_a_block_where_first_derivatives_suffice(norm, monkeypatch):
+    calls = []
+
+    def noted(*arguments):
+        calls.append(arguments[-1])
+        return norm_relu_pool(*arguments)
+
+    monkeypatch.setattr("dgdd_fast.networks.network.norm_relu_pool", noted)
+    network = ConvNet(3, (16, 16), NetworkConfig(width=4, depth=2, norm=norm)).double()
+    initialise(network, torch.Generator().manual_seed(0))
+    images = random(3, 3, 16, 16, dtype=torch.float64).requires_grad_()
+    expected = network.features(images)
+    maps, features = network.activations(images)
+    assert calls == ([2, 2, 1, 1] if norm == "instance" else [])
+    torch.testing.assert_close(features, expected)
+    assert [tuple(each.shape[1:]) for each in maps] == [(4, 16, 16), (4, 8, 8)]
+
+    calls.clear()
+    names = list(network.state_dict())
+    allow_second_derivatives(network)
+    twice = network.features(images)
+    assert not calls
+    assert list(network.state_dict()) == names
+    torch.testing.assert_close(twice, expected)
+    (grad,) = torch.autograd.grad(twice.square().sum(), images, create_graph=True)
+    torch.autograd.grad(grad.square().sum(), network.blocks[0].convolution.weight)
+
+
+def test_features_leave_autocast_as_wide_as_the_parameters():
+    network = ConvNet(3, (16, 16), NetworkConfig(width=4))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert network.features(random(2, 3, 16, 16)).dtype == torch.float32
 
 
 def test_chunks_bound_the_maps_of_the_first_block():
