@@ -109,7 +109,7 @@ def test_it_is_what_pytorch_computes(device) -> None:
 
 @LAYOUTS
 def test_a_mean_far_from_zero_costs_no_variance(channels_last, device) -> None:
-    """A float32 mean of 1e4 is right to 1e-3. As the difference of two mean squares the variance of 4 would be
+    """A float32 mean of 1e4 is right to 1e-3. The difference of two mean squares would have the variance of 4
     wrong by some hundred."""
     x, weight, bias = (t.detach() for t in drawn((3, 8, 40, 30), torch.float32, device, channels_last))
     x += 1e4
