@@ -32,6 +32,13 @@ def test_sgs_in_a_loop_of_ones_own_equals_the_plain_form_beside_it():
     torch.testing.assert_close(images.grad, updated)
 
 
+def test_what_the_python_examples_import_is_there():
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    imports = [line for block in blocks for line in block.splitlines() if line.startswith(("from", "import"))]
+    assert len(imports) > 3
+    exec("\n".join(imports), {})
+
+
 def test_a_table_of_cuda_has_what_was_measured_and_a_dash_for_the_rest():
     assert "not measured" in readme_tables.cuda_table([])
     times = {"dgdd_fast": {"median": 0.0125}, "eager": {"median": 0.25}, "eager_graph": {"median": 0.0625}}

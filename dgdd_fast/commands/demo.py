@@ -120,7 +120,7 @@ def _distill(sources: DomainDataset, method: str, config: DistillConfig, target:
             sources,
             config,
             target=target,
-            progress=lambda state: meter.update(state.iteration, f"loss {state.loss:.4g}"),
+            progress=lambda state: meter.show(state.iteration, f"loss {state.loss:.4g}"),
         )
 
 

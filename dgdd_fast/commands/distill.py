@@ -274,7 +274,7 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
                 resume=resume,
                 device=device,
                 target=held_out,
-                progress=lambda state: meter.update(
+                progress=lambda state: meter.show(
                     state.iteration, f"loss {state.loss:.4g}  {state.seconds_per_iteration:.3g} s/iteration"
                 ),
             )

@@ -166,7 +166,7 @@ def evaluate(
         results = {}
         for name, images in sets.items():
             with Meter(f"training on {name}{of_network}", settings.runs * settings.epochs) as meter:
-                results[name] = run_evaluation(images, tests, settings, device=device, progress=meter.update)
+                results[name] = run_evaluation(images, tests, settings, device=device, progress=meter.show)
             report["results"][f"{name}{of_network}"] = results[name].to_dict()
         console.print(accuracy_table(results))
         console.print(f"{distilled.ipc} images per class; {results[method].protocol}")

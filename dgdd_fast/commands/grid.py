@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from ..config import override
 from .app import FAILURE
 from .options import PRECISION_HELP, Classes, names_in, set_threads, usable_device
-from .terminal import SECONDS_BETWEEN_LINES, console
+from .terminal import ProgressDisplay, console
 
 if TYPE_CHECKING:
     from ..experiments.grid import GridOutcome, Workers
@@ -165,52 +163,14 @@ def show_outcome(outcome: GridOutcome, folder: Path) -> None:
         raise typer.Exit(FAILURE)
 
 
-class GridProgress:
-    """The jobs at work: a bar each on a terminal, else a line now and then."""
-
-    def __init__(self) -> None:
-        self._tasks: dict[str, TaskID] = {}
-        self._last_line: dict[str, float] = {}
-        self._bars: Progress | None = None
-        if console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[detail]}"),
-            )
-            self._bars = Progress(*columns, console=console)
-
-    def __enter__(self) -> GridProgress:
-        if self._bars is not None:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bars is not None:
-            self._bars.stop()
+class GridProgress(ProgressDisplay):
+    """The jobs at work, and what happened to them."""
 
     def show(self, report: JobProgress) -> None:
         from ..experiments.job import EVENTS
 
-        name = report.job
         if report.stage in EVENTS:
-            if self._bars is not None and name in self._tasks:
-                self._bars.remove_task(self._tasks.pop(name))
-            self._last_line.pop(name, None)
-            console.print(escape(f"{name}: {report.stage} {report.detail}".rstrip()))
-        elif self._bars is not None:
-            if name not in self._tasks:
-                self._tasks[name] = self._bars.add_task(name, detail="")
-            self._bars.update(
-                self._tasks[name],
-                completed=report.done,
-                total=report.total,
-                detail=f"{report.stage} {report.detail}",
-            )
+            self.remove(report.job)
+            console.print(escape(f"{report.job}: {report.stage} {report.detail}".rstrip()))
         else:
-            now = time.monotonic()
-            if now - self._last_line.setdefault(name, now) >= SECONDS_BETWEEN_LINES:
-                self._last_line[name] = now
-                line = f"{name}: {report.stage} {report.done}/{report.total} {report.detail}"
-                console.print(escape(line.rstrip()))
+            self.update(report.job, report.done, report.total, f"{report.stage} {report.detail}")

@@ -165,9 +165,7 @@ def pretrain(
                 out,
                 resume=resume,
                 device=device,
-                progress=lambda state: meter.update(
-                    state.expert * state.epochs + state.epoch, _detail(state)
-                ),
+                progress=lambda state: meter.show(state.expert * state.epochs + state.epoch, _detail(state)),
             )
     except PretrainingInterrupted:
         console.print(f"to go on: the same command with --resume --out {out}")

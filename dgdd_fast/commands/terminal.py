@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from ..config import method_label
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from ..evaluation import Evaluation
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -52,13 +54,13 @@ def accuracy_table(results: Mapping[str, Evaluation]) -> Table:
     return result
 
 
-class Meter:
-    """How far a loop of `total` steps is, with the time left: a bar on a terminal, else some lines."""
+class ProgressDisplay:
+    """How far loops are, by their names: a bar each on a terminal, else a line now and then."""
 
-    def __init__(self, label: str, total: int) -> None:
-        self.label = label
-        self.total = total
-        self._bar: Progress | None = None
+    def __init__(self) -> None:
+        self._tasks: dict[str, TaskID] = {}
+        self._last_line: dict[str, float] = {}
+        self._bars: Progress | None = None
         if console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
@@ -66,17 +68,45 @@ class Meter:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[detail]}"),
             )
-            self._bar = Progress(*columns, console=console)
-            self._task = self._bar.add_task(label, total=total, detail="")
+            self._bars = Progress(*columns, console=console)
 
-    def __enter__(self) -> Meter:
-        self._began: tuple[float, int] | None = None
-        self._last_line = time.monotonic()
-        if self._bar is not None:
-            self._bar.start()
+    def __enter__(self) -> Self:
+        if self._bars is not None:
+            self._bars.start()
         return self
 
-    def update(self, done: int, detail: str = "") -> None:
+    def __exit__(self, *error: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def update(self, name: str, done: int, total: int, detail: str = "", last: bool = False) -> None:
+        """Report `done` of `total` steps; the `last` report of a loop always has its line."""
+        if self._bars is not None:
+            if name not in self._tasks:
+                self._tasks[name] = self._bars.add_task(name, detail="")
+            self._bars.update(self._tasks[name], completed=done, total=total, detail=detail)
+            return
+        now = time.monotonic()
+        if now - self._last_line.setdefault(name, now) >= SECONDS_BETWEEN_LINES or last:
+            self._last_line[name] = now
+            console.print(escape(f"{name} {done}/{total}  {detail}".rstrip()))
+
+    def remove(self, name: str) -> None:
+        """The loop is at its end; its bar goes."""
+        if self._bars is not None and name in self._tasks:
+            self._bars.remove_task(self._tasks.pop(name))
+        self._last_line.pop(name, None)
+
+
+class Meter(ProgressDisplay):
+    """How far one loop of `total` steps is, with the time left."""
+
+    def __init__(self, name: str, total: int) -> None:
+        super().__init__()
+        self.name, self.total = name, total
+        self._began: tuple[float, int] | None = None
+
+    def show(self, done: int, detail: str = "") -> None:
         """Report that `done` steps are done. The time left counts from the first report on."""
         now = time.monotonic()
         if self._began is None:
@@ -84,14 +114,4 @@ class Meter:
         elapsed, steps = now - self._began[0], done - self._began[1]
         if steps > 0 and done < self.total:
             detail += f"  {duration(elapsed / steps * (self.total - done))} left"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, detail=detail)
-        elif done >= self.total or now - self._last_line >= SECONDS_BETWEEN_LINES:
-            console.print(f"{self.label} {done}/{self.total}  {detail}")
-            self._last_line = now
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self.update(self.name, done, self.total, detail, last=done >= self.total)
