@@ -1,20 +1,25 @@
-"""The compiled operators as typed functions; `reference` has the same in plain PyTorch, their specification.
+"""The compiled operators as typed functions: Spectral Gradient Surgery (SGS) of per-domain image gradients,
+the weighted masking of feature channels (CADM), the augmentation of a batch (DSA), and what follows a
+convolution in the ConvNet. Importing it takes torch and numpy alone.
 
-Importing it takes torch and numpy alone.
+The same functions stand in plain PyTorch in `dgdd_fast.ops.reference`, which is their specification.
+
+What holds for all of them; what holds for some is said in their modules:
+
+* Tensors lie on the CPU or on one CUDA device, in any strides. float32 and float64 are computed in their own
+  precision; bfloat16 and float16 are storage, computed in float32. All floating tensors of a call share one
+  dtype, and so do the results.
+* The same call gives the same bits, on one device and machine. The tests ask CUDA for it too; no GPU
+  has run them yet.
+* A wrong argument raises RuntimeError that names the operator, the argument, what was expected and what came.
+  The exception: a `domain_index`, row, operation or parameter out of range on CUDA, where reading it back
+  would stop the stream; that sample's results are NaN.
 """
 
-from .operators import (
-    AUGMENTATIONS,
-    EPS,
-    channel_scores,
-    mask_channels,
-    norm_relu_pool,
-    sample_augment,
-    spectral_consensus,
-    spectral_surgery,
-    spectral_surgery_step_,
-    weighted_channel_mask,
-)
+from .augmentation import AUGMENTATIONS, sample_augment
+from .masking import channel_scores, mask_channels, weighted_channel_mask
+from .normalization import norm_relu_pool
+from .spectral import EPS, spectral_consensus, spectral_surgery, spectral_surgery_step_
 
 __all__ = [
     "AUGMENTATIONS",

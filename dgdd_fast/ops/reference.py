@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operators import AUGMENTATIONS, EPS
+from .augmentation import AUGMENTATIONS
+from .spectral import EPS
 
 
 def spectral_consensus(domain_grads: Tensor, eps: float = EPS) -> tuple[Tensor, Tensor]:
