@@ -76,10 +76,9 @@ class Case:
         strategy = DSA_STRATEGY if self.operation == "siamese" else self.operation
         draw = draw_siamese(AugmentConfig(strategy=strategy), size, CLASSES, generator)
         group = torch.arange(self.batch) * CLASSES // self.batch
-        numbers = torch.tensor([AUGMENTATIONS.index(name) for name in draw.operations])
-        operation = numbers[draw.chosen][group]
+        operation = draw.numbers[group]
         if self.operation == "siamese":  # each of the operations alike
-            operation = 1 + group % len(numbers)
+            operation = 1 + group % len(draw.operations)
             draws = [
                 draw_siamese(AugmentConfig(strategy=name), size, CLASSES, generator).values
                 for name in AUGMENTATIONS[1:]
@@ -87,7 +86,6 @@ class Case:
             parameters = torch.stack(draws)[operation - 1, group]
         else:
             parameters = draw.values[group]
-        crop = self.image_size // 4
         if self.images == "real":
             images = torch.randint(256, (POOL, 3, *size), dtype=torch.uint8, generator=generator)
             rows = torch.randint(POOL, (self.batch,), generator=generator).to(device)
@@ -96,7 +94,7 @@ class Case:
             images = torch.randn(self.batch, 3, *size, generator=generator)
             rows = mean = std = None
         tensors = (images.to(device), rows, operation.to(device), parameters.to(device), mean, std)
-        return (*tensors, crop, draw.cutout_sides)
+        return (*tensors, draw.crop_reach, draw.cutout_sides)
 
 
 def whole(
@@ -106,7 +104,7 @@ def whole(
     parameters: Tensor,
     mean: Tensor | None,
     std: Tensor | None,
-    crop: int,
+    crop: tuple[int, int],
     cutout: tuple[int, int],
 ) -> Tensor:
     """All operations on all square images, with parameters that do nothing where another was drawn: one

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .config import EvaluateConfig, EvaluateSettings, Precision, checked, settled
 from .data import DomainDataset, normalise
-from .data.augment import augment, cutmix, draw_batch, draw_cutmix, mixed_labels, resolve_strategy
+from .data.augment import augmented_rows, cutmix, draw_batch, draw_cutmix, mixed_labels, resolve_strategy
 from .generalization import training_loss
 from .interruption import TrainingDivergedError
 from .networks import Network, build_network, initialise, resolve_network, rows_per_chunk
@@ -201,11 +201,8 @@ def _train(
         order = torch.randperm(len(images), generator=orders).to(device)
         for batch in torch.split(order, config.batch_size):
             draw = draw_batch(config.augment, resolution, len(batch), draws)
-            inputs = images[batch]
-            if inputs.dtype == torch.uint8:
-                inputs = normalise(inputs, mean, std)
             mix = draw_cutmix(config.cutmix_probability, resolution, len(batch), mixes)
-            inputs = cutmix(augment(inputs, draw), mix)
+            inputs = cutmix(augmented_rows(images, batch, mean, std, draw), mix)
             wanted = mixed_labels(labels[batch], mix, num_classes)
             optimizer.zero_grad()
             parts, targets = torch.split(inputs, rows), torch.split(wanted, rows)

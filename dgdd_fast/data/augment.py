@@ -5,8 +5,9 @@ The operations work on normalised images, where 0 is the mean colour; what comes
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import DSA_STRATEGY, AugmentConfig, AugmentSettings, checked, settled
+from ..ops import AUGMENTATIONS, sample_augment
 
 NO_AUGMENTATION = "none"
 
@@ -22,17 +24,29 @@ NO_AUGMENTATION = "none"
 class AugmentDraw:
     """An augmentation drawn for each of G groups of images of `resolution` (height, width).
 
-    `operations` are names; `chosen`, int64 [G], indexes them; `values`, float64 [G, 3], are the parameters of
-    the chosen operation, one to three of them, in its own units (see `_values`). In a sequence, `then` is
-    applied to the result.
+    `operations` are names; `chosen`, int64 [G], indexes them, and `numbers`, int64 [G], are the same as
+    positions in `ops.AUGMENTATIONS`; `values`, float64 [G, 3], are the parameters of the chosen operation,
+    one to three of them, in its own units (see `ops.sample_augment`). A crop moves by at most `crop_reach`
+    (rows, columns). In a sequence, `then` is applied to the result.
     """
 
     operations: tuple[str, ...]
     chosen: Tensor
+    numbers: Tensor
     values: Tensor
     resolution: tuple[int, int]
+    crop_reach: tuple[int, int]
     cutout_sides: tuple[int, int]
     then: AugmentDraw | None = None
+
+    def to(self, device: torch.device) -> AugmentDraw:
+        """The same with `numbers` and `values` on `device`: what an augmentation reads."""
+        return dataclasses.replace(
+            self,
+            numbers=self.numbers.to(device),
+            values=self.values.to(device),
+            then=None if self.then is None else self.then.to(device),
+        )
 
 
 def resolve_strategy(config: AugmentConfig, flip_safe: bool, cutmix: bool = False) -> AugmentSettings:
@@ -71,29 +85,48 @@ def augment(images: Tensor, draw: AugmentDraw, group: Tensor | None = None) -> T
     `group`, int64 [B], names the row of the draw for each image; None: image i takes row i. Differentiable in
     the images. Raises ValueError where the draw does not fit the images.
     """
-    rows = torch.arange(len(images)) if group is None else group.cpu()
-    if rows.shape != (len(images),):
-        raise ValueError(f"group needs an entry for each of {len(images)} images, got {list(rows.shape)}")
-    if group is None and len(images) != len(draw.chosen):
-        raise ValueError(f"a draw for {len(draw.chosen)} groups needs `group` for {len(images)} images")
+    return _augmented(images, None, None, None, draw, group)
+
+
+def augmented_rows(
+    images: Tensor,
+    rows: Tensor,
+    mean: Tensor | Sequence[float],
+    std: Tensor | Sequence[float],
+    draw: AugmentDraw,
+    group: Tensor | None = None,
+) -> Tensor:
+    """A batch [B, C, H, W] of `images` [M, C, H, W], the `rows` int64 [B] of them, each augmented by what was
+    drawn for its group, as `augment` does, in one pass over the pixels.
+
+    uint8 images are normalised with `mean` and `std` [C], to float32; floating ones are normalised already.
+    """
+    mean, std = (torch.as_tensor(part, dtype=torch.float32, device=images.device) for part in (mean, std))
+    return _augmented(images, rows, mean, std, draw, group)
+
+
+def _augmented(
+    images: Tensor,
+    rows: Tensor | None,
+    mean: Tensor | None,
+    std: Tensor | None,
+    draw: AugmentDraw,
+    group: Tensor | None,
+) -> Tensor:
+    count = len(images) if rows is None else len(rows)
+    if group is not None and group.shape != (count,):
+        raise ValueError(f"group needs an entry for each of {count} images, got {list(group.shape)}")
+    if group is None and count != len(draw.numbers):
+        raise ValueError(f"a draw for {len(draw.numbers)} groups needs `group` for {count} images")
     if images.shape[2:] != draw.resolution:
         raise ValueError(f"the draw is for images of {draw.resolution} px, got {tuple(images.shape[2:])}")
-    chosen, values = draw.chosen[rows], draw.values[rows]
-    places, parts = [], []
-    for index, name in enumerate(draw.operations):
-        place = (chosen == index).nonzero().flatten()
-        if len(place):
-            part = images if len(place) == len(images) else images[place.to(images.device)]
-            parameters = values[place].to(images)
-            parts.append(_OPERATIONS[name](part, parameters, draw))
-            places.append(place)
-    if len(parts) == 1:
-        images = parts[0]
-    elif parts:
-        images = torch.cat(parts)[torch.cat(places).argsort().to(images.device)]
-    if draw.then is None:
-        return images
-    return augment(images, draw.then, None if group is None else rows)
+    if draw.operations or rows is not None:
+        numbers, values = draw.numbers.to(images.device), draw.values.to(images.device)
+        if group is not None:
+            group = group.to(images.device)
+            numbers, values = numbers[group], values[group]
+        images = sample_augment(images, rows, numbers, values, mean, std, draw.crop_reach, draw.cutout_sides)
+    return images if draw.then is None else _augmented(images, None, None, None, draw.then, group)
 
 
 @dataclass(frozen=True)
@@ -158,10 +191,10 @@ def _operations(config: AugmentConfig) -> tuple[str, ...]:
         return ()
     names = tuple(config.strategy.split("_"))
     for name in names:
-        if name not in _OPERATIONS:
+        if name not in AUGMENTATIONS[1:]:
             raise ValueError(
                 f"augment.strategy {config.strategy!r} names the unknown operation {name!r}; known: "
-                f"{', '.join(_OPERATIONS)}, joined by '_', or {NO_AUGMENTATION!r} alone"
+                f"{', '.join(AUGMENTATIONS[1:])}, joined by '_', or {NO_AUGMENTATION!r} alone"
             )
         if names.count(name) > 1:
             raise ValueError(f"augment.strategy {config.strategy!r} names {name!r} twice")
@@ -187,33 +220,42 @@ def _draw(
     generator: torch.Generator,
 ) -> AugmentDraw:
     operations, *later = steps
-    height, width = resolution
+    reach, sides = (_share_of(resolution, share) for share in (config.crop, config.cutout))
     chosen = torch.randint(max(1, len(operations)), (choices,), generator=generator).expand(count)
+    known = torch.tensor([AUGMENTATIONS.index(name) for name in operations or (NO_AUGMENTATION,)])
     # Each row takes three uniform numbers, whatever its operation needs: no row shifts the draws of the next.
     uniform = torch.rand(count, 3, generator=generator, dtype=torch.float64)
-    sides = (int(height * config.cutout + 0.5), int(width * config.cutout + 0.5))
     values = torch.zeros_like(uniform)
     for index, name in enumerate(operations):
         rows = chosen == index
-        values[rows] = _values(name, uniform[rows], config, resolution, sides)
+        values[rows] = _values(name, uniform[rows], config, resolution, reach, sides)
     then = _draw(config, later, resolution, choices, count, generator) if later else None
-    return AugmentDraw(operations, chosen, values, resolution, sides, then)
+    return AugmentDraw(operations, chosen, known[chosen], values, resolution, reach, sides, then)
+
+
+def _share_of(resolution: tuple[int, int], share: float) -> tuple[int, int]:
+    height, width = resolution
+    return int(height * share + 0.5), int(width * share + 0.5)
 
 
 def _values(
-    name: str, u: Tensor, config: AugmentConfig, resolution: tuple[int, int], cutout_sides: tuple[int, int]
+    name: str,
+    u: Tensor,
+    config: AugmentConfig,
+    resolution: tuple[int, int],
+    crop_reach: tuple[int, int],
+    cutout_sides: tuple[int, int],
 ) -> Tensor:
     """The parameters [n, 3] of an operation from uniform numbers [n, 3] in [0, 1)."""
-    size = u.new_tensor([*resolution, 0])
     if name == "color":  # added brightness, factor of saturation, factor of contrast
         least = u.new_tensor([-config.brightness / 2, 0, config.contrast])
         return u * u.new_tensor([config.brightness, config.saturation, 1]) + least
     if name == "crop":  # the row and the column that become the first
-        reach = (size * config.crop + 0.5).floor()
+        reach = u.new_tensor([*crop_reach, 0])
         return _whole(u, 2 * reach + 1) - reach
     if name == "cutout":  # the first row and column of the square
         # Its centre lies in the image: on a pixel, or between two for an even side, the borders included.
-        sides = u.new_tensor([*cutout_sides, 0])
+        size, sides = u.new_tensor([*resolution, 0]), u.new_tensor([*cutout_sides, 0])
         return _whole(u, size + 1 - sides % 2) - (sides / 2).floor()
     if name == "flip":  # 1 for mirrored
         return (u < config.flip_probability).to(u.dtype)
@@ -226,63 +268,3 @@ def _values(
 def _whole(u: Tensor, count: Tensor) -> Tensor:
     """Whole numbers, uniform in [0, count)."""
     return (u * count).floor().minimum(count - 1)
-
-
-def _color(images: Tensor, values: Tensor, _: AugmentDraw) -> Tensor:
-    brightness, saturation, contrast = values[:, :, None, None, None].unbind(1)
-    images = images + brightness
-    grey = images.mean(1, keepdim=True)
-    images = torch.lerp(grey, images, saturation)
-    level = images.mean((1, 2, 3), keepdim=True)
-    return torch.lerp(level, images, contrast)
-
-
-def _crop(images: Tensor, values: Tensor, _: AugmentDraw) -> Tensor:
-    height, width = images.shape[2:]
-    first = values[:, :2].long()
-    y = torch.arange(height, device=images.device) + first[:, :1]
-    x = torch.arange(width, device=images.device) + first[:, 1:]
-    inside = ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[:, None, None, :]
-    pixel = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None, :]
-    index = pixel.flatten(1)[:, None].expand(-1, images.shape[1], -1)
-    return images.flatten(2).gather(2, index).view_as(images).masked_fill(~inside, 0)
-
-
-def _cutout(images: Tensor, values: Tensor, draw: AugmentDraw) -> Tensor:
-    inside = []
-    for axis, side in enumerate(draw.cutout_sides):
-        position = torch.arange(images.shape[2 + axis], device=images.device) - values[:, axis, None]
-        inside.append((position >= 0) & (position < side))
-    return images.masked_fill(inside[0][:, None, :, None] & inside[1][:, None, None, :], 0)
-
-
-def _flip(images: Tensor, values: Tensor, _: AugmentDraw) -> Tensor:
-    return torch.where(values[:, 0, None, None, None] > 0, images.flip(3), images)
-
-
-def _scale(images: Tensor, values: Tensor, _: AugmentDraw) -> Tensor:
-    return _sample(images, torch.diag_embed(values[:, :2]))
-
-
-def _rotate(images: Tensor, values: Tensor, _: AugmentDraw) -> Tensor:
-    height, width = images.shape[2:]
-    cos, sin = values[:, 0].cos(), values[:, 0].sin()
-    # A rotation of pixels; the sampler's coordinates run from -1 to 1 along both axes.
-    turn = torch.stack([cos, -sin * height / width, sin * width / height, cos], 1)
-    return _sample(images, turn.view(-1, 2, 2))
-
-
-def _sample(images: Tensor, linear: Tensor) -> Tensor:
-    """Bilinear samples where `linear` [B, 2, 2] sends each pixel's (x, y), seen from the centre."""
-    grid = F.affine_grid(F.pad(linear, (0, 1)), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-_OPERATIONS: dict[str, Callable[[Tensor, Tensor, AugmentDraw], Tensor]] = {
-    "color": _color,
-    "crop": _crop,
-    "cutout": _cutout,
-    "flip": _flip,
-    "scale": _scale,
-    "rotate": _rotate,
-}

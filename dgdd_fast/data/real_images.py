@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .augment import AugmentDraw, augmented_rows
 from .dataset import DomainDataset, normalise
 
 
@@ -40,3 +41,7 @@ class RealImages:
     def take(self, rows: Tensor) -> Tensor:
         """The images `rows`, int64 [n] on the device, normalised: float32 [n, 3, H, W]."""
         return normalise(self.pixels[rows], self.mean, self.std)
+
+    def augmented(self, rows: Tensor, draw: AugmentDraw, group: Tensor | None = None) -> Tensor:
+        """The same, each augmented by what was drawn for its group, in one pass; see `augmented_rows`."""
+        return augmented_rows(self.pixels, rows, self.mean, self.std, draw, group)

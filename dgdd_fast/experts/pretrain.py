@@ -229,11 +229,14 @@ class _Training:
         random = self._generator("batch", self.steps)
         draw = draw_batch(config.augment, real.resolution, len(batch), random)
         mix = draw_cutmix(config.cutmix_probability, real.resolution, len(batch), random)
-        images = real.take(batch)
         if config.generalize == "fact":
             partner, share = draw_partners(len(batch), None, self._generator("fact", self.steps), real.device)
+            images = real.take(batch)
             images = mix_normalised(images, images[partner], share, real.mean, real.std)
-        images = cutmix(augment(images, draw), mix)
+            images = augment(images, draw)
+        else:
+            images = real.augmented(batch, draw)
+        images = cutmix(images, mix)
         labels = mixed_labels(real.labels[batch], mix, real.num_classes)
         domains = mixed_labels(real.domains[batch], mix, real.num_domains)
         if config.generalize == "irm" and self.steps == config.irm_warmup:

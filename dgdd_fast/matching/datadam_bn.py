@@ -39,7 +39,7 @@ class BatchNormDataDAM(Objective):
         initialise(self.network, generator(config.seed, "network", iteration))
         draw = self.augmentation(iteration)
         batch = self.real_batch(iteration)
-        real = augment(self.real.take(batch.rows), draw, batch.labels)
+        real = self.real.augmented(batch.rows, draw, batch.labels)
         leaf = images.detach().requires_grad_()
         synthetic = self._means(
             augment(decode(leaf, config.factor), draw, self.labels), self.labels, "float32"

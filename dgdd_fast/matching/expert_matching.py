@@ -91,7 +91,7 @@ class Regularisation:
         self.pool.fill_(self.expert, index, 1.0)
         classes = len(self.pool.class_names)
         random = generator(config.seed, "augment regularisation", iteration)
-        draw = draw_siamese(config.augment, self.pool.resolution, classes, random)
+        draw = draw_siamese(config.augment, self.pool.resolution, classes, random).to(images.device)
         stage, uniforms = self._draw_masks(len(images), iteration)
         losses = images.new_zeros(2)
         gradient = torch.zeros_like(images)

@@ -110,7 +110,7 @@ class FeatureMatching(Objective):
         size = chunk_rows(self.space.network, self.config, graph=False)
         for first in range(0, len(batch.rows), size):
             part = slice(first, first + size)
-            images = augment(self.real.take(batch.rows[part]), draw, batch.labels[part])
+            images = self.real.augmented(batch.rows[part], draw, batch.labels[part])
             with autocast(self.config.precision, images.device):
                 features = self.space.real(images, part).float()
             self.comparison.add(features, batch.cells[part])

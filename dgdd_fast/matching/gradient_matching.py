@@ -77,19 +77,20 @@ class GradientMatching(Objective):
         totals = [torch.zeros_like(weight) for weight in self.weights]
         chunk = chunk_rows(self.network, self.config, graph=True)
         for part in torch.split(rows, chunk):
-            gradients = self._weight_gradients(self.real.take(part), label, draw, create_graph=False)
+            labels = torch.full_like(part, label)
+            images = self.real.augmented(part, draw, labels)
+            gradients = self._weight_gradients(images, labels, create_graph=False)
             for total, gradient in zip(totals, gradients, strict=True):
                 total.add_(gradient, alpha=len(part) / len(rows))
         return totals
 
     def _synthetic(self, images: Tensor, label: int, draw: AugmentDraw) -> tuple[Tensor, list[Tensor]]:
         leaf = images.detach().requires_grad_()
-        return leaf, self._weight_gradients(decode(leaf, self.config.factor), label, draw, create_graph=True)
+        decoded = decode(leaf, self.config.factor)
+        labels = torch.full((len(decoded),), label, device=decoded.device)
+        return leaf, self._weight_gradients(augment(decoded, draw, labels), labels, create_graph=True)
 
-    def _weight_gradients(
-        self, images: Tensor, label: int, draw: AugmentDraw, create_graph: bool
-    ) -> list[Tensor]:
-        labels = torch.full((len(images),), label, device=images.device)
+    def _weight_gradients(self, images: Tensor, labels: Tensor, create_graph: bool) -> list[Tensor]:
         with autocast("float32" if create_graph else self.config.precision, images.device):
-            logits = self.network(augment(images, draw, labels))
+            logits = self.network(images)
         return list(weight_gradients(logits.float(), labels, self.weights, create_graph))

@@ -53,7 +53,8 @@ class Objective(ABC):
     def augmentation(self, iteration: int) -> AugmentDraw:
         """The augmentation drawn for the images of each class in `iteration`."""
         random = generator(self.config.seed, "augment", iteration)
-        return draw_siamese(self.config.augment, self.real.resolution, self.real.num_classes, random)
+        draw = draw_siamese(self.config.augment, self.real.resolution, self.real.num_classes, random)
+        return draw.to(self.real.device)
 
     def real_batch(self, iteration: int) -> RealBatch:
         """The real images drawn for `iteration`."""

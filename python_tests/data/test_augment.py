@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from dgdd_fast.config import DSA_STRATEGY, AugmentConfig
+from dgdd_fast.data import normalise
 from dgdd_fast.data.augment import (
     augment,
+    augmented_rows,
     cutmix,
     draw_batch,
     draw_cutmix,
@@ -218,6 +220,31 @@ def test_draws_that_do_not_fit_are_refused():
         augment(random_images(4, (8, 8)), draw, torch.tensor([0, 1]))
     with pytest.raises(ValueError, match=r"images of \(8, 8\) px, got \(8, 9\)"):
         augment(random_images(3, (8, 9)), draw)
+
+
+@pytest.mark.parametrize("composition", ["single", "sequence"])
+def test_rows_of_a_pool_are_normalised_and_augmented_at_once(composition):
+    config = AugmentConfig(strategy=DSA_STRATEGY, composition=composition)
+    draw = draw_siamese(config, (8, 9), 20, generator())
+    pixels = torch.randint(256, (7, 3, 8, 9), dtype=torch.uint8, generator=generator(1))
+    rows, group = torch.randint(7, (40,), generator=generator(2)), torch.arange(40) % 20
+    mean, std = torch.tensor([0.3, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.25])
+    expected = augment(normalise(pixels[rows], mean, std), draw, group)
+    torch.testing.assert_close(augmented_rows(pixels, rows, mean, std, draw, group), expected)
+    floats = normalise(pixels, mean, std)
+    torch.testing.assert_close(
+        augmented_rows(floats, rows, mean.tolist(), std.tolist(), draw, group), expected
+    )
+    with pytest.raises(ValueError, match="draw for 20 groups needs `group` for 40 images"):
+        augmented_rows(pixels, rows, mean, std, draw)
+
+
+def test_no_augmentation_is_normalisation_alone():
+    draw = draw_batch(AugmentConfig(strategy="none"), (8, 9), 2, generator())
+    pixels, rows = torch.arange(3 * 3 * 72).reshape(3, 3, 8, 9).to(torch.uint8), torch.tensor([2, 0])
+    mean, std = torch.tensor([0.3, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.25])
+    result = augmented_rows(pixels, rows, mean, std, draw)
+    torch.testing.assert_close(result, normalise(pixels[rows], mean, std))
 
 
 def test_devices_agree(device):
