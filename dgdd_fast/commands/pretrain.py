@@ -60,27 +60,12 @@ def pretrain(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help=f"Images a step. Default: {PRETRAIN.batch_size}.")
     ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help=f"Of SGD, at first. Default: {PRETRAIN.learning_rate:g}.")
-    ] = None,
-    cutmix: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help=f"Share of the batches to mix. Default: {PRETRAIN.cutmix_probability:g}."
-        ),
-    ] = None,
     reversal: Annotated[
         float | None,
         typer.Option(
             min=0,
             help="Weight of the reversed domain gradient; 0: plain experts, domains only observed. "
             f"Default: {PRETRAIN.reversal_weight:g}.",
-        ),
-    ] = None,
-    refit_epochs: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help=f"More epochs of the discriminators alone. Default: {PRETRAIN.refit_epochs}."
         ),
     ] = None,
     generalize: Annotated[
@@ -122,6 +107,7 @@ def pretrain(
     dgdd pretrain --data pacs/ --resolution 64 --target sketch --out experts/sketch
     dgdd pretrain --data embedded-digits --target street --experts 2 --epochs 5 --width 16
     dgdd pretrain --data pacs/ --target photo --config experts/sketch/pool.json --seed 1
+    dgdd pretrain --data pacs/ --target photo --set pretrain.learning_rate=0.02 --set pretrain.refit_epochs=5
     """
     from ..data import load_dataset
     from ..experts.pretrain import PretrainingInterrupted
@@ -133,10 +119,7 @@ def pretrain(
         experts=experts,
         epochs=epochs,
         batch_size=batch_size,
-        learning_rate=learning_rate,
-        cutmix_probability=cutmix,
         reversal_weight=reversal,
-        refit_epochs=refit_epochs,
         generalize=generalize,
         precision=precision,
         seed=seed,

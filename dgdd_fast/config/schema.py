@@ -117,8 +117,7 @@ class MaskConfig:
         activation_probability: of masking at all, drawn each iteration for the matching and for the
             regularisation (P_active).
         score: "gap": CADM Eq. 5; "pixel": scaled to [0, 1] over the channels at each pixel before the
-            average; "uniform": the same for all channels, the control that masks without asking the
-            discriminators.
+            average; "uniform": the same for all channels, the control: a uniform random mask.
         rescale: multiply the channels kept by C / (C - M), so that masking keeps the level of the features.
         matching: mask the real features (Eq. 7).
         regularisation: mask the features that the synthetic images are classified by (Eq. 8).

@@ -12,6 +12,8 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,17 @@ Pixels = npt.NDArray[np.uint8]
 IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"))
 # Only these decoders are tried, whatever the ending: others (EPS) would run programs on the file's contents.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
-# Registers them all: left to itself Pillow does it at the first need, which threads may meet half done.
-Image.init()
+_REGISTERING = threading.Lock()
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa")
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L")
+
+
+@functools.cache
+def _register_decoders() -> None:
+    """Left to itself Pillow does it at the first need, which threads may meet half done: a lock, and all of
+    them."""
+    with _REGISTERING:
+        Image.init()
 
 
 def read_image(source: Path | bytes, item: str, resolution: int | None = None) -> Pixels:
@@ -39,6 +48,7 @@ def read_image(source: Path | bytes, item: str, resolution: int | None = None) -
     Raises DataError naming `item` where the file cannot be read, is no image, is truncated, or unpacks to
     more pixels than Pillow's limit against decompression bombs.
     """
+    _register_decoders()
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,7 @@ class Network(nn.Module, ABC):
         logits: Tensor = self.classifier(self.features(images))
         return logits
 
-    @cached_property
+    @functools.cached_property
     def map_sizes(self) -> tuple[int, ...]:
         """The number of values that one image has after each convolution."""
         sizes: list[int] = []
@@ -139,6 +139,7 @@ class _InstanceNorm(nn.GroupNorm):
         return super().forward(images)
 
 
+@functools.cache  # once a process
 def _keep_freed_memory() -> None:
     """Keep the C library of Linux from handing every freed activation back to the kernel.
 
