@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment
 from torch import Tensor
 
 from ..analysis.channels import stability
@@ -57,9 +58,9 @@ def write_report(path: Path, index: GridIndex, dataset: DomainDataset | None) ->
     """
     table = result_table(index)
     sections = list(_sections(index, table, dataset))
-    templates = Environment(loader=PackageLoader("dgdd_fast", "report"), autoescape=True, trim_blocks=True)
+    templates = Environment(autoescape=True, trim_blocks=True)
     templates.filters["base64"] = lambda png: base64.b64encode(png).decode()
-    page = templates.get_template("page.html").render(
+    page = templates.from_string((files(__package__) / "page.html").read_text("utf-8")).render(
         title=table.title, table=format_table(table, "html"), sections=sections
     )
     write_atomically(path, page.encode())
