@@ -62,6 +62,11 @@ def test_the_floors_are_those_of_the_contributing_guide():
     assert {floor: names - {"_C"} for floor, names in told.items()} == dict(enumerate(map(set, FLOORS)))
 
 
+def test_no_module_is_longer_than_a_few_screens():
+    for file in PACKAGE.rglob("*.py"):
+        assert len(file.read_text().splitlines()) <= 400, f"{file.relative_to(PACKAGE)}: take it apart"
+
+
 def test_tests_import_helpers_but_no_other_tests():
     tests = PACKAGE.parent / "python_tests"
     for file in tests.rglob("*.py"):
