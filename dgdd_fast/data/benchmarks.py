@@ -1,7 +1,8 @@
 """The six benchmarks of the two papers: what they contain and how they are split.
 
 SGS is "Spectral Gradient Surgery" (arXiv 2605.18836), CADM the AAAI-26 paper (vol. 40(9), pp. 7242-7250).
-Where a paper leaves a number open, `notes` says what was chosen here.
+Above each stands the paper whose protocol it is, where the data come from, how they are split, and what was
+chosen here where the papers leave it open.
 """
 
 from __future__ import annotations
@@ -22,11 +23,7 @@ class Benchmark:
         classes: class names in label order; empty where the paper does not publish its selection.
         num_classes: how many classes there are, also where they are not named.
         resolution: side of the images in pixels.
-        depth: blocks of the ConvNet for that resolution.
-        split: the rule for the train and test part of a domain.
         test_share: the test part of the seeded split that is made where no official lists are found.
-        flip_safe: whether a mirrored image keeps its class.
-        source: the paper whose protocol this is, and where the data come from.
     """
 
     name: str
@@ -35,12 +32,7 @@ class Benchmark:
     classes: tuple[str, ...]
     num_classes: int
     resolution: int
-    depth: int
-    split: str
     test_share: float
-    flip_safe: bool
-    source: str
-    notes: str = ""
 
 
 CORE50_CATEGORIES = (
@@ -57,6 +49,8 @@ _OFFICE_HOME_CLASSES = """
     Trash_Can TV Webcam
 """
 
+# SGS, Section 4.1; Zhou et al. 2020. Split: the folders train and val inside each domain, as distributed;
+# val is the test part. 600 images per class and domain.
 DIGITS_DG = Benchmark(
     name="Digits-DG",
     domains=("mnist", "mnist_m", "svhn", "syn"),
@@ -64,14 +58,12 @@ DIGITS_DG = Benchmark(
     classes=tuple("0123456789"),
     num_classes=10,
     resolution=32,
-    depth=3,
-    split="the folders train and val inside each domain, as distributed; val is the test part",
     test_share=0.2,
-    flip_safe=False,
-    source="SGS, Section 4.1; Zhou et al. 2020",
-    notes="600 images per class and domain",
 )
 
+# SGS, Section 4.1, and CADM; Li et al. 2017. Split: the official lists <domain>_train_kfold.txt and
+# <domain>_crossval_kfold.txt; crossval is the test part. The official lists count the classes from 1; their
+# _test_kfold.txt is the whole domain.
 PACS = Benchmark(
     name="PACS",
     domains=("photo", "art_painting", "cartoon", "sketch"),
@@ -79,15 +71,12 @@ PACS = Benchmark(
     classes=("dog", "elephant", "giraffe", "guitar", "horse", "house", "person"),
     num_classes=7,
     resolution=64,
-    depth=4,
-    split="the official lists <domain>_train_kfold.txt and <domain>_crossval_kfold.txt; crossval is the "
-    "test part",
     test_share=0.1,
-    flip_safe=True,
-    source="SGS, Section 4.1, and CADM; Li et al. 2017",
-    notes="the official lists count the classes from 1; their _test_kfold.txt is the whole domain",
 )
 
+# SGS, Section 4.1; Lomonaco and Maltoni 2017. Split: the last fifth of the frames of each object's video is
+# the test part. The split is chosen here: neighbouring frames are nearly equal, so a random split would
+# test what was learnt; objects o1..o5 are the first category, o6..o10 the second, and so on.
 CORE50_HARD = Benchmark(
     name="CORe50-Hard",
     domains=("s5", "s7", "s9", "s10"),
@@ -95,16 +84,12 @@ CORE50_HARD = Benchmark(
     classes=CORE50_CATEGORIES,
     num_classes=10,
     resolution=128,
-    depth=5,
-    split="the last fifth of the frames of each object's video is the test part",
     test_share=0.2,
-    flip_safe=True,
-    source="SGS, Section 4.1; Lomonaco and Maltoni 2017",
-    notes="the split is chosen here: neighbouring frames are nearly equal, so a random split would test "
-    "what was learnt; "
-    "objects o1..o5 are the first category, o6..o10 the second, and so on",
 )
 
+# CADM; Torralba and Efros 2011, split of Carlucci et al. 2019. Split: the folders train and crossval
+# (together the train part) and test inside each domain: 70 % and 30 %. The resolution is not published; 64
+# is chosen here. Class folders 0..4 are named as above.
 VLCS = Benchmark(
     name="VLCS",
     domains=("caltech", "labelme", "pascal", "sun"),
@@ -112,15 +97,11 @@ VLCS = Benchmark(
     classes=("bird", "car", "chair", "dog", "person"),
     num_classes=5,
     resolution=64,
-    depth=4,
-    split="the folders train and crossval (together the train part) and test inside each domain: 70 % and "
-    "30 %",
     test_share=0.3,
-    flip_safe=True,
-    source="CADM; Torralba and Efros 2011, split of Carlucci et al. 2019",
-    notes="the resolution is not published; 64 is chosen here. Class folders 0..4 are named as above",
 )
 
+# CADM; Venkateswara et al. 2017. Split: a seeded split, 90 % and 10 % of each class and domain. The
+# resolution is not published; 64 is chosen here.
 OFFICE_HOME = Benchmark(
     name="Office-Home",
     domains=("Art", "Clipart", "Product", "Real World"),
@@ -128,14 +109,12 @@ OFFICE_HOME = Benchmark(
     classes=tuple(_OFFICE_HOME_CLASSES.split()),
     num_classes=65,
     resolution=64,
-    depth=4,
-    split="a seeded split, 90 % and 10 % of each class and domain",
     test_share=0.1,
-    flip_safe=True,
-    source="CADM; Venkateswara et al. 2017",
-    notes="the resolution is not published; 64 is chosen here",
 )
 
+# CADM; Peng et al. 2019. Split: the official lists <domain>_train.txt and <domain>_test.txt where they are
+# present, else a seeded split, 80 % and 20 % of each class and domain. Which 100 of the 345 classes CADM
+# takes and the resolution are not published; name the classes when loading.
 DOMAINNET_SUB = Benchmark(
     name="DomainNet-Sub",
     domains=("clipart", "infograph", "painting", "quickdraw", "real", "sketch"),
@@ -143,15 +122,7 @@ DOMAINNET_SUB = Benchmark(
     classes=(),
     num_classes=100,
     resolution=64,
-    depth=4,
-    split="the official lists <domain>_train.txt and <domain>_test.txt where they are present, else a "
-    "seeded split, "
-    "80 % and 20 % of each class and domain",
     test_share=0.2,
-    flip_safe=True,
-    source="CADM; Peng et al. 2019",
-    notes="which 100 of the 345 classes CADM takes and the resolution are not published; name the classes "
-    "when loading",
 )
 
 BENCHMARKS = (DIGITS_DG, PACS, CORE50_HARD, VLCS, OFFICE_HOME, DOMAINNET_SUB)

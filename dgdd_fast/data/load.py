@@ -89,7 +89,6 @@ class DatasetSummary:
 
     Attributes:
         train_counts, test_counts: images of class k in domain d at ``[k][d]``.
-        mean, std: per channel over all images, in units of [0, 1].
     """
 
     name: str
@@ -99,15 +98,12 @@ class DatasetSummary:
     domain_names: tuple[str, ...]
     train_counts: tuple[tuple[int, ...], ...]
     test_counts: tuple[tuple[int, ...], ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     flip_safe: bool
     warnings: tuple[str, ...]
 
 
 def summary(dataset: DomainDataset) -> DatasetSummary:
-    """Counts per class, domain and part, the channel statistics and the warnings of `dataset`."""
-    mean, std = dataset.channel_statistics()
+    """Counts per class, domain and part, and the warnings of `dataset`."""
     cell = dataset.labels * dataset.num_domains + dataset.domains
     total = dataset.counts()
     test = torch.bincount(cell[dataset.is_test], minlength=total.numel()).reshape(total.shape)
@@ -119,8 +115,6 @@ def summary(dataset: DomainDataset) -> DatasetSummary:
         domain_names=dataset.domain_names,
         train_counts=_table(total - test),
         test_counts=_table(test),
-        mean=tuple(mean.tolist()),
-        std=tuple(std.tolist()),
         flip_safe=dataset.flip_safe,
         warnings=dataset.warnings,
     )

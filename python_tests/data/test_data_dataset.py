@@ -206,4 +206,3 @@ def test_summary_counts_the_parts() -> None:
     assert seen.train_counts == ((3, 3, 3), (3, 3, 3))
     assert seen.test_counts == ((1, 1, 1), (1, 1, 1))
     assert (seen.images, seen.resolution, seen.flip_safe, seen.warnings) == (24, (4, 6), True, ("odd",))
-    torch.testing.assert_close(torch.tensor(seen.mean), data.channel_statistics()[0])
