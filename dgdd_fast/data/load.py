@@ -63,7 +63,7 @@ def load_dataset(
     Raises DataError where there is nothing to load, saying what was looked for.
     """
     name, _, argument = str(source).partition(":")
-    if name in LOADERS and not Path(source).exists():
+    if name in LOADERS:
         dataset = LOADERS[name](argument, resolution)
         dataset = dataset if domains is None else dataset.only_domains(domains)
         return dataset if classes is None else dataset.only_classes(classes)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ..config import to_dict
 from ..data import DataError, DomainDataset
 from ..files import write_atomically
-from .job import JobProgress, ProgressCallback, is_complete, load_once, read_evaluation
+from .job import JobData, JobProgress, ProgressCallback, is_complete, read_evaluation
 from .plan import Job, Plan, PoolJob, TableEntry, plan
 from .published import published_table
 from .study import Study, study_from_dict, write_study
@@ -53,12 +53,13 @@ class GridOutcome(NamedTuple):
     failures: dict[str, str]
 
 
-def load_data(study: Study) -> DomainDataset:
-    """The data of a study, kept for the jobs that run in this process.
+def load_data(study: Study, data: JobData | None = None) -> DomainDataset:
+    """The data of a study; `data` keeps them for the jobs that run in this process.
 
     Raises DataError where the study shows figures of a paper that are of more or fewer classes.
     """
-    dataset = load_once(_absolute(study.data), study.resolution, study.domains, study.classes)
+    data = data or JobData()
+    dataset = data.load(_absolute(study.data), study.resolution, study.domains, study.classes)
     for name in study.published:
         benchmark = published_table(name).benchmark
         if dataset.num_classes != benchmark.num_classes:
@@ -71,7 +72,12 @@ def load_data(study: Study) -> DomainDataset:
 
 
 def run_grid(
-    study: Study, folder: Path, workers: Workers, tell: ProgressCallback, name: str = INDEX_NAME
+    study: Study,
+    folder: Path,
+    workers: Workers,
+    tell: ProgressCallback,
+    name: str = INDEX_NAME,
+    data: JobData | None = None,
 ) -> GridOutcome:
     """Carry out a study in `folder`: NAME.yaml (the study), NAME.json (its index), cells/ and experts/.
 
@@ -80,12 +86,16 @@ def run_grid(
     change, finds its cells again when it is changed back, and no number can come from other settings than it
     says.
 
+    Args:
+        data: keeps the data from one grid to the next, where several are carried out.
+
     Raises ValueError for settings that cannot work, data that cannot be read, or a folder in use by another
     grid. Jobs that fail do not stop the others; see `GridOutcome.failures`.
     """
     tuned = None if study.tuned is None else _absolute(study.tuned)
     study = dataclasses.replace(study, data=_absolute(study.data), tuned=tuned)
-    dataset = load_data(study)
+    data = data or JobData()
+    dataset = load_data(study, data)
     choices = read_tuned_settings(Path(study.tuned)) if study.tuned else None
     grid = plan(study, dataset, choices, workers.devices[0], workers.threads)
     root = folder.resolve()
@@ -102,12 +112,14 @@ def run_grid(
     with _locked(folder):
         write_study(folder / f"{name}.yaml", study)
         _write_index(folder / f"{name}.json", study, grid, dataset)
-        _run([pool for pool in grid.pools if not is_complete(pool, root)], root, workers, record)
-        _run([job for job in grid.jobs if not is_complete(job, root)], root, workers, record)
+        _run([pool for pool in grid.pools if not is_complete(pool, root)], root, workers, record, data)
+        _run([job for job in grid.jobs if not is_complete(job, root)], root, workers, record, data)
     return GridOutcome(len(grid.pools) + len(grid.jobs), computed, failures)
 
 
-def _run(jobs: Sequence[Job | PoolJob], root: Path, workers: Workers, tell: ProgressCallback) -> None:
+def _run(
+    jobs: Sequence[Job | PoolJob], root: Path, workers: Workers, tell: ProgressCallback, data: JobData
+) -> None:
     if not jobs:
         return
     if workers.ray is not None:
@@ -116,7 +128,7 @@ def _run(jobs: Sequence[Job | PoolJob], root: Path, workers: Workers, tell: Prog
     elif workers.processes:
         run_in_processes(jobs, root, tell, workers.processes, workers.devices, workers.threads)
     else:
-        run_here(jobs, root, tell)
+        run_here(jobs, root, tell, data)
 
 
 class GridIndex(NamedTuple):

@@ -45,6 +45,26 @@ class JobProgress(NamedTuple):
 ProgressCallback = Callable[[JobProgress], None]
 
 
+class JobData:
+    """Loads the data of jobs, and keeps those loaded last: most jobs of a grid have the same."""
+
+    def __init__(self) -> None:
+        self._loaded: tuple[Any, DomainDataset] | None = None
+
+    def load(
+        self,
+        source: str,
+        resolution: int | None,
+        domains: tuple[str, ...] | None,
+        classes: tuple[str, ...] | None,
+    ) -> DomainDataset:
+        """As `load_dataset`."""
+        wanted = (source, resolution, domains, classes)
+        if self._loaded is None or self._loaded[0] != wanted:
+            self._loaded = (wanted, load_dataset(source, resolution, domains, classes))
+        return self._loaded[1]
+
+
 class ChangedCellError(ValueError):
     """A folder whose configuration is not the one that its name stands for."""
 
@@ -91,7 +111,7 @@ def is_complete(job: Job | PoolJob, root: Path) -> bool:
     return (job.whole or (folder / SET_NAME).exists()) and not _missing(job, folder)
 
 
-def run_job(job: Job | PoolJob, root: Path, tell: ProgressCallback) -> None:
+def run_job(job: Job | PoolJob, root: Path, tell: ProgressCallback, data: JobData) -> None:
     """Compute what is missing of `job` in its folder; whatever goes wrong but an interruption is written to
     error.txt there and told as failed.
 
@@ -100,13 +120,14 @@ def run_job(job: Job | PoolJob, root: Path, tell: ProgressCallback) -> None:
 
     Args:
         root: the folder of the grid.
+        data: of the process, for all of its jobs.
     """
     folder = root / job.folder
     try:
         if isinstance(job, PoolJob):
-            _train_experts(job, folder, tell)
+            _train_experts(job, folder, tell, data)
         else:
-            _distil_and_evaluate(job, root, tell)
+            _distil_and_evaluate(job, root, tell, data)
     except Exception as error:
         write_atomically(folder / ERROR_NAME, traceback.format_exc().encode())
         tell(JobProgress(job.name, "failed", 0, 0, f"{type(error).__name__}: {error}"))
@@ -115,9 +136,9 @@ def run_job(job: Job | PoolJob, root: Path, tell: ProgressCallback) -> None:
         tell(JobProgress(job.name, "done", 0, 0))
 
 
-def _train_experts(job: PoolJob, folder: Path, tell: ProgressCallback) -> None:
+def _train_experts(job: PoolJob, folder: Path, tell: ProgressCallback, data: JobData) -> None:
     config = job.config
-    dataset = load_once(job.run.data, job.run.resolution, job.domains, job.run.classes)
+    dataset = data.load(job.run.data, job.run.resolution, job.domains, job.run.classes)
 
     def progress(state: PretrainProgress) -> None:
         epochs = state.epochs * state.expert + state.epoch
@@ -140,13 +161,13 @@ def _missing(job: Job, folder: Path) -> list[str]:
     return missing
 
 
-def _distil_and_evaluate(job: Job, root: Path, tell: ProgressCallback) -> None:
+def _distil_and_evaluate(job: Job, root: Path, tell: ProgressCallback, data: JobData) -> None:
     folder = root / job.folder
     if job.pool is not None:
         experts = dataclasses.replace(job.run.distill.experts or ExpertConfig(), pool=str(root / job.pool))
         distill_config = dataclasses.replace(job.run.distill, experts=experts)
         job = dataclasses.replace(job, run=dataclasses.replace(job.run, distill=distill_config))
-    dataset = load_once(job.run.data, job.run.resolution, job.domains, job.run.classes)
+    dataset = data.load(job.run.data, job.run.resolution, job.domains, job.run.classes)
     sources = dataset.only_domains(job.sources)
     _keep_config(job, folder, sources)
     images = sources.train() if job.whole else _distilled(job, folder, sources.train(), tell)
@@ -234,14 +255,3 @@ def _distilled(job: Job, folder: Path, sources: DomainDataset, tell: ProgressCal
     distilled.contact_sheet(folder / SHEET_NAME)
     distilled.save(path)  # last: it says that the distillation is complete
     return distilled
-
-
-@functools.lru_cache(maxsize=1)
-def load_once(
-    source: str,
-    resolution: int | None,
-    domains: tuple[str, ...] | None,
-    classes: tuple[str, ...] | None,
-) -> DomainDataset:
-    """`load_dataset`, which the jobs of a process do once only."""
-    return load_dataset(source, resolution, domains, classes)

@@ -17,7 +17,7 @@ from ..files import write_atomically
 from ..seeds import derive_seed
 from ..training import resolve_training
 from .grid import GridOutcome, Workers, load_data, read_index, run_grid
-from .job import ProgressCallback
+from .job import JobData, ProgressCallback
 from .plan import parts_of, resolve_before_pretraining
 from .study import MethodEntry, Range, Row, Study, is_tunable, rows_of
 from .tuned_settings import TUNING_NAME
@@ -56,7 +56,8 @@ def tune(study: Study, folder: Path, workers: Workers, tell: ProgressCallback) -
     """
     if study.tune.trials < 1:
         raise ValueError(f"tune.trials must be at least 1, got {study.tune.trials}")
-    dataset = load_data(study)
+    data = JobData()
+    dataset = load_data(study, data)
     # Trials are evaluated as `evaluate` says, once.
     study = dataclasses.replace(study, evaluations={}, sweeps={}, published=(), tuned=None)
     rows = [row for row in rows_of(study) if _is_tuned(row, study)]
@@ -88,7 +89,7 @@ def tune(study: Study, folder: Path, workers: Workers, tell: ProgressCallback) -
             seeds=study.tune.seeds,
         )
         name = f"tune-{part.column.replace('/', '-')}"
-        outcome = run_grid(inner, folder, workers, tell, name)
+        outcome = run_grid(inner, folder, workers, tell, name, data)
         total = GridOutcome(
             total.jobs + outcome.jobs,
             total.computed + outcome.computed,

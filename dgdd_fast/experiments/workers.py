@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from ..plugins import load_plugins, loaded_plugins
-from .job import EVENTS, JobProgress, ProgressCallback, run_job
+from .job import EVENTS, JobData, JobProgress, ProgressCallback, run_job
 from .plan import Job, PoolJob
 
 AnyJob = Job | PoolJob
@@ -28,10 +28,10 @@ SECONDS_BETWEEN_REPORTS = 1.0
 SECONDS_TO_STOP = 60.0
 
 
-def run_here(jobs: Sequence[AnyJob], root: Path, tell: ProgressCallback) -> None:
+def run_here(jobs: Sequence[AnyJob], root: Path, tell: ProgressCallback, data: JobData) -> None:
     """The jobs one after another in this process. Ctrl-C leaves a checkpoint and ends all."""
     for job in jobs:
-        run_job(job, root, tell)
+        run_job(job, root, tell, data)
 
 
 def run_in_processes(
@@ -132,7 +132,7 @@ def _serve(pipe: Connection, root: Path, device: str, threads: int) -> None:
     os.setsid()
     load_plugins(loaded_plugins())
     torch.set_num_threads(threads)
-    told = 0.0
+    told, data = 0.0, JobData()
 
     def tell(report: JobProgress) -> None:
         nonlocal told
@@ -149,7 +149,7 @@ def _serve(pipe: Connection, root: Path, device: str, threads: int) -> None:
             job: AnyJob = pipe.recv()
         except EOFError:
             return
-        run_job(_on_device(job, device), root, tell)
+        run_job(_on_device(job, device), root, tell, data)
 
 
 def run_on_ray(
@@ -220,7 +220,7 @@ def _run_ray_task(job: AnyJob, root: str, threads: int, plugins: list[str]) -> l
         if report.stage in EVENTS:
             reports.append(report)
 
-    run_job(job, Path(root), tell)
+    run_job(job, Path(root), tell, JobData())
     return reports
 
 

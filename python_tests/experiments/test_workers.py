@@ -21,7 +21,7 @@ from dgdd_fast.commands.grid import workers_to_use
 from dgdd_fast.commands.options import usable_device
 from dgdd_fast.experiments import grid, tune, workers
 from dgdd_fast.experiments.grid import GridOutcome, Workers
-from dgdd_fast.experiments.job import JobProgress, ProgressCallback
+from dgdd_fast.experiments.job import JobData, JobProgress, ProgressCallback
 from dgdd_fast.experiments.plan import Job, plan
 from dgdd_fast.experiments.study import Study
 
@@ -209,7 +209,7 @@ def test_a_worker_runs_its_jobs_on_the_device_it_was_given(
 ) -> None:
     ran = []
 
-    def run_job(job: Job, root: Path, tell: ProgressCallback) -> None:
+    def run_job(job: Job, root: Path, tell: ProgressCallback, data: JobData) -> None:
         ran.append((job.name, job.run.device, root))
         tell(JobProgress(job.name, "distilling", 1, 2))
         tell(JobProgress(job.name, "distilling", 2, 2))  # too soon after the first to be told
