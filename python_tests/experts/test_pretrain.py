@@ -171,7 +171,7 @@ def test_experts_learn_the_classes_and_discriminators_the_domains(data, tmp_path
     """With the reversal off the discriminators are plain classifiers of the domain."""
     data = with_stripes(data)
     config = PretrainConfig(
-        experts=1, epochs=12, batch_size=12, learning_rate=0.02, reversal_weight=0.0, domain_weight=10.0,
+        experts=1, epochs=20, batch_size=12, learning_rate=0.02, reversal_weight=0.0, domain_weight=10.0,
         cutmix_probability=0.0, network=dataclasses.replace(NETWORK, width=8),
         augment=AugmentConfig(strategy="none"),
     )  # fmt: skip
@@ -400,7 +400,7 @@ def test_a_damaged_checkpoint_is_named(data, tmp_path):
 
 
 def test_divergence_is_reported_and_finished_experts_are_kept(data, tmp_path, monkeypatch):
-    honest = RealImages.take
+    honest = RealImages.augmented
     calls = 0
 
     def poisoned(*arguments):
@@ -408,7 +408,7 @@ def test_divergence_is_reported_and_finished_experts_are_kept(data, tmp_path, mo
         calls += 1
         return honest(*arguments) * (float("nan") if calls > 12 else 1)
 
-    monkeypatch.setattr(RealImages, "take", poisoned)
+    monkeypatch.setattr(RealImages, "augmented", poisoned)
     with pytest.raises(
         TrainingDivergedError, match=r"expert 2 is nan in epoch 2 of 3; use a smaller .* than 0\.01"
     ):
