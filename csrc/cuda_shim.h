@@ -166,6 +166,17 @@ __device__ __forceinline__ void prefetch(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }
 
+// What a thread moves between global memory and registers at once: the address must be a multiple of its
+// size.
+template <class Unit>
+__device__ __forceinline__ Unit load_global(const void* address) {
+  return *static_cast<const Unit*>(address);
+}
+template <class Unit>
+__device__ __forceinline__ void store_global(void* address, const Unit& unit) {
+  *static_cast<Unit*>(address) = unit;
+}
+
 }  // namespace dgdd
 
 // Static shared memory: `name` becomes a dgdd::Shared<type> of `count` elements.

@@ -1,14 +1,9 @@
-// The compiled module: every operator's schema and every check of its arguments, once, above the choice of
-// device.
-#include <pybind11/pybind11.h>
-#include <torch/headeronly/version.h>
-
+// Every operator's schema and every check of its arguments, once, above the choice of device.
 #include <algorithm>
 
 #include "augmentation/glue.h"
 #include "augmentation/step.h"
 #include "checks.h"
-#include "cpu_capability.h"
 #include "masking/glue.h"
 #include "normalization/glue.h"
 #include "spectral/glue.h"
@@ -46,7 +41,8 @@ Storage storage_of(const Tensor& tensor) {
 
 void run(const SpectralParams& params, const Device& device) {
   if (params.planes() == 0) return;
-  if (device.is_cpu()) return spectral::run_cpu(params);
+  if constexpr (kHostIsCpu)
+    if (device.is_cpu()) return spectral::run_cpu(params);
 #if defined(DGDD_WITH_CUDA)
   spectral::run_cuda(params, device);
 #else
@@ -56,7 +52,8 @@ void run(const SpectralParams& params, const Device& device) {
 
 void run(const MaskingParams& params, const Device& device) {
   if (params.samples == 0 || params.channels == 0) return;
-  if (device.is_cpu()) return masking::run_cpu(params);
+  if constexpr (kHostIsCpu)
+    if (device.is_cpu()) return masking::run_cpu(params);
 #if defined(DGDD_WITH_CUDA)
   masking::run_cuda(params, device);
 #else
@@ -66,7 +63,8 @@ void run(const MaskingParams& params, const Device& device) {
 
 void run(const AugmentationParams& params, const Device& device) {
   if (params.results() == 0) return;
-  if (device.is_cpu()) return augmentation::run_cpu(params);
+  if constexpr (kHostIsCpu)
+    if (device.is_cpu()) return augmentation::run_cpu(params);
 #if defined(DGDD_WITH_CUDA)
   augmentation::run_cuda(params, device);
 #else
@@ -76,7 +74,8 @@ void run(const AugmentationParams& params, const Device& device) {
 
 void run(const NormPoolParams& params, const Device& device) {
   if (params.channels == 0) return;
-  if (device.is_cpu()) return normalization::run_cpu(params);
+  if constexpr (kHostIsCpu)
+    if (device.is_cpu()) return normalization::run_cpu(params);
 #if defined(DGDD_WITH_CUDA)
   normalization::run_cuda(params, device);
 #else
@@ -169,7 +168,7 @@ struct SurgeryInputs {
 
     domain_grads = made_contiguous(domain_grads_);
     domain_index = made_contiguous(domain_index_);
-    if (device.is_cpu()) check_domain_index(checks, domain_index, domains);
+    if (kHostIsCpu && device.is_cpu()) check_domain_index(checks, domain_index, domains);
 
     params.domains = domains;
     params.samples = samples;
@@ -331,7 +330,7 @@ struct ScoreInputs {
     checks.is_on(domain_index_, "domain_index", device, "features");
     weight = made_contiguous(weight_);
     domain_index = made_contiguous(domain_index_);
-    if (device.is_cpu()) check_domain_index(checks, domain_index, weight.size(0));
+    if (kHostIsCpu && device.is_cpu()) check_domain_index(checks, domain_index, weight.size(0));
   }
 
   MaskingParams params(bool per_pixel) const {
@@ -567,7 +566,7 @@ Tensor sample_augment(const Tensor& images, const std::optional<Tensor>& rows, c
   params.bytes = bytes;
   params.storage = storage_of(like);
   params.source = pixels.const_data_ptr();
-  if (images.device().is_cpu()) inputs.check_values(checks);
+  if (kHostIsCpu && images.device().is_cpu()) inputs.check_values(checks);
   Tensor result =
       torch::stable::new_empty(like, {params.batch, params.channels, params.height, params.width});
   params.result = result.data_ptr();
@@ -588,7 +587,7 @@ Tensor sample_augment_backward(const Tensor& gradient, const std::optional<Tenso
   params.backward = true;
   params.storage = storage_of(upstream);
   params.source = upstream.const_data_ptr();
-  if (gradient.device().is_cpu()) inputs.check_values(checks);
+  if (kHostIsCpu && gradient.device().is_cpu()) inputs.check_values(checks);
   Tensor result =
       torch::stable::new_empty(upstream, {params.images, params.channels, params.height, params.width});
   params.result = result.data_ptr();
@@ -674,21 +673,14 @@ std::tuple<Tensor, Tensor, Tensor> norm_relu_pool_backward(const Tensor& pooled_
   return {x_grad, with_dtype(weight_grad, weight.scalar_type()), with_dtype(bias_grad, bias.scalar_type())};
 }
 
-pybind11::dict build_info() {
-  pybind11::dict info;
-  info["version"] = DGDD_VERSION;
-  info["torch"] = TORCH_VERSION;
-  info["compiler"] = DGDD_COMPILER;
-  info["cuda_compiler"] = DGDD_CUDA_COMPILER;
-  info["cuda_architectures"] = DGDD_CUDA_ARCHITECTURES;
-  info["cpu_capability"] = name(cpu_capability());
-  return info;
-}
-
 }  // namespace
 }  // namespace dgdd
 
-STABLE_TORCH_LIBRARY(dgdd, m) {
+// The library's name goes through macros of our own, since torch's do not expand it.
+#define DGDD_DEFINE(library, m) STABLE_TORCH_LIBRARY(library, m)
+#define DGDD_IMPLEMENT(library, key, m) STABLE_TORCH_LIBRARY_IMPL(library, key, m)
+
+DGDD_DEFINE(DGDD_LIBRARY, m) {
   m.def(
       "spectral_consensus(Tensor domain_grads, float eps=1e-12) -> (Tensor class_signal, Tensor "
       "resultant_length)");
@@ -726,7 +718,7 @@ STABLE_TORCH_LIBRARY(dgdd, m) {
 
 // The same function for each device: it checks, then branches. A build without CUDA says so instead of "no
 // such kernel".
-STABLE_TORCH_LIBRARY_IMPL(dgdd, CPU, m) {
+DGDD_IMPLEMENT(DGDD_LIBRARY, CPU, m) {
   m.impl("spectral_consensus", TORCH_BOX(&dgdd::spectral_consensus));
   m.impl("spectral_surgery", TORCH_BOX(&dgdd::spectral_surgery));
   m.impl("spectral_surgery_step_", TORCH_BOX(&dgdd::spectral_surgery_step_));
@@ -740,7 +732,7 @@ STABLE_TORCH_LIBRARY_IMPL(dgdd, CPU, m) {
   m.impl("norm_relu_pool_backward", TORCH_BOX(&dgdd::norm_relu_pool_backward));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dgdd, CUDA, m) {
+DGDD_IMPLEMENT(DGDD_LIBRARY, CUDA, m) {
   m.impl("spectral_consensus", TORCH_BOX(&dgdd::spectral_consensus));
   m.impl("spectral_surgery", TORCH_BOX(&dgdd::spectral_surgery));
   m.impl("spectral_surgery_step_", TORCH_BOX(&dgdd::spectral_surgery_step_));
@@ -753,5 +745,3 @@ STABLE_TORCH_LIBRARY_IMPL(dgdd, CUDA, m) {
   m.impl("norm_relu_pool", TORCH_BOX(&dgdd::norm_relu_pool));
   m.impl("norm_relu_pool_backward", TORCH_BOX(&dgdd::norm_relu_pool_backward));
 }
-
-PYBIND11_MODULE(_C, m) { m.def("build_info", &dgdd::build_info); }

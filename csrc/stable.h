@@ -11,7 +11,20 @@
 #include <cstdint>
 #include <optional>
 
+// The name under torch.ops. The tests' build has another, so that both can be loaded at once.
+#if !defined(DGDD_LIBRARY)
+#define DGDD_LIBRARY dgdd
+#endif
+
 namespace dgdd {
+
+// Whether tensors in the host's memory are for the CPU kernels. In the tests' build they stand for tensors on
+// a CUDA device, and the emulated CUDA kernels get them.
+#if defined(DGDD_EMULATED)
+constexpr bool kHostIsCpu = false;
+#else
+constexpr bool kHostIsCpu = true;
+#endif
 
 using torch::headeronly::ScalarType;
 using torch::stable::Device;

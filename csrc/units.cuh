@@ -18,14 +18,4 @@ struct Unit {
   alignas(kElements * sizeof(Stored)) Stored elements[kElements];
 };
 
-template <class U, class Stored>
-__device__ __forceinline__ U load_unit(const Stored* from) {
-  return *reinterpret_cast<const U*>(from);
-}
-
-template <class U, class Stored>
-__device__ __forceinline__ void store_unit(Stored* to, const U& unit) {
-  *reinterpret_cast<U*>(to) = unit;
-}
-
 }  // namespace dgdd

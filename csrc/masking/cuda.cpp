@@ -2,22 +2,12 @@
 #include <stdexcept>
 
 #include "checks.h"
+#include "cuda_scope.h"
 #include "masking/cuda_launch.h"
 #include "masking/glue.h"
 
-// Absent from a libtorch without CUDA. Weak, so that the module can be imported there; it is called for CUDA
-// tensors only.
-#pragma weak aoti_torch_get_current_cuda_stream
-
 namespace dgdd::masking {
 namespace {
-
-void check_launch(int error, const char* kernel) {
-  if (error != 0)
-    throw std::runtime_error(
-        text("dgdd: the CUDA kernel ", kernel, " could not be launched: ", cuda_error_text(error),
-             ". This build has kernels for the architectures ", DGDD_CUDA_ARCHITECTURES));
-}
 
 ScalarType type_of(Storage storage) {
   switch (storage) {
@@ -39,9 +29,8 @@ void run_cuda(const MaskingParams& params, const Device& device) {
     throw std::runtime_error(text("dgdd: features on CUDA must have at most ", kMostInRow,
                                   " channels and as many positions a sample, got ", params.channels, " and ",
                                   params.positions));
-  const torch::stable::accelerator::DeviceGuard guard(device.index());
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device.index(), &stream));
+  const CudaScope scope(device);
+  void* const stream = scope.stream();
   const auto empty = [&](int64_t columns, ScalarType type) {
     return torch::stable::empty({params.samples, columns}, type, std::nullopt, device);
   };
@@ -61,7 +50,7 @@ void run_cuda(const MaskingParams& params, const Device& device) {
     call.highest = highest->data_ptr();
     check_launch(launch_ranges(call, stream), "ranges_kernel");
   }
-  if (fit_fused(call, device_limits())) {
+  if (fit_fused(call, device_facts())) {
     check_launch(launch_fused(call, stream), "fused_kernel");
     return;
   }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cuda_device.h"
 #include "masking/params.h"
 
 namespace dgdd::masking {
@@ -60,13 +61,6 @@ inline void lay_out(CudaCall& call) {
   }
 }
 
-// What the present device has.
-struct DeviceLimits {
-  int multiprocessors;
-  int shared_bytes;  // that a block can ask for
-  int l2_bytes;
-};
-
 // Where the fused kernel keeps what in dynamic shared memory, in bytes: keys, then scores, factors and units.
 // With the channels last a thread reads the factors of a unit's channels one after another, so those of the
 // first channels of all units lie side by side, then those of the second, `factor_stride` apart; the stride
@@ -92,7 +86,7 @@ struct FusedLayout {
 // samples in work, one on each multiprocessor, fits half of the L2 cache, from where it is read again. Not
 // for per_pixel, which needs the extremes over all channels before the first sum. Fills in slots and
 // shared_bytes.
-inline bool fit_fused(CudaCall& call, const DeviceLimits& limits) {
+inline bool fit_fused(CudaCall& call, const DeviceFacts& device) {
   constexpr int64_t kMostChannels = 4096;
   const MaskingParams& params = call.params;
   const bool all_steps = params.weight != nullptr && params.uniforms != nullptr && params.masked != nullptr;
@@ -107,22 +101,20 @@ inline bool fit_fused(CudaCall& call, const DeviceLimits& limits) {
       int64_t{(rows + rows_at_once - 1) / rows_at_once} * ((call.units + call.lanes - 1) / call.lanes);
   const int64_t fixed_bytes = 2048 + (params.channels_last ? (kThreads + 64) * elements * real_bytes : 0);
   const int64_t slot_bytes = int64_t{16} * kThreads;
-  const int64_t room = (limits.shared_bytes - fixed_bytes - layout.units) / slot_bytes;
+  const int64_t room = (device.shared_bytes - fixed_bytes - layout.units) / slot_bytes;
   if (room < 0) return false;
   const int64_t slots = wanted < room ? wanted : room;
-  if ((wanted - slots) * slot_bytes * limits.multiprocessors > limits.l2_bytes / 2) return false;
+  if ((wanted - slots) * slot_bytes * device.multiprocessors > device.l2_bytes / 2) return false;
   call.slots = static_cast<int>(slots);
   call.shared_bytes = static_cast<int>(layout.units + slots * slot_bytes);
   return true;
 }
 
 // On the current CUDA device. The launches return their cudaError_t, 0 for success.
-DeviceLimits device_limits();
 int launch_ranges(const CudaCall& call, void* stream);  // features, weight -> lowest, highest
 int launch_scores(const CudaCall& call, void* stream);  // features, weight -> scores
 int launch_select(const CudaCall& call, void* stream);  // given_scores, uniforms -> mask
 int launch_apply(const CudaCall& call, void* stream);   // features, given_mask -> masked
 int launch_fused(const CudaCall& call, void* stream);   // features, weight, uniforms -> mask, masked
-const char* cuda_error_text(int error);
 
 }  // namespace dgdd::masking

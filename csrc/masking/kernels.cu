@@ -1,6 +1,5 @@
 // The launches of the masking kernels.
-#include <cuda_runtime.h>
-
+#include "launch.h"
 #include "masking/kernels.cuh"
 
 namespace dgdd::masking {
@@ -8,7 +7,7 @@ namespace {
 
 constexpr int64_t kMostBlocks = 1 << 20;  // blocks go on with a stride where there is more work
 
-unsigned blocks_for(int64_t work) { return static_cast<unsigned>(work < kMostBlocks ? work : kMostBlocks); }
+int64_t blocks_for(int64_t work) { return work < kMostBlocks ? work : kMostBlocks; }
 
 int64_t parts(int64_t total, int64_t part) { return (total + part - 1) / part; }
 
@@ -40,27 +39,12 @@ int with_flags(Launch launch, bool flag, Flags... others) {
   return flag ? with(std::true_type{}) : with(std::false_type{});
 }
 
-int start(void (*kernel)(CudaCall), const CudaCall& call, unsigned blocks, void* stream) {
-  if (call.shared_bytes > 48 * 1024) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, call.shared_bytes);
-    if (error != cudaSuccess) return error;
-  }
-  kernel<<<blocks, kThreads, call.shared_bytes, static_cast<cudaStream_t>(stream)>>>(call);
-  return cudaGetLastError();
+template <auto kernel>
+int start(const CudaCall& call, int64_t blocks, void* stream) {
+  return launch<kernel>({static_cast<unsigned>(blocks), kThreads, call.shared_bytes}, stream, call);
 }
 
 }  // namespace
-
-DeviceLimits device_limits() {
-  int device = 0;
-  cudaGetDevice(&device);
-  DeviceLimits limits{};
-  cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  cudaDeviceGetAttribute(&limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  cudaDeviceGetAttribute(&limits.l2_bytes, cudaDevAttrL2CacheSize, device);
-  return limits;
-}
 
 int launch_ranges(const CudaCall& call, void* stream) {
   const MaskingParams& params = call.params;
@@ -70,8 +54,8 @@ int launch_ranges(const CudaCall& call, void* stream) {
   return with_storage(params.storage, [&](auto stored) {
     return with_flags(
         [&](auto packed, auto channels_last) {
-          return start(ranges_kernel<decltype(stored), packed(), channels_last()>, call, blocks_for(work),
-                       stream);
+          return start<ranges_kernel<decltype(stored), packed(), channels_last()>>(call, blocks_for(work),
+                                                                                   stream);
         },
         call.packed, params.channels_last);
   });
@@ -84,8 +68,8 @@ int launch_scores(const CudaCall& call, void* stream) {
   return with_storage(params.storage, [&](auto stored) {
     return with_flags(
         [&](auto packed, auto channels_last, auto per_pixel) {
-          return start(scores_kernel<decltype(stored), packed(), channels_last(), per_pixel()>, call, work,
-                       stream);
+          return start<scores_kernel<decltype(stored), packed(), channels_last(), per_pixel()>>(
+              call, blocks_for(work), stream);
         },
         call.packed, params.channels_last, params.per_pixel);
   });
@@ -93,7 +77,7 @@ int launch_scores(const CudaCall& call, void* stream) {
 
 int launch_select(const CudaCall& call, void* stream) {
   return with_storage(call.params.storage, [&](auto stored) {
-    return start(select_kernel<decltype(stored)>, call, blocks_for(call.params.samples), stream);
+    return start<select_kernel<decltype(stored)>>(call, blocks_for(call.params.samples), stream);
   });
 }
 
@@ -106,8 +90,8 @@ int launch_apply(const CudaCall& call, void* stream) {
   return with_storage(params.storage, [&](auto stored) {
     return with_flags(
         [&](auto packed, auto channels_last) {
-          return start(apply_kernel<decltype(stored), packed(), channels_last()>, call, blocks_for(work),
-                       stream);
+          return start<apply_kernel<decltype(stored), packed(), channels_last()>>(call, blocks_for(work),
+                                                                                  stream);
         },
         call.packed, params.channels_last);
   });
@@ -117,13 +101,10 @@ int launch_fused(const CudaCall& call, void* stream) {
   return with_storage(call.params.storage, [&](auto stored) {
     return with_flags(
         [&](auto channels_last) {
-          return start(fused_kernel<decltype(stored), channels_last()>, call,
-                       static_cast<unsigned>(call.params.samples), stream);
+          return start<fused_kernel<decltype(stored), channels_last()>>(call, call.params.samples, stream);
         },
         call.params.channels_last);
   });
 }
-
-const char* cuda_error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
 }  // namespace dgdd::masking

@@ -106,7 +106,7 @@ __device__ __forceinline__ Real plane_sum(const Sample<Real, Stored>& sample, in
 #pragma unroll
       for (int i = 0; i < kUnroll; ++i) {
         const int unit = first + i * lanes;
-        if (unit < call.units) units[i] = load_unit<U>(plane + unit * U::kElements);
+        if (unit < call.units) units[i] = load_global<U>(plane + unit * U::kElements);
       }
 #pragma unroll
       for (int i = 0; i < kUnroll; ++i) {
@@ -165,7 +165,7 @@ __device__ __forceinline__ void column_sums(const Sample<Real, Stored>& sample, 
 #pragma unroll
       for (int i = 0; i < kUnroll; ++i) {
         const int position = first + i * rows;
-        if (position < call.positions) units[i] = load_unit<U>(column + position * params.position_stride);
+        if (position < call.positions) units[i] = load_global<U>(column + position * params.position_stride);
       }
 #pragma unroll
       for (int i = 0; i < kUnroll; ++i) {
@@ -302,7 +302,7 @@ __global__ void __launch_bounds__(kThreads, 2) ranges_kernel(CudaCall call) {
         const Sample<Real, Stored> sample(call, row / call.positions);
         const Stored* point = sample.features + row % call.positions * params.position_stride;
         for (int unit = thread % 32; unit < call.units; unit += 32) {
-          const U features = load_unit<U>(point + unit * kElements);
+          const U features = load_global<U>(point + unit * kElements);
 #pragma unroll
           for (int e = 0; e < kElements; ++e) {
             const Real half_weight = Real(0.5) * sample.weight(unit * kElements + e);
@@ -345,7 +345,7 @@ __global__ void __launch_bounds__(kThreads, 2) ranges_kernel(CudaCall call) {
         for (int channel = thread / lanes; channel < call.channels; channel += groups) {
           const Real half_weight = Real(0.5) * sample.weight(channel);
           const U features =
-              load_unit<U>(sample.features + channel * params.channel_stride + unit * kElements);
+              load_global<U>(sample.features + channel * params.channel_stride + unit * kElements);
 #pragma unroll
           for (int e = 0; e < kElements; ++e) {
             const Real value = product(half_weight, Real(load(features.elements[e])));
@@ -464,9 +464,9 @@ __global__ void __launch_bounds__(kThreads, 2) apply_kernel(CudaCall call) {
 #pragma unroll kUnroll
       for (int position = begin + thread / call.lanes; position < end; position += rows_at_once) {
         const U features =
-            load_unit<U>(sample.features + position * params.position_stride + unit * kElements);
-        store_unit(sample.masked + position * params.channels + unit * kElements,
-                   scaled(features, factors, 1));
+            load_global<U>(sample.features + position * params.position_stride + unit * kElements);
+        store_global(sample.masked + position * params.channels + unit * kElements,
+                     scaled(features, factors, 1));
       }
     }
   } else {
@@ -483,8 +483,8 @@ __global__ void __launch_bounds__(kThreads, 2) apply_kernel(CudaCall call) {
 #pragma unroll kUnroll
       for (int unit = thread % call.lanes; unit < call.units; unit += call.lanes) {
         U features{};
-        if (!skipped) features = load_unit<U>(from + unit * kElements);
-        store_unit(to + unit * kElements, scaled(features, &factor, 0));
+        if (!skipped) features = load_global<U>(from + unit * kElements);
+        store_global(to + unit * kElements, scaled(features, &factor, 0));
       }
     }
   }
@@ -552,7 +552,7 @@ __global__ void __launch_bounds__(kThreads, 2) fused_kernel(CudaCall call) {
 
   slot = 0;
   const auto next = [&](const Stored* from) {
-    const U unit = slot < call.slots ? kept.load(slot * kThreads + thread) : load_unit<U>(from);
+    const U unit = slot < call.slots ? kept.load(slot * kThreads + thread) : load_global<U>(from);
     ++slot;
     return unit;
   };
@@ -564,7 +564,7 @@ __global__ void __launch_bounds__(kThreads, 2) fused_kernel(CudaCall call) {
 #pragma unroll kUnroll
       for (int position = thread / lanes; position < call.positions; position += rows_at_once) {
         const U features = next(sample.features + position * params.position_stride + unit * kElements);
-        store_unit(sample.masked + position * params.channels + unit * kElements, scaled(features, own, 1));
+        store_global(sample.masked + position * params.channels + unit * kElements, scaled(features, own, 1));
       }
     }
   } else {
@@ -574,7 +574,7 @@ __global__ void __launch_bounds__(kThreads, 2) fused_kernel(CudaCall call) {
       const Real factor = factors.load(channel);
 #pragma unroll kUnroll
       for (int unit = thread % lanes; unit < call.units; unit += lanes)
-        store_unit(to + unit * kElements, scaled(next(from + unit * kElements), &factor, 0));
+        store_global(to + unit * kElements, scaled(next(from + unit * kElements), &factor, 0));
     }
   }
 }

@@ -113,10 +113,8 @@ inline void lay_out(CudaCall& call, int64_t shared_bytes) {
 }
 
 // On the current CUDA device. The launches return their cudaError_t, 0 for success.
-int shared_bytes_of_device();                                 // that a block can ask for
 int launch_forward(const CudaCall& call, void* stream);       // x -> pooled
 int launch_backward(const CudaCall& call, void* stream);      // x, pooled_grad -> x_grad, plane_*_grads
 int launch_sums(const NormPoolParams& params, void* stream);  // plane_*_grads -> *_grad
-const char* cuda_error_text(int error);
 
 }  // namespace dgdd::normalization

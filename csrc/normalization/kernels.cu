@@ -1,6 +1,5 @@
 // The launches of the normalisation kernels.
-#include <cuda_runtime.h>
-
+#include "launch.h"
 #include "normalization/kernels.cuh"
 
 namespace dgdd::normalization {
@@ -40,47 +39,33 @@ int with_kernel(const CudaCall& call, Launch launch) {
   });
 }
 
-int start(void (*kernel)(CudaCall), const CudaCall& call, void* stream) {
+template <auto kernel>
+int start(const CudaCall& call, void* stream) {
   const NormPoolParams& params = call.params;
   const int64_t work = params.channels_last
                            ? params.samples * ceiling(call.units, call.lanes)
                            : (params.samples * params.channels - 1) / (kThreads / call.lanes) + 1;
-  // Always to the same size, the most that there is: a smaller one would take from another thread's launch.
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                 shared_bytes_of_device() - kStaticShared);
-  if (error != cudaSuccess) return error;
-  kernel<<<blocks_for(work), kThreads, call.shared_bytes, static_cast<cudaStream_t>(stream)>>>(call);
-  return cudaGetLastError();
+  return launch<kernel>({blocks_for(work), kThreads, call.shared_bytes}, stream, call);
 }
 
 }  // namespace
 
-int shared_bytes_of_device() {
-  int device = 0;
-  int bytes = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  return bytes;
-}
-
 int launch_forward(const CudaCall& call, void* stream) {
   return with_kernel(call, [&](auto stored, auto packed, auto pool, auto channels_last) {
-    return start(forward_kernel<decltype(stored), packed(), pool(), channels_last()>, call, stream);
+    return start<forward_kernel<decltype(stored), packed(), pool(), channels_last()>>(call, stream);
   });
 }
 
 int launch_backward(const CudaCall& call, void* stream) {
   return with_kernel(call, [&](auto stored, auto packed, auto pool, auto channels_last) {
-    return start(backward_kernel<decltype(stored), packed(), pool(), channels_last()>, call, stream);
+    return start<backward_kernel<decltype(stored), packed(), pool(), channels_last()>>(call, stream);
   });
 }
 
 int launch_sums(const NormPoolParams& params, void* stream) {
-  const auto kernel = params.storage == Storage::float64 ? sums_kernel<double> : sums_kernel<float>;
-  kernel<<<ceiling(params.channels, 32), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(params);
-  return cudaGetLastError();
+  const LaunchShape shape = {static_cast<unsigned>(ceiling(params.channels, 32)), kThreads};
+  return params.storage == Storage::float64 ? launch<sums_kernel<double>>(shape, stream, params)
+                                            : launch<sums_kernel<float>>(shape, stream, params);
 }
-
-const char* cuda_error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
 }  // namespace dgdd::normalization

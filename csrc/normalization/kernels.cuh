@@ -126,7 +126,7 @@ struct Part {
         const int cell = first + (slot + i) / cell_units() * step;
         const int at = cell < call.cells ? position(cell, (slot + i) % cell_units()) : -1;
         there[i] = at >= 0;
-        if (there[i]) units[i] = load_unit<U>(x + at * position_stride);
+        if (there[i]) units[i] = load_global<U>(x + at * position_stride);
       }
 #pragma unroll
       for (int i = 0; i < kUnroll; ++i) {
@@ -161,7 +161,7 @@ struct Part {
     }
   }
   static __device__ __forceinline__ void widen_from(const Stored* from, Real (&values)[kElements]) {
-    const U unit = load_unit<U>(from);
+    const U unit = load_global<U>(from);
 #pragma unroll
     for (int e = 0; e < kElements; ++e) values[e] = load(unit.elements[e]);
   }
@@ -237,7 +237,7 @@ struct Part {
       Output output;
 #pragma unroll
       for (int i = 0; i < kOutputs; ++i) output.elements[i] = store<Stored>(sums[i] * share());
-      store_unit(pooled + dense(pooled_positions, at), output);
+      store_global(pooled + dense(pooled_positions, at), output);
     });
   }
 
@@ -250,7 +250,7 @@ struct Part {
     }
     const int64_t pooled_positions = int64_t{call.pooled_height} * call.pooled_width;
     const Output unit =
-        load_unit<Output>(static_cast<const Stored*>(call.params.pooled_grad) + dense(pooled_positions, at));
+        load_global<Output>(static_cast<const Stored*>(call.params.pooled_grad) + dense(pooled_positions, at));
 #pragma unroll
     for (int i = 0; i < kOutputs; ++i) grads[i] = load(unit.elements[i]);
   }
@@ -312,7 +312,7 @@ struct Part {
           unit.elements[e] =
               store<Stored>(scale[plane] * share() * ((passing - mean_grad[plane]) - centred * along[plane]));
         }
-        store_unit(x_grad + dense(all_positions, at), unit);
+        store_global(x_grad + dense(all_positions, at), unit);
       });
     });
   }

@@ -1,43 +1,20 @@
 #include <algorithm>
-#include <stdexcept>
 
-#include "checks.h"
+#include "cuda_scope.h"
 #include "spectral/fused_cuda.h"
 #include "spectral/general.h"
 #include "spectral/glue.h"
 
-// Absent from a libtorch without CUDA. Weak, so that the module can be imported there; it is called for CUDA
-// tensors only.
-#pragma weak aoti_torch_get_current_cuda_stream
-
 namespace dgdd::spectral {
 namespace {
 
-void check_launch(int error, const char* kernel) {
-  if (error != 0)
-    throw std::runtime_error(
-        text("dgdd: the CUDA kernel ", kernel, " could not be launched: ", cuda_error_text(error),
-             ". This build has kernels for the architectures ", DGDD_CUDA_ARCHITECTURES));
-}
+// What the spectra of one pass of the general tier may take: the inverse transform needs as much again.
+// Passes are for memory alone: each costs nine launches, and the library another plan where the last one is
+// smaller.
+constexpr int64_t kMostSpectraBytes = int64_t{2} << 30;
 
-}  // namespace
-
-void run_cuda(const SpectralParams& params, const Device& device) {
-  const torch::stable::accelerator::DeviceGuard guard(device.index());
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device.index(), &stream));
-  if (params.storage != Storage::float64) {
-    if (fused_tile_available(params.height, params.width))
-      return check_launch(launch_fused_tile(params, stream), "fused_tile_kernel");
-    if (fused_half_spectrum_available(params.height, params.width))
-      return check_launch(launch_fused_half_spectrum(params, stream), "half_spectrum_kernel");
-  }
-
-  // A chunk's spectra get half of the second-level cache, so that they are still there when they are read
-  // again; the other half is for the gradients and the class signal that pass by. Smaller chunks would not
-  // fill a large GPU.
-  const int64_t spectra_bytes = std::max<int64_t>(l2_cache_bytes(device.index()) / 2, 8 << 20);
-  const int64_t chunk_planes = planes_per_chunk(params, spectra_bytes, 1);
+void run_general(const SpectralParams& params, const Device& device, void* stream) {
+  const int64_t chunk_planes = planes_per_chunk(params, kMostSpectraBytes, 1);
   for (int64_t first_plane = 0; first_plane < params.planes(); first_plane += chunk_planes) {
     Chunk chunk{};
     chunk.first_plane = first_plane;
@@ -51,6 +28,20 @@ void run_cuda(const SpectralParams& params, const Device& device) {
     chunk.class_signal = class_signal.data_ptr();
     check_launch(launch_finish_cuda(params, chunk, stream), "finish_kernel");
   }
+}
+
+}  // namespace
+
+void run_cuda(const SpectralParams& params, const Device& device) {
+  const CudaScope scope(device);
+  const DeviceFacts facts = device_facts();
+  if (params.storage != Storage::float64) {
+    if (fused_tile_available(params.height, params.width, facts))
+      return check_launch(launch_fused_tile(params, facts, scope.stream()), "fused_tile_kernel");
+    if (fused_half_spectrum_available(params.height, params.width, facts))
+      return check_launch(launch_fused_half_spectrum(params, scope.stream()), "half_spectrum_kernel");
+  }
+  run_general(params, device, scope.stream());
 }
 
 }  // namespace dgdd::spectral

@@ -147,7 +147,7 @@ struct Plane {
     if (aligned) {
 #pragma unroll
       for (int i = 0; i < 16; ++i) {
-        const auto both = *reinterpret_cast<const StoredPair<Stored>*>(first + offset(i));
+        const auto both = load_global<StoredPair<Stored>>(first + offset(i));
         v[i] = {load(both.left), load(both.right)};
       }
     } else {
@@ -161,8 +161,7 @@ struct Plane {
     if (aligned) {
 #pragma unroll
       for (int i = 0; i < 16; ++i)
-        *reinterpret_cast<StoredPair<Stored>*>(first + offset(i)) = {store<Stored>(v[i].re),
-                                                                     store<Stored>(v[i].im)};
+        store_global(first + offset(i), StoredPair<Stored>{store<Stored>(v[i].re), store<Stored>(v[i].im)});
     } else {
 #pragma unroll
       for (int i = 0; i < 16; ++i) {

@@ -1,26 +1,12 @@
 #include <algorithm>
 #include <limits>
 
+#include "launch.h"
 #include "spectral/fused_cuda.h"
 #include "spectral/fused_tile_kernels.cuh"
 
 namespace dgdd::spectral {
 namespace {
-
-struct DeviceFacts {
-  int multiprocessors = 0;
-  int shared_bytes = 0;  // that one block can have
-
-  cudaError_t read() {
-    int device = 0;
-    cudaError_t error = cudaGetDevice(&device);
-    if (error == cudaSuccess)
-      error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-    if (error == cudaSuccess)
-      error = cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    return error;
-  }
-};
 
 // Where planes alone cannot fill the device (12 warps on each multiprocessor, by their registers), several of
 // a plane's domains go at the same time, in as few rounds as that allows and in no more groups than these
@@ -35,39 +21,33 @@ int domain_groups(const SpectralParams& params, const DeviceFacts& device) {
 }
 
 template <class T, class Stored>
-cudaError_t launch(const SpectralParams& params, cudaStream_t stream) {
+int start(const SpectralParams& params, const DeviceFacts& device, void* stream) {
   if (params.planes() > std::numeric_limits<int>::max()) return cudaErrorInvalidConfiguration;
-  DeviceFacts device;
-  cudaError_t error = device.read();
-  if (error != cudaSuccess) return error;
   const int groups = domain_groups<T>(params, device);
-  const int shared_bytes = groups * T::kSharedBytes;
-  error = cudaFuncSetAttribute(fused_tile_kernel<T, Stored>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               shared_bytes);
-  if (error != cudaSuccess) return error;
-  fused_tile_kernel<T, Stored>
-      <<<static_cast<unsigned>(params.planes()), dim3(T::kThreads, static_cast<unsigned>(groups)),
-         static_cast<size_t>(shared_bytes), stream>>>(params);
-  return cudaGetLastError();
+  return launch<fused_tile_kernel<T, Stored>>(
+      {static_cast<unsigned>(params.planes()), dim3(T::kThreads, static_cast<unsigned>(groups)),
+       groups * T::kSharedBytes},
+      stream, params);
 }
 
 template <class Stored>
-cudaError_t launch_size(const SpectralParams& params, cudaStream_t stream) {
-  return params.height == 32 ? launch<Tile<32, 32>, Stored>(params, stream)
-                             : launch<Tile<64, 64>, Stored>(params, stream);
+int start_size(const SpectralParams& params, const DeviceFacts& device, void* stream) {
+  return params.height == 32 ? start<Tile<32, 32>, Stored>(params, device, stream)
+                             : start<Tile<64, 64>, Stored>(params, device, stream);
 }
 
 }  // namespace
 
-bool fused_tile_available(int64_t height, int64_t width) {
-  return height == width && (height == 32 || height == 64);
+bool fused_tile_available(int64_t height, int64_t width, const DeviceFacts& device) {
+  if (height != width) return false;
+  return (height == 32 && Tile<32, 32>::kSharedBytes <= device.shared_bytes) ||
+         (height == 64 && Tile<64, 64>::kSharedBytes <= device.shared_bytes);
 }
 
-int launch_fused_tile(const SpectralParams& params, void* stream) {
-  const cudaStream_t on = static_cast<cudaStream_t>(stream);
-  if (params.storage == Storage::bfloat16) return launch_size<BFloat16>(params, on);
-  if (params.storage == Storage::float16) return launch_size<Float16>(params, on);
-  return launch_size<float>(params, on);
+int launch_fused_tile(const SpectralParams& params, const DeviceFacts& device, void* stream) {
+  if (params.storage == Storage::bfloat16) return start_size<BFloat16>(params, device, stream);
+  if (params.storage == Storage::float16) return start_size<Float16>(params, device, stream);
+  return start_size<float>(params, device, stream);
 }
 
 }  // namespace dgdd::spectral

@@ -51,8 +51,5 @@ const GeneralKernels& general_kernels(Storage storage);
 // The same two on the current CUDA device. They return the launch's cudaError_t, 0 for success.
 int launch_reduce_cuda(const SpectralParams& params, const Chunk& chunk, void* stream);
 int launch_finish_cuda(const SpectralParams& params, const Chunk& chunk, void* stream);
-const char* cuda_error_text(int error);
-// Of the device of this index; 0 if the driver does not tell.
-int64_t l2_cache_bytes(int device);
 
 }  // namespace dgdd::spectral

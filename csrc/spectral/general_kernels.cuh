@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda_shim.h"
 #include "half.h"
@@ -65,7 +66,7 @@ struct Elements {
     for (int pack = 0; pack < kPacks; ++pack) {
       const int64_t at = first + pack * step;
       if (at >= end) continue;
-      const auto neighbours = *reinterpret_cast<const Pack<T, kSize>*>(of_plane + at);
+      const auto neighbours = load_global<Pack<T, kSize>>(of_plane + at);
 #pragma unroll
       for (int i = 0; i < kSize; ++i) values[pack * kSize + i] = neighbours.at[i];
     }
@@ -79,7 +80,7 @@ struct Elements {
       Pack<T, kSize> neighbours;
 #pragma unroll
       for (int i = 0; i < kSize; ++i) neighbours.at[i] = values[pack * kSize + i];
-      *reinterpret_cast<Pack<T, kSize>*>(of_plane + at) = neighbours;
+      store_global(of_plane + at, neighbours);
     }
   }
 };
@@ -222,27 +223,30 @@ __global__ void __launch_bounds__(kMostThreads) finish_kernel(const __grid_const
 // -------- what a call gets: packs of 16 bytes of float32 or float64 where every plane begins at a multiple
 // of that, else single elements
 
-// Calls launch(kernel, blocks) with the kernel for the chunk's bins.
+template <auto kernel>
+using Kernel = std::integral_constant<decltype(kernel), kernel>;
+
+// Calls launch(Kernel, blocks) with the kernel for the chunk's bins; gives back what that returns.
 template <class Real, class Stored, class Launch>
-void with_reduce_kernel(const SpectralParams& params, const Launch& launch) {
+auto with_reduce_kernel(const SpectralParams& params, const Launch& launch) {
   constexpr int kSize = 16 / sizeof(Bin<Real>);
   const int64_t bins = params.height * params.half_width();
   if constexpr (kSize > 1) {
-    if (bins % kSize != 0) return launch(reduce_kernel<Real, Stored, 2, 1>, Blocks(bins, 2));
+    if (bins % kSize != 0) return launch(Kernel<reduce_kernel<Real, Stored, 2, 1>>(), Blocks(bins, 2));
   }
-  launch(reduce_kernel<Real, Stored, 2, kSize>, Blocks(bins, 2 * kSize));
+  return launch(Kernel<reduce_kernel<Real, Stored, 2, kSize>>(), Blocks(bins, 2 * kSize));
 }
 
-// Calls launch(kernel, blocks) with the kernel for the chunk's pixels.
+// Calls launch(Kernel, blocks) with the kernel for the chunk's pixels; likewise.
 template <class Real, class Stored, class Launch>
-void with_finish_kernel(const SpectralParams& params, const Launch& launch) {
+auto with_finish_kernel(const SpectralParams& params, const Launch& launch) {
   constexpr int kSize = 16 / sizeof(Real);
   const int64_t pixels = params.height * params.width;
   const Blocks blocks(pixels, kSize);
   if (pixels % kSize == 0 && params.pixels_aligned(kSize * sizeof(Stored)))
-    launch(finish_kernel<Real, Stored, 1, kSize>, blocks);
+    return launch(Kernel<finish_kernel<Real, Stored, 1, kSize>>(), blocks);
   else
-    launch(finish_kernel<Real, Stored, kSize, 1>, blocks);
+    return launch(Kernel<finish_kernel<Real, Stored, kSize, 1>>(), blocks);
 }
 
 }  // namespace dgdd::spectral::general

@@ -24,6 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURES = (80, 90, 100, 120)
+RESOURCES = Path(__file__).with_name("kernel_resources.txt")
 
 ENTRY = re.compile(r"ptxas info +: Compiling entry function '(?P<kernel>\w+)' for 'sm_(?P<architecture>\d+)")
 FRAME = re.compile(r" *(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -118,6 +119,42 @@ def table(usages: Iterable[Usage]) -> str:
     return "\n".join(text)
 
 
+def resources(usages: Iterable[Usage]) -> str:
+    """The text of kernel_resources.txt: what the emulated CUDA runtime (tests/emulated) has to know of a kernel."""
+    kernels: dict[str, dict[int, Usage]] = defaultdict(dict)
+    for usage in usages:
+        kernels[usage.kernel][usage.architecture] = usage
+    lines = [
+        "# What nvcc made of each kernel: bytes of static shared memory, and registers of a thread on "
+        + ", ".join(f"sm_{architecture}" for architecture in ARCHITECTURES)
+        + ".",
+        "# Written by csrc/tests/cuda_check.py --write.",
+    ]
+    for kernel, row in sorted(kernels.items()):
+        shared = max(usage.shared for usage in row.values())
+        registers = (f"{row[architecture].registers:3}" for architecture in ARCHITECTURES if architecture in row)
+        lines.append(f"{shared:5} {' '.join(registers)}  {kernel}")
+    return "\n".join(lines) + "\n"
+
+
+def outdated(usages: Iterable[Usage], known: str) -> list[str]:
+    """What the text of kernel_resources.txt has wrong. Registers may differ: each nvcc hands out its own."""
+
+    def shared_bytes(text: str) -> dict[str, str]:
+        lines = (line.split(maxsplit=1 + len(ARCHITECTURES)) for line in text.splitlines() if line[:1] != "#")
+        return {line[-1]: line[0] for line in lines}
+
+    there, recorded = shared_bytes(resources(usages)), shared_bytes(known)
+    different = sorted(kernel for kernel in {*there, *recorded} if there.get(kernel) != recorded.get(kernel))
+    if not different:
+        return []
+    return [
+        f"{RESOURCES.name} does not know, or knows otherwise: {', '.join(different[:5])}"
+        f"{' and others' if len(different) > 5 else ''}. Bring it up to date: "
+        "python csrc/tests/cuda_check.py --write"
+    ]
+
+
 def problems(source: str, usages: list[Usage], command: str) -> list[str]:
     """What is wrong with the kernels of the file `source`, compiled by `command`."""
     if not usages:
@@ -147,6 +184,8 @@ def check_kernels(commands: list[dict[str, str]]) -> tuple[list[Usage], list[str
     found: list[str] = []
     by_source = {Path(entry["file"]): entry for entry in commands if entry["file"].endswith(".cu")}
     for source in sorted((ROOT / "csrc").rglob("*.cu")):
+        if "launch.h" not in source.read_text():
+            continue  # it starts no kernels, so it has none
         name = str(source.relative_to(ROOT))
         entry = by_source.get(source)
         log = None if entry is None else Path(entry["output"] + ".ptxas")
@@ -178,6 +217,7 @@ def check_import() -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", 1)[0])
     parser.add_argument("--build", type=Path, help="the build folder (default: this Python's in build/)")
+    parser.add_argument("--write", action="store_true", help=f"bring {RESOURCES.name} up to date")
     options = parser.parse_args(arguments)
     if not shutil.which(os.environ.get("CUDACXX", "nvcc")):
         print(
@@ -199,6 +239,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     usages, found = check_kernels(json.loads(commands[0].read_text()))
     found += check_import()
+    if options.write:
+        RESOURCES.write_text(resources(usages))
+    found += outdated(usages, RESOURCES.read_text())
     print(table(usages))
     for problem in found:
         print(f"cuda-check: {problem}", file=sys.stderr)

@@ -120,6 +120,7 @@ struct Block {
   std::vector<Word> words;
   std::map<const void*, size_t> static_memory;
   size_t static_end = 0;
+  size_t static_bytes = 0;
   Vote vote = Vote::none;
   Knowledge base;     // what all its threads know
   int64_t epoch = 0;  // counts the barriers that told them
@@ -167,6 +168,7 @@ class Machine {
   void warp_barrier(unsigned mask, Site site);
   const uint64_t* exchange(const char* operation, unsigned mask, uint64_t value, int source, Site site);
   int lane() const { return running_->lane(); }
+  bool is_aligned(const void* address, size_t bytes, Site site);
 
   void barrier_init(size_t at, int arrivals, Site site);
   void barrier_arrive(size_t at, int64_t expected_bytes, Site site);
@@ -332,6 +334,7 @@ void Machine::prepare_cluster() {
   for (auto& block : blocks_) {
     block->static_memory.clear();
     block->static_end = dynamic_bytes_;
+    block->static_bytes = 0;
     block->base.reset();
     block->epoch = 0;
     block->is_done = false;
@@ -909,7 +912,11 @@ void Machine::fence_for_copies() {
 size_t Machine::static_memory(const void* owner, size_t bytes) {
   Block& block = *running_->block;
   const auto [at, is_new] = block.static_memory.try_emplace(owner, (block.static_end + 127) / 128 * 128);
-  if (is_new) block.static_end = at->second + bytes;
+  if (is_new) {
+    block.static_end = at->second + bytes;
+    block.static_bytes += (bytes + 15) / 16 * 16;  // as DGDD_SHARED aligns it
+    report_.static_bytes = std::max(report_.static_bytes, block.static_bytes);
+  }
   if (block.static_end > block.memory.size())
     tell(report_.out_of_bounds, "more static shared memory than CUDA allows");
   return at->second;
@@ -926,7 +933,7 @@ void* Machine::access(Span span, int64_t index, size_t bytes, Access access, Sit
     return nullptr;
   }
   if (first_byte % bytes != 0) {
-    tell(report_.out_of_bounds, name(thread) + ": misaligned access at " + text_of(site));
+    tell(report_.misaligned, name(thread) + ": misaligned access at " + text_of(site));
     return nullptr;
   }
   const bool is_remote = span.block >= 0 && span.block != thread.block->rank;
@@ -945,6 +952,14 @@ void* Machine::access(Span span, int64_t index, size_t bytes, Access access, Sit
   if (!is_remote)
     thread.log.push_back({static_cast<uint32_t>(first_byte), static_cast<uint32_t>(bytes), site});
   return block.memory.data() + first_byte;
+}
+
+bool Machine::is_aligned(const void* address, size_t bytes, Site site) {
+  if (reinterpret_cast<uintptr_t>(address) % bytes == 0) return true;
+  tell(report_.misaligned, name(*running_) + " moves " + std::to_string(bytes) +
+                               " bytes from or to a global address that is no multiple of it at " +
+                               text_of(site));
+  return false;
 }
 
 void Machine::forget_old_reads(Word& word, const Block& block) {
@@ -1129,7 +1144,8 @@ float flushed(float value) { return std::fabs(value) < 0x1p-126f ? std::copysign
 
 std::string Report::text() const {
   std::ostringstream text;
-  text << races << " races, " << out_of_bounds << " out of bounds, " << uninitialised << " uninitialised, "
+  text << races << " races, " << out_of_bounds << " out of bounds, " << misaligned << " misaligned, "
+       << uninitialised << " uninitialised, "
        << divergences << " divergences, " << misuses << " misuses, " << bank_conflicts
        << " bank conflicts in " << wavefronts << " wavefronts";
   for (const std::string& line : told) text << "\n  " << line;
@@ -1144,6 +1160,9 @@ Report launch(dim3 grid, dim3 block, size_t dynamic_shared_bytes, const std::fun
 
 void* shared_access(Span span, int64_t index, size_t bytes, Access access, Site site) {
   return machine->access(span, index, bytes, access, site);
+}
+bool is_aligned(const void* address, size_t bytes, Site site) {
+  return machine->is_aligned(address, bytes, site);
 }
 size_t static_shared(const void* owner, size_t bytes) { return machine->static_memory(owner, bytes); }
 size_t dynamic_shared_size() { return machine->dynamic_bytes(); }

@@ -91,6 +91,7 @@ struct Options {
 struct Report {
   int64_t races = 0;
   int64_t out_of_bounds = 0;
+  int64_t misaligned = 0;
   int64_t uninitialised = 0;
   int64_t divergences = 0;        // barriers, waits and warp operations at which threads stand still
   int64_t misuses = 0;            // copies, mbarriers and clusters against their rules
@@ -111,7 +112,11 @@ struct Report {
   int64_t bank_conflicts = 0;                   // wavefronts beyond the least
   std::map<std::string, int64_t> conflicts_at;  // by source position
 
-  bool sound() const { return races + out_of_bounds + uninitialised + divergences + misuses == 0; }
+  size_t static_bytes = 0;  // of shared memory, as far as the launch came by it
+
+  bool sound() const {
+    return races + out_of_bounds + misaligned + uninitialised + divergences + misuses == 0;
+  }
   std::string text() const;
 };
 
@@ -134,6 +139,9 @@ struct Span {
 void* shared_access(Span span, int64_t index, size_t bytes, Access access, Site site);
 size_t static_shared(const void* owner, size_t bytes);  // its first byte
 size_t dynamic_shared_size();                           // dynamic memory begins at byte 0
+
+// Tells where a global address is not a multiple of `bytes`.
+bool is_aligned(const void* address, size_t bytes, Site site);
 
 enum class Vote { none, any, all, count };
 int block_barrier(Vote vote, int predicate, Site site);
@@ -294,6 +302,19 @@ inline void cluster_barrier(emulator::Site site = emulator::Site::current()) {
 
 template <class T>
 void forget(T&) {}
+
+// What a thread moves between global memory and registers at once: the address must be a multiple of its
+// size.
+template <class Unit>
+Unit load_global(const void* address, emulator::Site site = emulator::Site::current()) {
+  Unit unit{};
+  if (emulator::is_aligned(address, sizeof(Unit), site)) std::memcpy(&unit, address, sizeof(Unit));
+  return unit;
+}
+template <class Unit>
+void store_global(void* address, const Unit& unit, emulator::Site site = emulator::Site::current()) {
+  if (emulator::is_aligned(address, sizeof(Unit), site)) std::memcpy(address, &unit, sizeof(Unit));
+}
 
 // Fetches nothing, but the address must be one that could be read.
 inline void prefetch(const void* address) { static_cast<void>(*static_cast<const volatile char*>(address)); }

@@ -16,11 +16,10 @@ namespace dgdd::tests {
 namespace {
 
 using masking::CudaCall;
-using masking::DeviceLimits;
 using masking::MaskingParams;
 
-constexpr DeviceLimits kLarge = {132, 227 * 1024, 50 << 20};
-constexpr DeviceLimits kNoRoom = {1, 24 * 1024, 1 << 30};  // nearly nothing stays on the chip
+const DeviceFacts kLarge = {132, 227 * 1024, 50 << 20};
+const DeviceFacts kNoRoom = {1, 24 * 1024, 1 << 30};  // nearly nothing stays on the chip
 
 template <class Stored>
 constexpr Storage storage_of() {
