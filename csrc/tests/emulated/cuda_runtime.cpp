@@ -74,8 +74,8 @@ std::string kernel_name(const std::string& mangled) {
 }
 
 // By architecture and kernel, from kernel_resources.txt.
-const std::map<std::pair<int, std::string>, Resources>& resources() {
-  static const auto table = [] {
+std::map<std::pair<int, std::string>, Resources>& resources() {
+  static auto table = [] {
     std::map<std::pair<int, std::string>, Resources> result;
     std::ifstream file(DGDD_KERNEL_RESOURCES);
     std::string line;
@@ -160,8 +160,12 @@ cudaError_t judge(const cudaLaunchConfig_t& config, const void* function, const 
 
 cudaError_t run(const cudaLaunchConfig_t& config, const Kernel& kernel, const Resources& of,
                 void** arguments) {
-  const emulator::Report report = emulator::launch(config.gridDim, config.blockDim, config.dynamicSmemBytes,
-                                                   [&] { kernel.entry.call(arguments); });
+  emulator::Options options;
+  options.approximation = emulator::Approximation::mixed;
+  for (unsigned i = 0; i < config.numAttrs; ++i) options.cluster = config.attrs[i].val.clusterDim.x;
+  const emulator::Report report = emulator::launch(
+      config.gridDim, config.blockDim, config.dynamicSmemBytes, [&] { kernel.entry.call(arguments); },
+      options);
   if (report.static_bytes > static_cast<size_t>(of.static_shared))
     return fail(cudaErrorLaunchFailure, kernel.name + " has " + std::to_string(report.static_bytes) +
                                             " bytes of static shared memory here and " +
@@ -192,6 +196,11 @@ Settings& settings() {
 std::vector<LaunchRecord>& launches() {
   static std::vector<LaunchRecord> launches;
   return launches;
+}
+
+void add_resources(const std::string& kernel, int registers, int static_shared) {
+  for (const int architecture : kArchitectures)
+    resources()[{architecture, kernel}] = {registers, static_shared};
 }
 
 void add_kernel_entry(const void* function, const KernelEntry& entry) {

@@ -119,6 +119,9 @@ struct LaunchRecord {
 };
 std::vector<LaunchRecord>& launches();  // that were accepted, in order
 
+// For a kernel of a test's own, which kernel_resources.txt does not know: the same on every architecture.
+void add_resources(const std::string& kernel, int registers, int static_shared);
+
 // Calls a kernel with the arguments that cudaLaunchKernel gets.
 struct KernelEntry {
   const char* mangled_in;  // a mangled name that contains the kernel's own

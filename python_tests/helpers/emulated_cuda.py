@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-BUILD = Path(__file__).resolve().parents[1] / "build" / "tests"
+BUILD = Path(__file__).resolve().parents[2] / "build" / "tests"
 
 
 @cache
