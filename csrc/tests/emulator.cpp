@@ -1,12 +1,12 @@
 #include "tests/emulator.h"
 
-#include <ucontext.h>
-
 #include <algorithm>
 #include <array>
 #include <memory>
 #include <sstream>
 #include <utility>
+
+#include "tests/context.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
@@ -57,7 +57,7 @@ struct LoggedAccess {
 struct Block;
 
 struct Thread {
-  ucontext_t context{};
+  Context context;
   std::unique_ptr<char[]> stack;
   void* sanitizer_stack = nullptr;
   Block* block = nullptr;
@@ -237,7 +237,7 @@ class Machine {
   std::vector<Copy> copies_;
   Knowledge cluster_knowledge_;  // of those that have arrived at the cluster's barrier
   Thread* running_ = nullptr;
-  ucontext_t scheduler_{};
+  Context scheduler_;
   const void* scheduler_stack_ = nullptr;
   size_t scheduler_stack_bytes_ = 0;
 };
@@ -264,7 +264,7 @@ void Machine::resume(Thread& thread) {
   void* own = nullptr;
   __sanitizer_start_switch_fiber(&own, thread.stack.get(), kStackBytes);
 #endif
-  swapcontext(&scheduler_, &thread.context);
+  Context::swap(scheduler_, thread.context);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(own, nullptr, nullptr);
 #endif
@@ -276,7 +276,7 @@ void Machine::pause() {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(&thread.sanitizer_stack, scheduler_stack_, scheduler_stack_bytes_);
 #endif
-  swapcontext(&thread.context, &scheduler_);
+  Context::swap(thread.context, scheduler_);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(thread.sanitizer_stack, &scheduler_stack_, &scheduler_stack_bytes_);
 #endif
@@ -311,11 +311,7 @@ std::unique_ptr<Thread> Machine::new_thread(Block& block, int number) const {
   thread->number = number;
   thread->in_cluster = block.rank * threads_ + number;
   thread->stack.reset(new char[kStackBytes]);
-  getcontext(&thread->context);
-  thread->context.uc_stack.ss_sp = thread->stack.get();
-  thread->context.uc_stack.ss_size = kStackBytes;
-  thread->context.uc_link = nullptr;
-  makecontext(&thread->context, &Machine::fibre, 0);
+  thread->context.prepare(thread->stack.get(), kStackBytes, &Machine::fibre);
   return thread;
 }
 
@@ -949,7 +945,7 @@ void* Machine::access(Span span, int64_t index, size_t bytes, Access access, Sit
     forget_old_reads(block.words[word], block);
     check_word(block.words[word], access, site);
   }
-  if (!is_remote)
+  if (!is_remote && options_.counts_wavefronts)
     thread.log.push_back({static_cast<uint32_t>(first_byte), static_cast<uint32_t>(bytes), site});
   return block.memory.data() + first_byte;
 }
@@ -1145,9 +1141,8 @@ float flushed(float value) { return std::fabs(value) < 0x1p-126f ? std::copysign
 std::string Report::text() const {
   std::ostringstream text;
   text << races << " races, " << out_of_bounds << " out of bounds, " << misaligned << " misaligned, "
-       << uninitialised << " uninitialised, "
-       << divergences << " divergences, " << misuses << " misuses, " << bank_conflicts
-       << " bank conflicts in " << wavefronts << " wavefronts";
+       << uninitialised << " uninitialised, " << divergences << " divergences, " << misuses << " misuses, "
+       << bank_conflicts << " bank conflicts in " << wavefronts << " wavefronts";
   for (const std::string& line : told) text << "\n  " << line;
   for (const auto& [site, conflicts] : conflicts_at) text << "\n  " << conflicts << " conflicts at " << site;
   return text.str();

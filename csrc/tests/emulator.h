@@ -73,6 +73,7 @@ struct Options {
   int architecture = 90;
   unsigned cluster = 1;  // blocks of a cluster, neighbours in x
   Approximation approximation = Approximation::nearest;
+  bool counts_wavefronts = true;  // and bank conflicts
 
   // Mutations. The n-th barrier that the threads of each block, warp or cluster pass, counted from 0, orders
   // nothing: what depended on it becomes a race.

@@ -116,7 +116,7 @@ void test_faults_are_seen() {
   report = run([&] { dynamic_shared<int>(64 * 4 - 4, 64).store(thread() == 0 ? 0 : 1, 1); });
   CHECK(report.out_of_bounds == 63, report.text());
   report = run([&] { dynamic_shared<float2>(4, 16).store(0, {}); });
-  CHECK(report.out_of_bounds == 64, report.text());
+  CHECK(report.misaligned == 64, report.text());
   report = run([&] { shared().load(thread()); });
   CHECK(report.uninitialised == 64, report.text());
   report = run([&] { shared().store(thread() / 2, 1); });

@@ -99,13 +99,12 @@ def test_applying_a_mask(mask: torch.Tensor, scale: float, message: str) -> None
         torch.ops.dgdd.apply_channel_mask.default(FEATURES, mask, scale)
 
 
-def test_tensors_on_two_devices(device: torch.device) -> None:
-    if device.type == "cpu":
-        pytest.skip("needs a second device")
+@pytest.mark.needs_gpu
+def test_tensors_on_two_devices(cuda: torch.device) -> None:
     with pytest.raises(RuntimeError, match="weight must be on cuda:0 like features, got cpu"):
-        ops.channel_scores(FEATURES.to(device), WEIGHT, INDEX.to(device))
+        ops.channel_scores(FEATURES.to(cuda), WEIGHT, INDEX.to(cuda))
     with pytest.raises(RuntimeError, match="uniforms must be on cuda:0 like scores, got cpu"):
-        ops.weighted_channel_mask(UNIFORMS.to(device), UNIFORMS, 1)
+        ops.weighted_channel_mask(UNIFORMS.to(cuda), UNIFORMS, 1)
 
 
 def test_no_message_carries_a_path_of_the_build() -> None:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from emulated_cuda import on_the_cpu
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from masking_cases import DTYPES, SHAPES, Masking, channels_last_copy
@@ -241,12 +242,10 @@ def test_per_pixel_of_huge_and_tiny_features(device: torch.device) -> None:
     assert scores[2].eq(1).all()  # all channels equal
 
 
-def test_a_domain_index_out_of_range_on_cuda(device: torch.device) -> None:
-    """Not read back, never read out of bounds: NaN for that sample only."""
-    if device.type == "cpu":
-        pytest.skip("the CPU raises: see test_masking_errors.py")
+def test_a_domain_index_out_of_range_on_cuda(cuda: torch.device) -> None:
+    """Not read back, never read out of bounds: NaN for that sample only. The CPU raises an error instead."""
     for shape in [(16, 4, 4), (16, 200, 200)]:
-        case = Masking.drawn(shape, dtype=torch.float32, device=device)
+        case = Masking.drawn(shape, dtype=torch.float32, device=cuda)
         expected, expected_mask = ops.mask_channels(*case.arguments())
         for bad in (-1, 3, 2**62):
             case.domain_index[2] = bad
@@ -259,16 +258,15 @@ def test_a_domain_index_out_of_range_on_cuda(device: torch.device) -> None:
             assert torch.equal(mask[others], expected_mask[others])
 
 
-def test_cpu_and_cuda_choose_the_same_channels(device: torch.device) -> None:
+def test_cpu_and_cuda_choose_the_same_channels(cuda: torch.device) -> None:
     """From the same scores and uniforms, bit for bit, in every dtype."""
-    if device.type == "cpu":
-        pytest.skip("needs a second device")
     for dtype in DTYPES:
         for channels in (5, 64, 1000):
             case = Masking.drawn((channels,), samples=50, dtype=dtype)
             for normalize in (True, False):
-                mask = ops.weighted_channel_mask(case.features, case.uniforms, channels // 3, normalize)
+                with on_the_cpu():
+                    mask = ops.weighted_channel_mask(case.features, case.uniforms, channels // 3, normalize)
                 on_cuda = ops.weighted_channel_mask(
-                    case.features.to(device), case.uniforms.to(device), channels // 3, normalize
+                    case.features.to(cuda), case.uniforms.to(cuda), channels // 3, normalize
                 )
                 assert torch.equal(on_cuda.cpu(), mask)

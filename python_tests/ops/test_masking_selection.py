@@ -50,6 +50,7 @@ def chi_square(mask: Tensor, expected: dict[tuple[int, ...], float]) -> tuple[fl
     return statistic, len(possible) - 1
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("num_masked", [1, 2, 3, 4])
 def test_the_law_of_successive_draws(num_masked: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -65,6 +66,7 @@ def test_the_law_of_successive_draws(num_masked: int, dtype: torch.dtype, device
         assert chi_square(mask, uniform)[0] > chi2.isf(FALSE_ALARM, freedom)
 
 
+@pytest.mark.long_emulated
 def test_the_law_does_not_depend_on_scale_and_offset_of_the_scores(device: torch.device) -> None:
     scores = torch.tensor([-3.0, 2.0, 0.5, -1.0, 7.0])
     drawn = uniforms(500, 5).to(device)
@@ -74,6 +76,7 @@ def test_the_law_does_not_depend_on_scale_and_offset_of_the_scores(device: torch
         assert torch.equal(mask, expected)
 
 
+@pytest.mark.needs_gpu
 def test_constant_scores_are_a_uniform_choice(device: torch.device) -> None:
     for constant in (0.0, -2.5, math.inf, -math.inf):
         scores = torch.full((ROWS, 4), constant).to(device)
@@ -82,6 +85,7 @@ def test_constant_scores_are_a_uniform_choice(device: torch.device) -> None:
         assert statistic < chi2.isf(FALSE_ALARM, freedom)
 
 
+@pytest.mark.needs_gpu
 def test_scores_that_are_weights_already(device: torch.device) -> None:
     """Without normalisation the smallest weight counts for what it is, and negative ones for nothing."""
     weights = [0.5, 1.0, -3.0, 2.0]
@@ -122,6 +126,7 @@ def test_exactly_so_many_channels_of_every_row(name: str, normalize: bool, devic
         assert torch.equal(mask, reference.weighted_channel_mask(scores, drawn, num_masked, normalize))
 
 
+@pytest.mark.long_emulated
 def test_what_infinities_mean(device: torch.device) -> None:
     drawn = uniforms(200, 5).to(device)
 
@@ -206,6 +211,7 @@ def test_uniforms_at_the_ends(device: torch.device) -> None:
     assert mask.cpu().tolist() == [[1, 0]]
 
 
+@pytest.mark.long_emulated
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("channels", [1, 2, 31, 32, 33, 64, 100, 512, 1030])
 def test_the_same_channels_as_the_specification(
@@ -237,6 +243,7 @@ def test_any_float64_scores(rows: list[tuple[float, float]], data: st.DataObject
     assert torch.equal(mask, reference.weighted_channel_mask(scores, drawn, num_masked, normalize))
 
 
+@pytest.mark.needs_gpu
 def test_a_hundred_thousand_adjacent_uniforms_keep_their_order(device: torch.device) -> None:
     """With equal weights the larger uniform is masked first, down to neighbours in float32."""
     for start in (2.0**-126, 1e-20, 2.0**-12, math.sqrt(0.5), 1 - 2e-3):

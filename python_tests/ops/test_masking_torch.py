@@ -34,12 +34,14 @@ def cases(device: torch.device) -> list[tuple[str, tuple[object, ...]]]:
     return result
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("number", range(24))
 def test_opcheck(number: int, device: torch.device) -> None:
     name, arguments = cases(device)[number]
     torch.library.opcheck(getattr(torch.ops.dgdd, name).default, arguments)
 
 
+@pytest.mark.needs_gpu
 def test_opcheck_of_scores_that_require_a_gradient(device: torch.device) -> None:
     """Without the check that runs backward, which there is none of."""
     case = Masking.drawn(dtype=torch.float32, device=device)
@@ -93,6 +95,7 @@ def test_nothing_flows_through_the_choice(device: torch.device) -> None:
         scores.sum().backward()
 
 
+@pytest.mark.needs_gpu
 def test_compile_without_graph_breaks(device: torch.device) -> None:
     """Whole graphs with symbolic sizes, forward and backward; aot_eager traces like inductor."""
 
@@ -116,6 +119,7 @@ def test_compile_without_graph_breaks(device: torch.device) -> None:
             torch.testing.assert_close(gradients[1], gradients[0])
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.slow
 def test_compile_with_inductor(device: torch.device) -> None:
     case = Masking.drawn(dtype=torch.float32, device=device)
@@ -153,11 +157,10 @@ def test_results_in_inference_mode(device: torch.device) -> None:
         assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("shape", [(16, 8, 8), (16, 200, 200)], ids=str)
-def test_a_stream_of_the_users_own(shape: tuple[int, ...], device: torch.device) -> None:
-    if device.type == "cpu":
-        pytest.skip("the CPU has no streams")
-    case = Masking.drawn(shape, dtype=torch.float32, device=device)
+def test_a_stream_of_the_users_own(shape: tuple[int, ...], cuda: torch.device) -> None:
+    case = Masking.drawn(shape, dtype=torch.float32, device=cuda)
     expected, expected_mask = ops.mask_channels(*case.arguments())
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -170,11 +173,10 @@ def test_a_stream_of_the_users_own(shape: tuple[int, ...], device: torch.device)
     assert torch.equal(masked, 2 * expected)
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("shape", [(16, 8, 8), (16, 200, 200)], ids=str)
-def test_capture_in_a_cuda_graph(shape: tuple[int, ...], device: torch.device) -> None:
-    if device.type == "cpu":
-        pytest.skip("the CPU has no CUDA graphs")
-    case = Masking.drawn(shape, dtype=torch.float32, device=device)
+def test_capture_in_a_cuda_graph(shape: tuple[int, ...], cuda: torch.device) -> None:
+    case = Masking.drawn(shape, dtype=torch.float32, device=cuda)
     ops.mask_channels(*case.arguments())
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -122,11 +122,10 @@ def test_a_refused_step_leaves_the_images_alone() -> None:
     assert buffer.eq(1).all()
 
 
-def test_tensors_on_two_devices(device: torch.device) -> None:
-    if device.type == "cpu":
-        pytest.skip("needs a second device")
+@pytest.mark.needs_gpu
+def test_tensors_on_two_devices(cuda: torch.device) -> None:
     with pytest.raises(RuntimeError, match="domain_index must be on cuda:0 like domain_grads, got cpu"):
-        ops.spectral_surgery(GRADS.to(device), None, INDEX, 1.0, 0.3)
+        ops.spectral_surgery(GRADS.to(cuda), None, INDEX, 1.0, 0.3)
 
 
 def test_no_message_carries_a_path_of_the_build() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from emulated_cuda import stands_for_cuda
 from spectral_cases import Surgery, assert_as_accurate, random, relative_error
 
 from dgdd_fast import _C, ops
@@ -101,7 +102,7 @@ def test_scale_within_the_range_of_float32_changes_no_bit(scale: float, device: 
     class_signal, resultant_length = ops.spectral_consensus(grads, 0.0)
     scaled_signal, scaled_length = ops.spectral_consensus(grads * scale, 0.0)
     # At 2^-120 a few gradients are subnormal.
-    tolerance = 1e-6 if scale == 2.0**-120 or device.type == "cuda" else 0.0
+    tolerance = 1e-6 if scale == 2.0**-120 or stands_for_cuda(device) else 0.0
     torch.testing.assert_close(scaled_signal / scale, class_signal, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(
         scaled_length, resultant_length, rtol=1e-5 if tolerance else 0.0, atol=tolerance
@@ -174,14 +175,6 @@ def test_any_number_of_threads_and_any_alignment_give_the_same_bits(size: int) -
     assert all(torch.equal(result, results[0]) for result in results)
 
 
-@pytest.fixture
-def cuda(device: torch.device) -> torch.device:
-    """The CUDA half of `device`."""
-    if device.type == "cpu":
-        pytest.skip("about the CUDA tier only")
-    return device
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_cuda_takes_any_alignment(size: int, cuda: torch.device) -> None:
     for dtype in (torch.float32, torch.bfloat16):
@@ -192,6 +185,7 @@ def test_cuda_takes_any_alignment(size: int, cuda: torch.device) -> None:
         assert torch.equal(ops.spectral_surgery(*case.arguments()), expected)
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("size", SIZES)
 def test_cuda_needs_no_memory_but_the_result(size: int, cuda: torch.device) -> None:
     case = Surgery.drawn(samples=50, size=(size, size), dtype=torch.float32, device=cuda)
@@ -202,6 +196,7 @@ def test_cuda_needs_no_memory_but_the_result(size: int, cuda: torch.device) -> N
     assert torch.cuda.max_memory_allocated(cuda) - before <= result.nbytes + 2 * 2**20
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("domains", [2, 5])
 def test_few_planes_on_cuda_as_among_many(size: int, domains: int, cuda: torch.device) -> None:
@@ -216,6 +211,7 @@ def test_few_planes_on_cuda_as_among_many(size: int, domains: int, cuda: torch.d
         assert relative_error(result[:2], first.double()) < 1e-6
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("planes", [65_536 + 3, pytest.param(2**21 + 3, marks=pytest.mark.slow)])
 def test_more_planes_than_cuda_counts_in_16_or_31_bits(planes: int, cuda: torch.device) -> None:
     """More than 65,535 blocks, and more than 2^31 pixels."""
@@ -232,6 +228,7 @@ def test_more_planes_than_cuda_counts_in_16_or_31_bits(planes: int, cuda: torch.
     assert not update[:-5].any()
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("size", SIZES)
 def test_a_device_that_is_not_the_current_one(size: int, cuda: torch.device) -> None:
     if torch.cuda.device_count() < 2:

@@ -18,14 +18,6 @@ def test_sizes_up_to_1024(size: tuple[int, int], dtype: torch.dtype, device: tor
     )
 
 
-@pytest.fixture
-def cuda(device: torch.device) -> torch.device:
-    """The CUDA half of `device`."""
-    if device.type == "cpu":
-        pytest.skip("about the CUDA tier only")
-    return device
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("size", [(50, 50), (51, 51), (33, 33), (60, 31)], ids=str)
 def test_cuda_takes_any_alignment(size: tuple[int, int], dtype: torch.dtype, cuda: torch.device) -> None:
@@ -48,6 +40,7 @@ def test_cuda_takes_any_alignment(size: tuple[int, int], dtype: torch.dtype, cud
         assert torch.equal(one, other)
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("size", [(100, 90), (99, 91)], ids=str)
 def test_cuda_cuts_large_calls_into_chunks(size: tuple[int, int], cuda: torch.device) -> None:
     """Planes beyond any second-level cache, not a multiple of the chunks; every third sample is the same."""
@@ -69,6 +62,7 @@ def test_cuda_cuts_large_calls_into_chunks(size: tuple[int, int], cuda: torch.de
     torch.testing.assert_close(update, update[:3].repeat(samples // 3, 1, 1, 1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.slow
 def test_more_than_two_to_the_31_elements(cuda: torch.device) -> None:
     planes, height, width, needs_gigabytes = 240_000, 100, 90, 24

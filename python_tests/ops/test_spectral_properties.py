@@ -237,11 +237,10 @@ def test_the_number_of_threads_changes_no_bit_of_the_fused_sizes(size: tuple[int
 
 
 def test_domain_index_out_of_range_is_nan_on_cuda_for_that_sample_only(
-    size: tuple[int, int], device: torch.device
+    size: tuple[int, int], cuda: torch.device
 ) -> None:
-    if device.type != "cuda":
-        pytest.skip("the CPU raises: see the tests of the messages")
-    case = Surgery.drawn(samples=4, size=size, dtype=torch.float32, device=device)
+    """The CPU raises: see the tests of the messages."""
+    case = Surgery.drawn(samples=4, size=size, dtype=torch.float32, device=cuda)
     expected = ops.spectral_surgery(*case.arguments())
     case.domain_index[1], case.domain_index[2] = -1, 3
     update = ops.spectral_surgery(*case.arguments())

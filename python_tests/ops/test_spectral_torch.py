@@ -29,12 +29,14 @@ def cases(device: torch.device) -> list[tuple[str, tuple[object, ...]]]:
     return result
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("number", range(9))
 def test_opcheck(number: int, device: torch.device) -> None:
     name, arguments = cases(device)[number]
     torch.library.opcheck(getattr(torch.ops.dgdd, name).default, arguments)
 
 
+@pytest.mark.needs_gpu
 def test_opcheck_of_inputs_that_require_a_gradient(device: torch.device) -> None:
     """Without the check that runs backward, which there is none of."""
     case = Surgery.drawn(dtype=torch.float32, device=device)
@@ -44,6 +46,7 @@ def test_opcheck_of_inputs_that_require_a_gradient(device: torch.device) -> None
     torch.library.opcheck(torch.ops.dgdd.spectral_consensus.default, (case.domain_grads,), test_utils=checks)
 
 
+@pytest.mark.needs_gpu
 def test_compile_without_graph_breaks(device: torch.device) -> None:
     """Whole graphs with symbolic sizes; aot_eager traces like inductor and needs no compiler."""
 
@@ -64,6 +67,7 @@ def test_compile_without_graph_breaks(device: torch.device) -> None:
         torch.testing.assert_close(tensors[1], tensors[0])
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.slow
 def test_compile_with_inductor(device: torch.device) -> None:
     case = Surgery.drawn(dtype=torch.float32, device=device)
@@ -102,11 +106,10 @@ def test_results_in_inference_mode(device: torch.device) -> None:
     assert torch.equal(buffer, expected)
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (128, 128), (50, 50)], ids=str)
-def test_a_stream_of_the_users_own(size: tuple[int, int], device: torch.device) -> None:
-    if device.type == "cpu":
-        pytest.skip("the CPU has no streams")
-    case = Surgery.drawn(size=size, dtype=torch.float32, device=device)
+def test_a_stream_of_the_users_own(size: tuple[int, int], cuda: torch.device) -> None:
+    case = Surgery.drawn(size=size, dtype=torch.float32, device=cuda)
     expected = reference.spectral_surgery(*case.arguments())
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -118,11 +121,10 @@ def test_a_stream_of_the_users_own(size: tuple[int, int], device: torch.device) 
     torch.testing.assert_close(update, 2 * expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (128, 128), (50, 50)], ids=str)
-def test_capture_in_a_cuda_graph(size: tuple[int, int], device: torch.device) -> None:
-    if device.type == "cpu":
-        pytest.skip("the CPU has no CUDA graphs")
-    case = Surgery.drawn(size=size, dtype=torch.float32, device=device)
+def test_capture_in_a_cuda_graph(size: tuple[int, int], cuda: torch.device) -> None:
+    case = Surgery.drawn(size=size, dtype=torch.float32, device=cuda)
     images, buffer = torch.zeros_like(case.domain_grads[0]), torch.zeros_like(case.domain_grads[0])
     ops.spectral_surgery_step_(*case.step_arguments(images, buffer))  # FFT plans are made outside the capture
     graph = torch.cuda.CUDAGraph()
