@@ -36,11 +36,9 @@ inline void lay_out(CudaCall& call, int multiprocessors) {
 }
 
 // On the current CUDA device. The launches return their cudaError_t, 0 for success.
-int multiprocessors();
 int launch_forward(const CudaCall& call, void* stream);  // images -> result
-int launch_transpose(const CudaCall& call,
-                     void* stream);                  // the batch's gradient -> items, or without rows result
+// The batch's gradient -> items, or without rows result.
+int launch_transpose(const CudaCall& call, void* stream);
 int launch_sum(const CudaCall& call, void* stream);  // items -> result
-const char* cuda_error_text(int error);
 
 }  // namespace dgdd::augmentation

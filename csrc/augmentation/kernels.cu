@@ -1,17 +1,16 @@
 // The launches of the augmentation kernels.
-#include <cuda_runtime.h>
-
 #include "augmentation/kernels.cuh"
+#include "launch.h"
 
 namespace dgdd::augmentation {
 namespace {
 
 constexpr int64_t kMostBlocks = 1 << 20;  // blocks go on with a stride where there is more work
 
-int start(void (*kernel)(CudaCall), const CudaCall& call, int64_t work, void* stream) {
+template <auto kernel>
+int start(const CudaCall& call, int64_t work, void* stream) {
   const unsigned blocks = static_cast<unsigned>(work < kMostBlocks ? work : kMostBlocks);
-  kernel<<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(call);
-  return cudaGetLastError();
+  return launch<kernel>({blocks, kThreads}, stream, call);
 }
 
 // Calls `launch` with the storage's type.
@@ -31,20 +30,13 @@ int with_storage(Storage storage, Launch launch) {
 
 }  // namespace
 
-int multiprocessors() {
-  int device = 0, count = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-  return count;
-}
-
 int launch_forward(const CudaCall& call, void* stream) {
   const AugmentationParams& params = call.params;
   return with_storage(params.storage, [&](auto stored) {
     using Stored = decltype(stored);
-    return start(
-        params.bytes ? augment_kernel<uint8_t, Stored, false> : augment_kernel<Stored, Stored, false>, call,
-        params.batch * call.parts, stream);
+    const int64_t work = params.batch * call.parts;
+    return params.bytes ? start<augment_kernel<uint8_t, Stored, false>>(call, work, stream)
+                        : start<augment_kernel<Stored, Stored, false>>(call, work, stream);
   });
 }
 
@@ -52,9 +44,9 @@ int launch_transpose(const CudaCall& call, void* stream) {
   const AugmentationParams& params = call.params;
   return with_storage(params.storage, [&](auto stored) {
     using Stored = decltype(stored);
-    return start(
-        params.has_rows ? augment_kernel<Stored, RealOf<Stored>, true> : augment_kernel<Stored, Stored, true>,
-        call, params.batch * call.parts, stream);
+    const int64_t work = params.batch * call.parts;
+    return params.has_rows ? start<augment_kernel<Stored, RealOf<Stored>, true>>(call, work, stream)
+                           : start<augment_kernel<Stored, Stored, true>>(call, work, stream);
   });
 }
 
@@ -63,10 +55,8 @@ int launch_sum(const CudaCall& call, void* stream) {
   const int64_t size = params.channels * params.height * params.width;
   const int64_t work = params.images * ((size + kOfWarp - 1) / kOfWarp);
   return with_storage(params.storage, [&](auto stored) {
-    return start(sum_kernel<decltype(stored)>, call, (work + kWarps - 1) / kWarps, stream);
+    return start<sum_kernel<decltype(stored)>>(call, (work + kWarps - 1) / kWarps, stream);
   });
 }
-
-const char* cuda_error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
 }  // namespace dgdd::augmentation
