@@ -249,8 +249,8 @@ struct Part {
       return;
     }
     const int64_t pooled_positions = int64_t{call.pooled_height} * call.pooled_width;
-    const Output unit =
-        load_global<Output>(static_cast<const Stored*>(call.params.pooled_grad) + dense(pooled_positions, at));
+    const Output unit = load_global<Output>(static_cast<const Stored*>(call.params.pooled_grad) +
+                                            dense(pooled_positions, at));
 #pragma unroll
     for (int i = 0; i < kOutputs; ++i) grads[i] = load(unit.elements[i]);
   }
