@@ -114,8 +114,7 @@ def test_messages_of_the_backward(changed: dict[int, object], message: str) -> N
         torch.ops.dgdd.sample_augment_backward.default(*arguments)
 
 
-def test_tensors_on_two_devices(device: torch.device) -> None:
-    if device.type == "cpu":
-        pytest.skip("needs a second device")
+@pytest.mark.needs_gpu
+def test_tensors_on_two_devices(cuda: torch.device) -> None:
     with pytest.raises(RuntimeError, match="operation must be on cuda:0 like images, got cpu"):
-        ops.sample_augment(FLOATS.to(device), ROWS.to(device), OPERATION, PARAMETERS, None, None, 4, 2)
+        ops.sample_augment(FLOATS.to(cuda), ROWS.to(cuda), OPERATION, PARAMETERS, None, None, 4, 2)

@@ -23,6 +23,7 @@ def cases(device: torch.device) -> list[Augmentation]:
     ]
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("number", range(5))
 def test_opcheck(number: int, device: torch.device) -> None:
     case = cases(device)[number]
@@ -73,6 +74,7 @@ def test_nothing_flows_to_other_arguments(device: torch.device) -> None:
     assert case.parameters.grad is None
 
 
+@pytest.mark.needs_gpu
 def test_compile_without_graph_breaks(device: torch.device) -> None:
     """Whole graphs with symbolic sizes, forward and backward; aot_eager traces like inductor."""
 
@@ -91,6 +93,7 @@ def test_compile_without_graph_breaks(device: torch.device) -> None:
         torch.testing.assert_close(gradients[1], gradients[0])
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.slow
 def test_compile_with_inductor(device: torch.device) -> None:
     case = Augmentation.drawn(dtype=torch.uint8, device=device)
@@ -127,10 +130,9 @@ def test_results_in_inference_mode(device: torch.device) -> None:
         assert torch.equal(ops.sample_augment(*case.arguments()), expected)
 
 
-def test_a_stream_of_the_users_own(device: torch.device) -> None:
-    if device.type == "cpu":
-        pytest.skip("the CPU has no streams")
-    case = Augmentation.drawn((3, 32, 32), device=device)
+@pytest.mark.needs_gpu
+def test_a_stream_of_the_users_own(cuda: torch.device) -> None:
+    case = Augmentation.drawn((3, 32, 32), device=cuda)
     expected = ops.sample_augment(*case.arguments())
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -143,13 +145,12 @@ def test_a_stream_of_the_users_own(device: torch.device) -> None:
     assert torch.equal(result, case.images[case.rows])
 
 
-def test_capture_in_a_cuda_graph(device: torch.device) -> None:
+@pytest.mark.needs_gpu
+def test_capture_in_a_cuda_graph(cuda: torch.device) -> None:
     """Forward and backward; another draw has the same shapes."""
-    if device.type == "cpu":
-        pytest.skip("the CPU has no CUDA graphs")
-    case = Augmentation.drawn((3, 32, 32), device=device)
+    case = Augmentation.drawn((3, 32, 32), device=cuda)
     case.images.requires_grad_()
-    upstream = torch.ones(21, 3, 32, 32, device=device)
+    upstream = torch.ones(21, 3, 32, 32, device=cuda)
 
     def both() -> tuple[Tensor, Tensor]:
         batch = ops.sample_augment(*case.arguments())
@@ -164,7 +165,7 @@ def test_capture_in_a_cuda_graph(device: torch.device) -> None:
     with torch.cuda.graph(graph):
         batch, gradient = both()
     for seed in range(3):
-        other = Augmentation.drawn((3, 32, 32), device=device, seed=seed)
+        other = Augmentation.drawn((3, 32, 32), device=cuda, seed=seed)
         assert case.rows is not None
         assert other.rows is not None
         case.rows.copy_(other.rows)

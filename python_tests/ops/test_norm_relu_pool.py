@@ -310,12 +310,14 @@ def opcheck_cases(device: torch.device) -> list[tuple[str, tuple[object, ...]]]:
     return cases
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.parametrize("number", range(8))
 def test_opcheck(number, device) -> None:
     name, arguments = opcheck_cases(device)[number]
     torch.library.opcheck(getattr(torch.ops.dgdd, name).default, arguments)
 
 
+@pytest.mark.needs_gpu
 def test_compile_without_graph_breaks(device) -> None:
     """Whole graphs with symbolic sizes, forward and backward; aot_eager traces like inductor."""
 
@@ -334,6 +336,7 @@ def test_compile_without_graph_breaks(device) -> None:
                 torch.testing.assert_close(a, b)
 
 
+@pytest.mark.needs_gpu
 @pytest.mark.slow
 def test_compile_with_inductor(device) -> None:
     tensors = drawn((3, 8, 9, 8), torch.float32, device)
