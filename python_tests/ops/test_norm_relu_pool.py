@@ -76,7 +76,8 @@ def check(tensors: tuple[Tensor, Tensor, Tensor], eps: float = 1e-5, pool: int =
     for result, plain, true in zip(
         outcome, results(reference.norm_relu_pool, tensors, eps, pool), truth, strict=True
     ):
-        assert_as_accurate(result, plain, true)
+        # Three roundings of a sum over thousands of pixels, where PyTorch's own may be exact by luck.
+        assert_as_accurate(result, plain, true, roundings=2 if result.dim() == 4 else 3)
     return outcome
 
 

@@ -54,21 +54,18 @@ std::string demangled(const std::string& mangled) {
 }
 
 // `kernel<arguments>` without namespaces and parameters, as csrc/tests/cuda_check.py names it, from the
-// mangled name of a type that has the kernel as its template argument: "XadL_Z" name "E" ...
+// mangled name of a KernelTag: "KernelTag<&(void kernel<arguments>(parameters))>".
 std::string kernel_name(const std::string& mangled) {
-  const std::string begin = "XadL_Z";
-  const size_t at = mangled.find(begin);
-  std::string name = at == std::string::npos ? "" : "_Z" + mangled.substr(at + begin.size());
-  // The end of the tag follows the kernel's name; where that ends, the demangler knows.
-  while (!name.empty() && demangled(name).empty()) name.pop_back();
-  if (name.empty()) throw std::logic_error("not the tag of a kernel: " + mangled);
+  const std::string tag = demangled(mangled);
+  const size_t begin = tag.find("<&");
+  if (begin == std::string::npos) throw std::logic_error("not the tag of a kernel: " + mangled);
   std::string text =
-      std::regex_replace(demangled(name), std::regex("\\(anonymous namespace\\)::|^void "), "");
+      std::regex_replace(tag.substr(begin + 2), std::regex("\\(anonymous namespace\\)::|^\\(?void "), "");
   text = std::regex_replace(text, std::regex("\\b[A-Za-z_]\\w*::"), "");
   int depth = 0;
   for (size_t end = 0; end < text.size(); ++end) {
     depth += (text[end] == '<') - (text[end] == '>');
-    if (text[end] == '(' && depth == 0) text.resize(end);
+    if ((text[end] == '(' && depth == 0 && end > 0) || depth < 0) text.resize(end);
   }
   return text;
 }
