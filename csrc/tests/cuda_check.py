@@ -120,7 +120,7 @@ def table(usages: Iterable[Usage]) -> str:
 
 
 def resources(usages: Iterable[Usage]) -> str:
-    """The text of kernel_resources.txt: what the emulated CUDA runtime (tests/emulated) has to know of a kernel."""
+    """The text of kernel_resources.txt: what the emulated CUDA runtime (tests/emulated) takes from nvcc."""
     kernels: dict[str, dict[int, Usage]] = defaultdict(dict)
     for usage in usages:
         kernels[usage.kernel][usage.architecture] = usage
@@ -132,7 +132,7 @@ def resources(usages: Iterable[Usage]) -> str:
     ]
     for kernel, row in sorted(kernels.items()):
         shared = max(usage.shared for usage in row.values())
-        registers = (f"{row[architecture].registers:3}" for architecture in ARCHITECTURES if architecture in row)
+        registers = [f"{row[sm].registers:3}" for sm in ARCHITECTURES if sm in row]
         lines.append(f"{shared:5} {' '.join(registers)}  {kernel}")
     return "\n".join(lines) + "\n"
 

@@ -81,12 +81,14 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A source tree with one kernel file and the build of it, and a module that imports."""
     (tmp_path / "csrc").mkdir()
     source = tmp_path / "csrc" / "a.cu"
-    source.touch()
+    source.write_text('#include "launch.h"')
     (tmp_path / "build").mkdir()
     output = tmp_path / "build" / "a.cu.o"
     entry = {"file": str(source), "output": str(output), "command": COMMAND}
     (tmp_path / "build" / "compile_commands.json").write_text(json.dumps([entry]))
     monkeypatch.setattr(cuda_check, "ROOT", tmp_path)
+    monkeypatch.setattr(cuda_check, "RESOURCES", tmp_path / "kernel_resources.txt")
+    cuda_check.RESOURCES.write_text(cuda_check.resources(cuda_check.read_log("a.cu", everywhere())))
     monkeypatch.setattr(cuda_check, "check_import", lambda: [])
     monkeypatch.setenv("CUDACXX", sys.executable)
     return tmp_path
@@ -106,11 +108,23 @@ def test_good_kernels_pass_and_bad_ones_fail(checkout: Path, capsys: pytest.Capt
     assert "spills registers on sm_120" in capsys.readouterr().err
 
 
+def test_what_the_emulated_runtime_knows_of_kernels_is_kept_up_to_date(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = checkout / "build" / "a.cu.o.ptxas"
+    log.write_text(everywhere(shared="256 bytes smem, "))
+    assert run(checkout) == 1
+    assert "kernel_resources.txt does not know, or knows otherwise: " in capsys.readouterr().err
+    assert cuda_check.main(["--build", str(checkout / "build"), "--write"]) == 0
+    assert run(checkout) == 0
+    assert cuda_check.RESOURCES.read_text().splitlines()[2].split()[0] == "256"
+
+
 def test_a_kernel_file_that_the_build_forgot_fails(
     checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (checkout / "build" / "a.cu.o.ptxas").write_text(everywhere())
-    (checkout / "csrc" / "forgotten.cu").touch()
+    (checkout / "csrc" / "forgotten.cu").write_text('#include "launch.h"')
     assert run(checkout) == 1
     assert "csrc/forgotten.cu: the package was built without it" in capsys.readouterr().err
 
