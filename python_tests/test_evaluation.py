@@ -151,7 +151,8 @@ def test_a_whole_data_set_trains_as_its_normalised_images_do(data):
     config = resolve_training(dataclasses.replace(TINY, epochs=3, batch_size=50), (16, 16), flip_safe=True)
     pixels = train_network(data.images, data.labels, 3, config, mean=mean, std=std)
     images = train_network(normalise(data.images, mean, std), data.labels, 3, config)
-    assert torch.equal(pixels.classifier.weight, images.classifier.weight)
+    # The operator that gathers and augments rounds its normalisation otherwise than `normalise`.
+    torch.testing.assert_close(pixels.classifier.weight, images.classifier.weight, rtol=1e-4, atol=1e-5)
     config = dataclasses.replace(TINY, runs=1, epochs=30, augment=AugmentConfig(strategy="crop"))
     assert evaluate(data.train(), {"all": data}, config).mean("all") > 80
 
