@@ -1,4 +1,7 @@
 #include <algorithm>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
 
 #include "cuda_scope.h"
 #include "spectral/fused_cuda.h"
@@ -30,11 +33,33 @@ void run_general(const SpectralParams& params, const Device& device, void* strea
   }
 }
 
+// The kernels that no GPU has run yet are not the default.
+bool pipelined_kernels_chosen() {
+  static const bool chosen = [] {
+    const char* variable = std::getenv("DGDD_SPECTRAL_KERNELS");
+    const std::string value = variable == nullptr ? "simple" : variable;
+    if (value != "simple" && value != "pipelined")
+      throw std::runtime_error("dgdd: the environment variable DGDD_SPECTRAL_KERNELS is \"" + value +
+                               "\"; it must be simple (the default) or pipelined");
+    return value == "pipelined";
+  }();
+  return chosen;
+}
+
 }  // namespace
 
 void run_cuda(const SpectralParams& params, const Device& device) {
   const CudaScope scope(device);
   const DeviceFacts facts = device_facts();
+  const bool pipelined = pipelined_kernels_chosen();
+  if (pipelined && params.storage != Storage::float64) {
+    if (fused_tile_pipelined_available(params, facts))
+      return check_launch(launch_fused_tile_pipelined(params, facts, scope.stream()),
+                          "fused_tile_pipelined_kernel");
+    if (fused_half_spectrum_pipelined_available(params, facts))
+      return check_launch(launch_fused_half_spectrum_pipelined(params, facts, scope.stream()),
+                          "half_spectrum_pipelined_kernel");
+  }
   if (params.storage != Storage::float64) {
     if (fused_tile_available(params.height, params.width, facts))
       return check_launch(launch_fused_tile(params, facts, scope.stream()), "fused_tile_kernel");

@@ -17,4 +17,13 @@ int launch_fused_tile(const SpectralParams& params, const DeviceFacts& device, v
 bool fused_half_spectrum_available(int64_t height, int64_t width, const DeviceFacts& device);
 int launch_fused_half_spectrum(const SpectralParams& params, void* stream);
 
+// The same computation with the next domain in flight while one is transformed
+// (fused_tile_pipelined_kernels.cuh, fused_half_spectrum_pipelined_kernels.cuh), for few planes of 128 pixels
+// by clusters of blocks (fused_half_spectrum_cluster_kernels.cuh). For data at multiples of 16 bytes.
+bool fused_tile_pipelined_available(const SpectralParams& params, const DeviceFacts& device);
+int launch_fused_tile_pipelined(const SpectralParams& params, const DeviceFacts& device, void* stream);
+bool fused_half_spectrum_pipelined_available(const SpectralParams& params, const DeviceFacts& device);
+int launch_fused_half_spectrum_pipelined(const SpectralParams& params, const DeviceFacts& device,
+                                         void* stream);
+
 }  // namespace dgdd::spectral

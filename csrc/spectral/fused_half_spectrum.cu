@@ -16,7 +16,7 @@ int start(const SpectralParams& params, void* stream) {
   using Shape = Plane<kHeight, kWidth>;
   return launch<half_spectrum::half_spectrum_kernel<kHeight, kWidth, Stored>>(
       {static_cast<unsigned>(params.planes()), Shape::kThreads, Shape::kSharedBytes}, stream, params,
-      half_spectrum::Settings::of<Stored>(params));
+      Settings::of<Stored>(params));
 }
 
 template <int kHeight, int kWidth>

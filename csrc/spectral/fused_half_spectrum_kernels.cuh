@@ -20,8 +20,6 @@
 
 namespace dgdd::spectral::half_spectrum {
 
-using spectral::Settings;
-
 struct alignas(16) ComplexPair {
   Complex first, second;
 };

@@ -1,29 +1,18 @@
-#include <algorithm>
 #include <limits>
 
 #include "launch.h"
 #include "spectral/fused_cuda.h"
+#include "spectral/fused_plan.h"
 #include "spectral/fused_tile_kernels.cuh"
 
 namespace dgdd::spectral {
 namespace {
 
-// Where planes alone cannot fill the device (12 warps on each multiprocessor, by their registers), several of
-// a plane's domains go at the same time, in as few rounds as that allows and in no more groups than these
-// need.
-template <class T>
-int domain_groups(const SpectralParams& params, const DeviceFacts& device) {
-  const int64_t resident = int64_t{384 / T::kThreads} * device.multiprocessors;
-  const int64_t most = std::min({int64_t{T::kMostGroups}, int64_t{device.shared_bytes / T::kSharedBytes},
-                                 params.domains, std::max(int64_t{1}, resident / params.planes())});
-  const int64_t rounds = (params.domains + most - 1) / most;
-  return static_cast<int>((params.domains + rounds - 1) / rounds);
-}
-
 template <class T, class Stored>
 int start(const SpectralParams& params, const DeviceFacts& device, void* stream) {
   if (params.planes() > std::numeric_limits<int>::max()) return cudaErrorInvalidConfiguration;
-  const int groups = domain_groups<T>(params, device);
+  const TileResources tile{T::kThreads, 384, T::kMostGroups, T::kSharedBytes};
+  const int groups = static_cast<int>(best_groups(tile, device, params.planes(), params.domains));
   return launch<fused_tile_kernel<T, Stored>>(
       {static_cast<unsigned>(params.planes()), dim3(T::kThreads, static_cast<unsigned>(groups)),
        groups * T::kSharedBytes},

@@ -19,7 +19,7 @@ struct PlaneKernel {
         static_cast<unsigned>(params.planes()), Plane::kThreads, Plane::kSharedBytes,
         [&] {
           half_spectrum::half_spectrum_kernel<kHeight, kWidth, Stored>(
-              params, half_spectrum::Settings::of<Stored>(params));
+              params, spectral::Settings::of<Stored>(params));
         },
         options);
   }

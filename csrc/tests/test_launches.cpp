@@ -185,6 +185,52 @@ void test_masking_at_the_largest_sizes() {
   emulated::settings() = {};
 }
 
+// Whether the call has a pipelined kernel; if so, that is launched.
+bool check_pipelined_launch(const spectral::SpectralParams& params, const DeviceFacts& facts,
+                            const emulated::DeviceProfile& device) {
+  const bool is_tile = spectral::fused_tile_pipelined_available(params, facts);
+  if (!is_tile && !spectral::fused_half_spectrum_pipelined_available(params, facts)) return false;
+  const int error = is_tile ? spectral::launch_fused_tile_pipelined(params, facts, kNoStream)
+                            : spectral::launch_fused_half_spectrum_pipelined(params, facts, kNoStream);
+  CHECK(error == cudaSuccess, device.name, params.domains, params.samples, params.height, params.width);
+  return true;
+}
+
+// What takes which pipelined kernel: shared memory, alignment and the number of planes decide.
+void test_choice_of_pipelined_kernels() {
+  emulated::settings().runs_kernels = false;
+  on_every_device([](const emulated::DeviceProfile& device) {
+    DeviceFacts facts;
+    CHECK(read_device(facts) == cudaSuccess);
+    const bool is_large = facts.shared_bytes > 100 * 1024, has_clusters = facts.capability >= 90;
+    spectral::SpectralParams params{};
+    params.channels = 3;
+    params.domains = 3;
+    params.storage = Storage::float32;
+    const auto kernels = [&](int64_t samples, int64_t side) {
+      params.samples = samples;
+      params.height = params.width = side;
+      emulated::launches().clear();
+      std::string names;
+      if (!check_pipelined_launch(params, facts, device)) return names;
+      for (const auto& launch : emulated::launches())
+        names += (names.empty() ? "" : ", ") + launch.kernel.substr(0, launch.kernel.find('<'));
+      return names;
+    };
+    CHECK(kernels(10, 32) == "fused_tile_pipelined_kernel", device.name);
+    CHECK(kernels(10000, 128) == (is_large ? "half_spectrum_pipelined_kernel" : ""), device.name);
+    CHECK(kernels(10, 128) == (has_clusters ? "half_spectrum_cluster_kernel"
+                               : is_large   ? "half_spectrum_pipelined_kernel"
+                                            : ""),
+          device.name);
+    if (facts.multiprocessors == 132)
+      CHECK(kernels(140, 64) == "fused_tile_pipelined_kernel, fused_tile_pipelined_kernel", device.name);
+    params.domain_grads = reinterpret_cast<const void*>(uintptr_t{8});
+    CHECK(kernels(10, 32).empty() && kernels(10, 128).empty(), device.name);
+  });
+  emulated::settings() = {};
+}
+
 void test_fused_spectral_launches() {
   emulated::settings().runs_kernels = false;
   on_every_device([](const emulated::DeviceProfile& device) {
@@ -192,6 +238,7 @@ void test_fused_spectral_launches() {
     CHECK(read_device(facts) == cudaSuccess);
     spectral::SpectralParams params{};
     params.channels = 3;
+    int pipelined = 0;
     for (const Storage storage : {Storage::float32, Storage::bfloat16, Storage::float16})
       for (const int64_t domains : {1, 2, 3, 4, 5, 8, 16})
         for (const int64_t samples : {1, 10, 100, 140, 700000000})
@@ -207,7 +254,9 @@ void test_fused_spectral_launches() {
             const int error = tile ? spectral::launch_fused_tile(params, facts, kNoStream)
                                    : spectral::launch_fused_half_spectrum(params, kNoStream);
             CHECK(error == cudaSuccess, device.name, domains, samples, height, width);
+            pipelined += check_pipelined_launch(params, facts, device);
           }
+    CHECK(pipelined > 0, device.name);
     facts.shared_bytes = 4 * 1024;  // a device with too little for a tile is left to the general tier
     CHECK(!spectral::fused_tile_available(32, 32, facts) &&
           !spectral::fused_half_spectrum_available(128, 128, facts));
@@ -232,5 +281,6 @@ int main() {
   test_builds_for_other_devices();
   test_masking_at_the_largest_sizes();
   test_fused_spectral_launches();
+  test_choice_of_pipelined_kernels();
   return result();
 }

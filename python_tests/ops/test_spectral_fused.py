@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from emulated_cuda import stands_for_cuda
+from emulated_cuda import EmulatedCuda, stands_for_cuda
 from spectral_cases import Surgery, assert_as_accurate, random, relative_error
 
 from dgdd_fast import _C, ops
@@ -258,6 +258,50 @@ def test_all_of_this_with_lesser_instructions(capability: str) -> None:
     environment = {**os.environ, "DGDD_CPU_CAPABILITY": capability}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+KERNELS = {
+    "simple": {32: "fused_tile_kernel", 64: "fused_tile_kernel", 128: "half_spectrum_kernel"},
+    "pipelined": {
+        32: "fused_tile_pipelined_kernel",
+        64: "fused_tile_pipelined_kernel",
+        128: "half_spectrum_cluster_kernel",  # few planes
+    },
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_kernels_that_the_environment_chooses(size: int, cuda: torch.device) -> None:
+    emulated = EmulatedCuda.active
+    if emulated is None:
+        pytest.skip("a GPU does not tell which kernels it ran")
+    emulated.runtime.clear_launches()
+    ops.spectral_consensus(random(3, 2, size, size, dtype=torch.float32, device=cuda))
+    (launch,) = emulated.runtime.launches()
+    chosen = os.environ.get("DGDD_SPECTRAL_KERNELS", "simple")
+    assert launch["kernel"].split("<")[0] == KERNELS[chosen][size]
+
+
+def tested_with_kernels(value: str, tests: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-k", tests, __file__]
+    environment = {**os.environ, "DGDD_SPECTRAL_KERNELS": value}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_some_of_this_with_the_other_kernels(cuda: torch.device) -> None:
+    """A Python reads the environment once."""
+    other = "simple" if os.environ.get("DGDD_SPECTRAL_KERNELS") == "pipelined" else "pipelined"
+    done = tested_with_kernels(other, "cuda and (environment_chooses or (any_number and (4 or 5)))")
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
+def test_kernels_that_do_not_exist(cuda: torch.device) -> None:
+    done = tested_with_kernels("fast", "environment_chooses and 32")
+    message = 'DGDD_SPECTRAL_KERNELS is "fast"; it must be simple (the default) or pipelined'
+    assert done.returncode == 1
+    assert "RuntimeError" in done.stdout
+    assert message in done.stdout
 
 
 @pytest.mark.skipif(

@@ -160,6 +160,7 @@ cudaError_t run(const cudaLaunchConfig_t& config, const Kernel& kernel, const Re
   emulator::Options options;
   options.approximation = emulator::Approximation::mixed;
   options.counts_wavefronts = false;
+  options.architecture = architecture_for(devices()[static_cast<size_t>(state().device)].capability);
   for (unsigned i = 0; i < config.numAttrs; ++i) options.cluster = config.attrs[i].val.clusterDim.x;
   const emulator::Report report = emulator::launch(
       config.gridDim, config.blockDim, config.dynamicSmemBytes, [&] { kernel.entry.call(arguments); },
