@@ -7,13 +7,15 @@
 #   bench/gpu.sh --without bench-general test  every stage but these
 #
 #   build               installs the package, built for this GPU only, or the wheel that DGDD_WHEEL names
-#   check               small calls of every operator, compared with the CPU
+#   check               small calls of every operator, compared with the CPU, with both kinds of spectral kernels
 #   test-operators      the tests of the operators on the GPU
 #   bench-quick         a smoke run of the spectral benchmarks
 #   bench-loop          the distillation loop: its parts, its synchronisations
 #   bench-saturating    spectral operators on as much as the memory's bandwidth is worth
 #   bench-distillation  the same, one class and all classes of a data set
+#   bench-pipelined     the rows of the last two again, with DGDD_SPECTRAL_KERNELS=pipelined: which kernels are to stay?
 #   bench-masking       the masking of channels, the 24 most telling rows
+#   bench-normalise     normalisation, ReLU and pooling, the 6 most telling rows
 #   bench-augment       the augmentation of a batch, the 6 most telling rows
 #   bench-general       spectral operators at sizes of the general tier
 #   memcheck            compute-sanitizer over small calls of every operator
@@ -44,9 +46,11 @@ script="$(realpath "${BASH_SOURCE[0]}")"
 cd "$(dirname "$script")/.."
 
 readonly DEFAULT_STAGES=(build check test-operators bench-quick bench-loop bench-saturating bench-distillation
-  bench-masking bench-augment bench-general memcheck racecheck test synccheck initcheck bench-compiled)
+  bench-pipelined bench-masking bench-normalise bench-augment bench-general memcheck racecheck test synccheck initcheck
+  bench-compiled)
 declare -rA LIMIT_SECONDS=([build]=120 [check]=45 [test-operators]=120 [bench-quick]=60 [bench-loop]=90
-  [bench-saturating]=90 [bench-distillation]=90 [bench-masking]=60 [bench-augment]=45 [bench-general]=60 [memcheck]=120
+  [bench-saturating]=90 [bench-distillation]=90 [bench-pipelined]=90 [bench-masking]=60 [bench-normalise]=45
+  [bench-augment]=45 [bench-general]=60 [memcheck]=120
   [racecheck]=180 [test]=240 [synccheck]=120 [initcheck]=120 [bench-compiled]=1200 [accuracy]=3600
   [accuracy-cadm]=3600)
 readonly LARGEST_LOG=$((8 << 20)) # bytes
@@ -78,7 +82,12 @@ stage_build() {
   DGDD_CUDA=ON "${pip[@]}" --no-build-isolation "${options[@]}" --editable .
 }
 
-stage_check() { "$PYTHON" csrc/tests/sanitize.py; }
+stage_check() {
+  local failed=0
+  "$PYTHON" csrc/tests/sanitize.py || failed=1
+  DGDD_SPECTRAL_KERNELS=pipelined "$PYTHON" csrc/tests/sanitize.py || failed=1
+  return "$failed"
+}
 
 # Tests with "cuda" in their name, those of a device among them; one that finds no GPU fails.
 test_on_gpu() { # options
@@ -103,8 +112,13 @@ sanitizer() { # tool, options of the calls
     return 1
   fi
   # Each tensor is an allocation of its own, so that one element beyond it is noticed.
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --kernel-name kns=dgdd --error-exitcode 9 \
-    --print-limit 20 "$PYTHON" csrc/tests/sanitize.py "${@:2}"
+  local kernels failed=0
+  for kernels in simple pipelined; do
+    echo "-- $1, $kernels spectral kernels"
+    DGDD_SPECTRAL_KERNELS=$kernels PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" \
+      --kernel-name kns=dgdd --error-exitcode 9 --print-limit 20 "$PYTHON" csrc/tests/sanitize.py "${@:2}" || failed=1
+  done
+  return "$failed"
 }
 stage_memcheck() { sanitizer memcheck; }
 stage_racecheck() { sanitizer racecheck; }
@@ -115,17 +129,23 @@ benchmark() { # script, name of the table, options
   "$PYTHON" "bench/bench_$1.py" --device cuda --json "$OUT/$2.json" --resume "${@:3}"
 }
 spectral() { benchmark spectral spectral_cuda "$@"; }
-stage_bench-quick() { benchmark spectral quick_spectral_cuda --quick; }
+stage_bench-quick() { "$PYTHON" bench/bench_spectral.py --device cuda --quick; }
 stage_bench-loop() { benchmark distill loop_cuda; }
 stage_bench-saturating() { spectral --no-compile --regimes saturating; }
 stage_bench-distillation() { spectral --no-compile --regimes "all classes" "one class"; }
+stage_bench-pipelined() {
+  DGDD_SPECTRAL_KERNELS=pipelined benchmark spectral spectral_pipelined_cuda --no-compile \
+    --regimes saturating "all classes" "one class"
+}
 stage_bench-masking() { benchmark masking masking_cuda --no-compile --first 24; }
+stage_bench-normalise() { benchmark norm_relu_pool norm_relu_pool_cuda --no-compile --first 6; }
 stage_bench-augment() { benchmark augment augment_cuda --no-compile --first 6; }
 stage_bench-general() { spectral --no-compile --regimes general; }
 stage_bench-compiled() {
   local failed=0
   spectral || failed=1
   benchmark masking masking_cuda || failed=1
+  benchmark norm_relu_pool norm_relu_pool_cuda || failed=1
   benchmark augment augment_cuda || failed=1
   return "$failed"
 }

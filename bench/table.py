@@ -10,7 +10,7 @@ from typing import Any
 
 from dgdd_fast.files import write_atomically
 
-SAME = ("device", "commit", "torch")  # what two runs must have in common to be one table
+SAME = ("device", "commit", "torch", "spectral_kernels")  # what two runs must have in common to be one table
 
 
 def key(case: Any, threads: int | None) -> str:
@@ -35,9 +35,9 @@ class Table:
         if resume and path is not None and path.exists():
             kept = json.loads(path.read_text())
             for name in SAME:
-                if kept[name] != facts[name]:
+                if kept.get(name) != facts.get(name):
                     raise SystemExit(
-                        f"--resume: {path} has another {name} ({kept[name]}, now {facts[name]}): "
+                        f"--resume: {path} has another {name} ({kept.get(name)}, now {facts.get(name)}): "
                         "name another file, or leave out --resume to replace it"
                     )
             self.content |= {name: kept[name] for name in (*ceilings, "rows")}

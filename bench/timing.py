@@ -201,6 +201,7 @@ def environment(device: torch.device) -> dict[str, Any]:
             "multiprocessors": properties.multi_processor_count,
             "memory_bytes": properties.total_memory,
             "l2_bytes": properties.L2_cache_size,
+            "spectral_kernels": os.environ.get("DGDD_SPECTRAL_KERNELS", "simple"),
         }
     return facts
 
