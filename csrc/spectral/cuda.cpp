@@ -11,13 +11,8 @@
 namespace dgdd::spectral {
 namespace {
 
-// What the spectra of one pass of the general tier may take: the inverse transform needs as much again.
-// Passes are for memory alone: each costs nine launches, and the library another plan where the last one is
-// smaller.
-constexpr int64_t kMostSpectraBytes = int64_t{2} << 30;
-
 void run_general(const SpectralParams& params, const Device& device, void* stream) {
-  const int64_t chunk_planes = planes_per_chunk(params, kMostSpectraBytes, 1);
+  const int64_t chunk_planes = planes_per_chunk(params, most_spectra_bytes(), 1);
   for (int64_t first_plane = 0; first_plane < params.planes(); first_plane += chunk_planes) {
     Chunk chunk{};
     chunk.first_plane = first_plane;
@@ -47,6 +42,11 @@ bool pipelined_kernels_chosen() {
 }
 
 }  // namespace
+
+int64_t& most_spectra_bytes() {
+  static int64_t bytes = int64_t{2} << 30;
+  return bytes;
+}
 
 void run_cuda(const SpectralParams& params, const Device& device) {
   const CudaScope scope(device);

@@ -9,6 +9,11 @@ namespace dgdd::spectral {
 void run_cpu(const SpectralParams& params);
 void run_cuda(const SpectralParams& params, const Device& device);
 
+// What the spectra of one pass of the general CUDA tier may take; the inverse transform needs as much again.
+// Passes are for memory alone: each costs nine launches, and the library another plan where the last one is
+// smaller. Tests lower it.
+int64_t& most_spectra_bytes();
+
 ScalarType real_type(const SpectralParams& params);     // of the arithmetic: float32 or float64
 ScalarType complex_type(const SpectralParams& params);  // of the spectra
 

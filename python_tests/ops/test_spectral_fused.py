@@ -182,7 +182,11 @@ def test_cuda_takes_any_alignment(size: int, cuda: torch.device) -> None:
         expected = ops.spectral_surgery(*case.arguments())
         shifted = torch.empty(case.domain_grads.numel() + 1, dtype=dtype, device=cuda)[1:]
         case.domain_grads = shifted.view_as(case.domain_grads).copy_(case.domain_grads)
-        assert torch.equal(ops.spectral_surgery(*case.arguments()), expected)
+        update = ops.spectral_surgery(*case.arguments())
+        if os.environ.get("DGDD_SPECTRAL_KERNELS") == "pipelined":  # the simple ones take what is not aligned
+            assert relative_error(update, expected.double()) < 8 * torch.finfo(dtype).eps
+        else:
+            assert torch.equal(update, expected)
 
 
 @pytest.mark.needs_gpu

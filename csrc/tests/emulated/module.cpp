@@ -4,6 +4,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "spectral/glue.h"
+
 namespace py = pybind11;
 namespace emulated = dgdd::emulated;
 
@@ -53,7 +55,9 @@ PYBIND11_MODULE(dgdd_emulated, m) {
     emulated::settings().architectures = machine_code;
     emulated::settings().newest_ptx = newest_ptx;
   });
+  m.def("set_most_spectra_bytes", [](int64_t bytes) { dgdd::spectral::most_spectra_bytes() = bytes; });
   m.def("reset", [] {
+    dgdd::spectral::most_spectra_bytes() = int64_t{2} << 30;
     emulated::settings() = {};
     emulated::launches().clear();
     set_device("H200");
