@@ -17,7 +17,8 @@ struct Shape {
   static constexpr int kPipelinedBytes = half_spectrum::kPipelinedBytes<Plane, Stored>;
 };
 
-// Few planes: all blocks of all clusters, one a domain, have a place at the same time.
+// Few planes: there are places for all blocks of all clusters, one a domain. A cluster has to find its places
+// in one processing cluster of the device, so that some may wait for a second wave: a card has to tell.
 template <class S>
 bool fits_clusters(const SpectralParams& params, const DeviceFacts& device) {
   return device.capability >= 90 && params.domains > 1 && params.domains <= half_spectrum::kMostOfCluster &&

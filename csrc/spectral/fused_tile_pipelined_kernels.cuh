@@ -22,9 +22,9 @@ using TileStaging = Staging<Stored, T::kHeight * T::kWidth, T::kThreads, GroupBa
 
 template <class T>
 struct PipelinedTile {
-  // With 144 registers of a thread 14 blocks of 32 threads share a multiprocessor, with 168 three of 128.
-  static constexpr int kRegisters = T::kThreads == 32 ? 144 : 168;
-  static constexpr int kResidentThreads = T::kThreads == 32 ? 448 : 384;
+  // A quarter of a multiprocessor's registers holds three warps with 168 of a thread, and no more with 129.
+  static constexpr int kRegisters = 168;
+  static constexpr int kResidentThreads = 4 * 3 * 32;
   // Dynamic shared memory of a group. What counts a group's copies lies in the last gap of its exchange.
   template <class Stored>
   static constexpr int kGroupBytes =

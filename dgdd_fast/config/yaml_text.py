@@ -45,8 +45,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 def parse_yaml(text: str) -> Any:
     """The value that a YAML text stands for. Raises ValueError as `load_yaml` does."""
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)  # refuses control characters
         node = loader.get_single_node()
         if node is None:
             return None
@@ -57,8 +57,6 @@ def parse_yaml(text: str) -> Any:
         raise ValueError("the YAML text is nested too deeply") from None
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
-    finally:
-        loader.dispose()
 
 
 def _written_out(node: yaml.Node, known: dict[int, int]) -> int:

@@ -25,6 +25,7 @@ from ..config import (
     to_dict,
     with_method,
 )
+from ..config.bounds import Finite, Seed, Size
 from ..config.yaml_text import dump_yaml, load_yaml
 from ..files import write_atomically
 from .published import check_published
@@ -66,8 +67,8 @@ class Range:
     With `relative` they are factors of the method's own value; with `integer` they are rounded.
     """
 
-    low: float = 0.1
-    high: float = 10.0
+    low: Finite = 0.1
+    high: Finite = 10.0
     log: bool = True
     relative: bool = False
     integer: bool = False
@@ -84,8 +85,8 @@ class TuneConfig:
             its entry sets a value of its own.
     """
 
-    trials: int = 16
-    seeds: tuple[int, ...] = (0,)
+    trials: Size = 16
+    seeds: tuple[Seed, ...] = (0,)
     settings: dict[str, Range] = field(
         default_factory=lambda: {
             "distill.image_lr": Range(0.1, 10.0, relative=True),
@@ -128,14 +129,14 @@ class Study:
     data: str = "embedded-digits"
     domains: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
-    resolution: int | None = None
+    resolution: Size | None = None
     protocol: Literal["leave-one-out", "single-source", "in-distribution", "in-domain", "validation"] = (
         "leave-one-out"
     )
     targets: tuple[str, ...] | None = None
     methods: tuple[MethodEntry, ...] = (MethodEntry("dm"), MethodEntry("dm+sgs"))
-    ipc: tuple[int, ...] = (10,)
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    ipc: tuple[Size, ...] = (10,)
+    seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
     distill: dict[str, Any] = field(default_factory=dict)
     evaluate: dict[str, Any] = field(default_factory=dict)
     pretrain: dict[str, Any] = field(default_factory=dict)

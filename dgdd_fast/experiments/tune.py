@@ -56,6 +56,9 @@ def tune(study: Study, folder: Path, workers: Workers, tell: ProgressCallback) -
     """
     if study.tune.trials < 1:
         raise ValueError(f"tune.trials must be at least 1, got {study.tune.trials}")
+    for name, span in study.tune.settings.items():
+        if not span.low <= span.high:
+            raise ValueError(f"tune.settings.{name}: low {span.low} lies above high {span.high}")
     data = JobData()
     dataset = load_data(study, data)
     # Trials are evaluated as `evaluate` says, once.

@@ -105,6 +105,8 @@ def test_yaml_takes_a_key_once_and_aliases_up_to_a_size(tmp_path: Path) -> None:
         parse_yaml("a: &a [*a]")
     with pytest.raises(ValueError, match="nested too deeply"):
         parse_yaml("[" * 20_000)
+    with pytest.raises(ValueError, match="special characters are not allowed"):
+        parse_yaml("a: \x01")
     assert parse_yaml("1e-3") == 0.001
 
 

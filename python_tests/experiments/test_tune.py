@@ -326,6 +326,8 @@ def test_what_cannot_be_tuned_is_refused(study: Study, tmp_path: Path) -> None:
     depth = TuneConfig(1, settings={"evaluate.network.depth": Range(1, 3, relative=True)})
     refused("evaluate.network.depth of dm is None, but only numbers have a range", tune=depth,
             evaluate={"network": {"architecture": "resnet18"}})  # fmt: skip
+    refused("distill.momentum: low 0.9 lies above high 0.1",
+            tune=TuneConfig(settings={"distill.momentum": Range(0.9, 0.1)}))  # fmt: skip
     refused("must begin above 0", tune=TuneConfig(settings={"distill.momentum": Range(0, 0.9)}))
     with pytest.raises(ValueError, match="holds no tuning"):
         read_tuned_settings(tmp_path)

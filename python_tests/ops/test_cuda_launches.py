@@ -52,29 +52,38 @@ def unfilled(dtype: torch.dtype, channels_last: bool, samples: int, channels: in
     return torch.empty(samples, channels, side, side, dtype=dtype)
 
 
+def mask(dtype: torch.dtype, channels_last: bool, samples: int, channels: int, side: int) -> None:
+    features = unfilled(dtype, channels_last, samples, channels, side)
+    weight = torch.empty(3, channels, dtype=dtype)
+    index = torch.empty(samples, dtype=torch.int64)
+    uniforms = torch.empty(samples, channels, dtype=dtype)
+    ops.mask_channels(features, weight, index, uniforms, channels // 3)
+    if channels % 3 == 0:
+        ops.mask_channels(features, weight, index, uniforms, channels // 3, per_pixel=True)
+        ops.channel_scores(features, weight, index)
+
+
 @pytest.mark.parametrize("name", DEVICES)
 def test_every_launch_of_the_masking_operators_is_legal(
     name: str, emulated: emulated_cuda.EmulatedCuda
 ) -> None:
+    """Calls with more shared memory come later: a limit that one of them has raised hides nothing."""
     emulated.runtime.set_runs_kernels(False)
     emulated.runtime.set_device(name)
-    refused, shapes = [], 0
+    shared_bytes = {}
     for shape in masking_shapes():
-        _, _, samples, channels, _ = shape
-        features = unfilled(*shape)
-        weight = torch.empty(3, channels, dtype=features.dtype)
-        index = torch.empty(samples, dtype=torch.int64)
-        uniforms = torch.empty(samples, channels, dtype=features.dtype)
-        shapes += 1
+        mask(*shape)
+        shared_bytes[shape] = max(launch["shared_bytes"] for launch in emulated.runtime.launches())
+        emulated.runtime.clear_launches()
+    assert len(shared_bytes) > 1500
+    emulated.runtime.set_device(name, 1)
+    refused = []
+    for shape in sorted(shared_bytes, key=shared_bytes.__getitem__):
         try:
-            ops.mask_channels(features, weight, index, uniforms, channels // 3)
-            if shapes % 4 == 0:
-                ops.mask_channels(features, weight, index, uniforms, channels // 3, per_pixel=True)
-                ops.channel_scores(features, weight, index)
+            mask(*shape)
         except RuntimeError as error:
             refused.append(f"{shape}: {error}")
-    assert shapes > 1500
-    assert not refused, refused[:5]
+    assert not refused, (len(refused), refused[:5])
     assert {"fused_kernel", "scores_kernel", "select_kernel", "apply_kernel", "ranges_kernel"} == set(
         kernels(emulated)
     )
@@ -113,6 +122,7 @@ def test_shared_memory_beyond_the_default_with_the_static_part_counted(
     shape: tuple[int, ...], dtype: torch.dtype, emulated: emulated_cuda.EmulatedCuda
 ) -> None:
     """Dynamic parts of less than 48 KB that do not fit beside the static one without opting in."""
+    emulated.runtime.set_device("H200", 2)  # where nothing has raised a limit
     case = Masking.drawn(shape, dtype=dtype, channels_last=True, samples=2)
     ops.mask_channels(*case.arguments())
     (launch,) = emulated.runtime.launches()

@@ -179,11 +179,16 @@ cudaError_t run(const cudaLaunchConfig_t& config, const Kernel& kernel, const Re
 }  // namespace
 
 const std::vector<DeviceProfile>& devices() {
-  static const std::vector<DeviceProfile> all = {
-      {"A100", 80, 108, 163 * 1024, 40 << 20},    {"H100", 90, 132, 227 * 1024, 50 << 20},
-      {"H200", 90, 132, 227 * 1024, 60 << 20},    {"B200", 100, 148, 227 * 1024, 126 << 20},
-      {"RTX 4090", 89, 128, 99 * 1024, 72 << 20}, {"RTX 5090", 120, 170, 99 * 1024, 96 << 20},
-  };
+  static const std::vector<DeviceProfile> all = [] {
+    const std::vector<DeviceProfile> kinds = {
+        {"A100", 80, 108, 163 * 1024, 40 << 20},    {"H100", 90, 132, 227 * 1024, 50 << 20},
+        {"H200", 90, 132, 227 * 1024, 60 << 20},    {"B200", 100, 148, 227 * 1024, 126 << 20},
+        {"RTX 4090", 89, 128, 99 * 1024, 72 << 20}, {"RTX 5090", 120, 170, 99 * 1024, 96 << 20},
+    };
+    std::vector<DeviceProfile> devices;
+    for (int copy = 0; copy < kOfEachKind; ++copy) devices.insert(devices.end(), kinds.begin(), kinds.end());
+    return devices;
+  }();
   return all;
 }
 

@@ -97,6 +97,9 @@ struct DeviceProfile {
   int shared_bytes_of_block;  // at most, by opting in
   int l2_bytes;
 };
+// Each kind of device several times, one kind after another and then again: what launch code keeps for a
+// device, it keeps for good, so what depends on it has to meet a device that is new.
+constexpr int kOfEachKind = 3;
 const std::vector<DeviceProfile>& devices();
 
 // What the tests choose.

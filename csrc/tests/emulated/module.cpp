@@ -11,20 +11,14 @@ namespace emulated = dgdd::emulated;
 
 namespace {
 
-std::vector<std::string> devices() {
-  std::vector<std::string> names;
-  for (const emulated::DeviceProfile& device : emulated::devices()) names.emplace_back(device.name);
-  return names;
-}
-
-void set_device(const std::string& name) {
-  const std::vector<std::string> names = devices();
-  for (size_t i = 0; i < names.size(); ++i)
-    if (names[i] == name) {
+void set_device(const std::string& name, int number) {
+  const auto& all = emulated::devices();
+  for (size_t i = 0; i < all.size(); ++i)
+    if (all[i].name == name && number-- == 0) {
       cudaSetDevice(static_cast<int>(i));
       return;
     }
-  throw py::value_error("no emulated device '" + name + "'");
+  throw py::value_error("no such emulated device: " + name);
 }
 
 py::list launches() {
@@ -44,8 +38,7 @@ py::list launches() {
 }  // namespace
 
 PYBIND11_MODULE(dgdd_emulated, m) {
-  m.def("devices", &devices);
-  m.def("set_device", &set_device);
+  m.def("set_device", &set_device, py::arg("name"), py::arg("number") = 0);
   m.def("launches", &launches, "What was launched since clear_launches(), in order.");
   m.def("clear_launches", [] { emulated::launches().clear(); });
   m.def("set_stream", [](intptr_t stream) { emulated::settings().stream = reinterpret_cast<void*>(stream); });
@@ -60,6 +53,6 @@ PYBIND11_MODULE(dgdd_emulated, m) {
     dgdd::spectral::most_spectra_bytes() = int64_t{2} << 30;
     emulated::settings() = {};
     emulated::launches().clear();
-    set_device("H200");
+    set_device("H200", 0);
   });
 }
