@@ -167,12 +167,12 @@ def test_the_general_tier_takes_a_whole_batch_at_once(emulated: emulated_cuda.Em
 def test_the_general_tier_cuts_calls_that_memory_does_not_hold(
     emulated: emulated_cuda.EmulatedCuda,
 ) -> None:
-    """Five planes, two at a time: the same results in three passes."""
+    """Five planes, two at a time: the same results, to the library's rounding, in three passes."""
     case = Surgery.drawn(samples=5, channels=1, size=(9, 10), dtype=torch.float32, valid=True)
     expected = ops.spectral_surgery(*case.arguments())
     kernels(emulated)
     emulated.runtime.set_most_spectra_bytes(2 * 3 * 9 * 6 * 8 + 100)
-    assert torch.equal(ops.spectral_surgery(*case.arguments()), expected)
+    torch.testing.assert_close(ops.spectral_surgery(*case.arguments()), expected)
     assert kernels(emulated) == 3 * ["reduce_kernel", "finish_kernel"]
 
 

@@ -286,7 +286,7 @@ def test_the_kernels_that_the_environment_chooses(size: int, cuda: torch.device)
     assert launch["kernel"].split("<")[0] == KERNELS[chosen][size]
 
 
-def tested_with_kernels(value: str, tests: str) -> subprocess.CompletedProcess[str]:
+def run_with_kernels(value: str, tests: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-k", tests, __file__]
     environment = {**os.environ, "DGDD_SPECTRAL_KERNELS": value}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -295,13 +295,13 @@ def tested_with_kernels(value: str, tests: str) -> subprocess.CompletedProcess[s
 def test_some_of_this_with_the_other_kernels(cuda: torch.device) -> None:
     """A Python reads the environment once."""
     other = "simple" if os.environ.get("DGDD_SPECTRAL_KERNELS") == "pipelined" else "pipelined"
-    done = tested_with_kernels(other, "cuda and (environment_chooses or (any_number and (4 or 5)))")
+    done = run_with_kernels(other, "cuda and (environment_chooses or (any_number and (4 or 5)))")
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
 
 
 def test_kernels_that_do_not_exist(cuda: torch.device) -> None:
-    done = tested_with_kernels("fast", "environment_chooses and 32")
+    done = run_with_kernels("fast", "environment_chooses and 32")
     message = 'DGDD_SPECTRAL_KERNELS is "fast"; it must be simple (the default) or pipelined'
     assert done.returncode == 1
     assert "RuntimeError" in done.stdout
