@@ -52,8 +52,9 @@ from dgdd_fast.ops import reference
 CEILING = "copy_gigabytes_per_second"
 EAGER = ("instance_norm", "group_norm")
 COLUMNS = ("eager", "compiled", "eager_graph", "dgdd_fast_graph")
-# Relative L2 errors of the first result; more is another function. Eager bfloat16 rounds after every step.
-LARGEST_ERROR = {"float32": 1e-5, "bfloat16": 0.1}
+# Relative L2 errors of the first result; more is another function. Eager bfloat16 rounds after every step. A
+# number within rounding of zero passes the ReLU or not: of millions some dozens, whose gradient is all or none.
+LARGEST_ERROR = {"forward": {"float32": 1e-5, "bfloat16": 0.1}, "both": {"float32": 2e-3, "bfloat16": 0.1}}
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def measure(
         try:
             call = make()
             errors[name] = relative_error(call(), truth)
-            if not errors[name] <= LARGEST_ERROR[case.dtype]:
+            if not errors[name] <= LARGEST_ERROR[case.direction][case.dtype]:
                 raise ArithmeticError(f"its relative error is {errors[name]:.1e}")
             calls[name] = call
         except Exception as error:  # whatever it is, the rest of the row is worth measuring
