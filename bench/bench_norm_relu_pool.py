@@ -53,7 +53,7 @@ CEILING = "copy_gigabytes_per_second"
 EAGER = ("instance_norm", "group_norm")
 COLUMNS = ("eager", "compiled", "eager_graph", "dgdd_fast_graph")
 # Relative L2 errors of the first result; more is another function. Eager bfloat16 rounds after every step. A
-# number within rounding of zero passes the ReLU or not: of millions some dozens, whose gradient is all or none.
+# number within rounding of zero passes the ReLU or not: of millions some dozens, with all or no gradient.
 LARGEST_ERROR = {"forward": {"float32": 1e-5, "bfloat16": 0.1}, "both": {"float32": 2e-3, "bfloat16": 0.1}}
 
 
