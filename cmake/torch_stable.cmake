@@ -1,4 +1,4 @@
-# The target torch_stable: headers and libraries of torch only: find_package(Torch) would demand the CUDA toolkit torch was built with.
+# The target torch_stable, the headers and libraries of torch only: find_package(Torch) would demand the CUDA toolkit torch was built with.
 execute_process(
   COMMAND "${Python_EXECUTABLE}" -c "import torch, os; print(os.path.dirname(torch.__file__), end='')"
   OUTPUT_VARIABLE TORCH_FOLDER RESULT_VARIABLE TORCH_MISSING)
