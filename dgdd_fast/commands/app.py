@@ -6,10 +6,9 @@ from typing import Annotated, Any
 
 import typer
 import typer.core
-from rich.markup import escape
 
 from ..plugins import load_plugins, loaded_plugins
-from .terminal import error_console
+from .terminal import error_console, labelled
 
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -29,7 +28,7 @@ class Commands(typer.core.TyperGroup):
             message = str(error)
         except KeyboardInterrupt as interrupt:
             code, message = INTERRUPTED, str(interrupt) or "interrupted"
-        error_console.print(f"[bold red]error:[/] {escape(message)}")
+        error_console.print(labelled("error", "bold red", message))
         raise typer.Exit(code)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from .options import SOURCE_HELP, Classes, names_in, show_warnings
 from .terminal import console, table
@@ -30,7 +29,7 @@ def data(
     found = summary(dataset)
     rows = table("class", *found.domain_names, title=f"{found.name}: images for training + for testing")
     for name, train, test in zip(found.class_names, found.train_counts, found.test_counts, strict=True):
-        rows.add_row(escape(name), *(f"{kept} + {held}" for kept, held in zip(train, test, strict=True)))
+        rows.add_row(name, *(f"{kept} + {held}" for kept, held in zip(train, test, strict=True)))
     rows.add_section()
     totals = (map(sum, zip(*counts, strict=True)) for counts in (found.train_counts, found.test_counts))
     rows.add_row("all", *(f"{kept} + {held}" for kept, held in zip(*totals, strict=True)))

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from .. import ops
 from ..config import DistillConfig
 from ..ops import reference
 from .app import FAILURE
-from .terminal import console
+from .terminal import console, labelled
 
 LIBRARIES = ("numpy", "safetensors", "pillow", "scikit-learn", "matplotlib")
 SIDES = ((32, 32), (64, 64), (128, 128), (33, 20))
@@ -35,7 +35,7 @@ def examine() -> bool:
     build = import_module("dgdd_fast._C").build_info()
     facts = Table(show_header=False)
     for name, value in _facts(build):
-        facts.add_row(name, escape(value))
+        facts.add_row(name, value)
     console.print(facts)
 
     passed = True
@@ -45,12 +45,11 @@ def examine() -> bool:
         error = max(_relative_error(height, width, device) for height, width in SIDES)
         good = error <= LARGEST_ERROR
         passed &= good
-        verdict = "[green]good[/]" if good else "[bold red]wrong[/]"
-        console.print(
-            f"operators on {device}: {verdict} (relative error {error:.1e}, limit {LARGEST_ERROR:.0e})"
-        )
+        verdict = ("good", "green") if good else ("wrong", "bold red")
+        numbers = f" (relative error {error:.1e}, limit {LARGEST_ERROR:.0e})"
+        console.print(Text.assemble(f"operators on {device}: ", verdict, numbers))
     for advice in _advice(build, passed):
-        console.print(f"[yellow]advice:[/] {escape(advice)}")
+        console.print(labelled("advice", "yellow", advice))
     return passed
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from ..config import override
 from .app import FAILURE
 from .options import PRECISION_HELP, Classes, names_in, set_threads, usable_device
-from .terminal import ProgressDisplay, console
+from .terminal import ProgressDisplay, console, labelled
 
 if TYPE_CHECKING:
     from ..experiments.grid import GridOutcome, Workers
@@ -154,10 +153,10 @@ def show_outcome(outcome: GridOutcome, folder: Path) -> None:
     before = outcome.jobs - len(outcome.computed) - len(outcome.failures)
     console.print(f"{outcome.jobs} sets: {len(outcome.computed)} computed now, {before} there before")
     for name, reason in outcome.failures.items():
-        console.print(f"[bold red]failed:[/] {escape(name)}: {escape(reason)}")
+        console.print(labelled("failed", "bold red", f"{name}: {reason}"))
         for trace in (folder / kind / name / ERROR_NAME for kind in ("cells", "experts")):
             if trace.exists():  # a worker that died leaves none
-                console.print(f"the traceback is in {escape(str(trace))}")
+                console.print(f"the traceback is in {trace}")
     if outcome.failures:
         console.print("run again to try these again")
         raise typer.Exit(FAILURE)
@@ -171,6 +170,6 @@ class GridProgress(ProgressDisplay):
 
         if report.stage in EVENTS:
             self.remove(report.job)
-            console.print(escape(f"{report.job}: {report.stage} {report.detail}".rstrip()))
+            console.print(f"{report.job}: {report.stage} {report.detail}".rstrip())
         else:
             self.update(report.job, report.done, report.total, f"{report.stage} {report.detail}")

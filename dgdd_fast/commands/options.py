@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from ..config import shown
 from ..config.run import NO_TARGET, SET_NAME
 from ..config.yaml_text import parse_yaml
-from .terminal import console
+from .terminal import console, labelled
 
 if TYPE_CHECKING:
     from ..data import DomainDataset
@@ -94,4 +93,4 @@ def usable_device(name: str | None) -> str:
 
 def show_warnings(dataset: DomainDataset) -> None:
     for warning in dataset.warnings:
-        console.print(f"[yellow]note:[/] {escape(warning)}")
+        console.print(labelled("note", "yellow", warning))

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from .options import SOURCE_HELP
-from .terminal import console
+from .terminal import console, labelled
 
 
 def report(
@@ -42,10 +41,10 @@ def report(
     except DataError as error:
         if data is not None:
             raise
-        console.print(f"[yellow]note:[/] {escape(str(error))}; pictures with real images are left out")
+        console.print(labelled("note", "yellow", f"{error}; pictures with real images are left out"))
         dataset = None
     out = out or folder / "report.html"
     for section in write_report(out, index, dataset):
         if section.missing:
-            console.print(escape(f"{section.title}: {section.missing}"))
+            console.print(f"{section.title}: {section.missing}")
     console.print(f"written: {out}")

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from ..config import method_label
 
@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LINES = 10.0
 
-console = Console(highlight=False, soft_wrap=True)
-error_console = Console(stderr=True, highlight=False, soft_wrap=True)
+# Names and paths are shown as they are: no markup, so that photo[hd] keeps its brackets, and no :smile:.
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+error_console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def labelled(label: str, style: str, text: str) -> Text:
+    """``label: text``, the label in a rich style."""
+    return Text.assemble((f"{label}:", style), f" {text}")
 
 
 def duration(seconds: float) -> str:
@@ -63,10 +69,10 @@ class ProgressDisplay:
         self._bars: Progress | None = None
         if console.is_terminal:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[detail]}"),
+                TextColumn("{task.fields[detail]}", markup=False),
             )
             self._bars = Progress(*columns, console=console)
 
@@ -89,7 +95,7 @@ class ProgressDisplay:
         now = time.monotonic()
         if now - self._last_line.setdefault(name, now) >= SECONDS_BETWEEN_LINES or last:
             self._last_line[name] = now
-            console.print(escape(f"{name} {done}/{total}  {detail}".rstrip()))
+            console.print(f"{name} {done}/{total}  {detail}".rstrip())
 
     def remove(self, name: str) -> None:
         """The loop is at its end; its bar goes."""

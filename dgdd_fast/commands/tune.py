@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from .grid import (
     Data,
@@ -71,10 +70,8 @@ def tune(
                 own = next((f"{trial.mean:.1f} %" for trial in trials if trial.own), None)
                 beside = "its own settings failed" if own is None else f"{own} with the study's own settings"
                 console.print(
-                    escape(
-                        f"{column}, {method}, {ipc} per class: {settings}; {winner.mean:.1f} % on the "
-                        f"sources left out, {beside}"
-                    )
+                    f"{column}, {method}, {ipc} per class: {settings}; {winner.mean:.1f} % on the "
+                    f"sources left out, {beside}"
                 )
     console.print(f"written: {out / 'tuning.json'}")
     if any(found.values()):  # else every trial failed

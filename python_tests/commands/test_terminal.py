@@ -1,0 +1,48 @@
+"""What reaches the screen: names as they are, whatever characters they are made of."""
+
+import io
+
+import pytest
+from command_line import dgdd, failure
+from data_trees import write_tree
+from rich.console import Console
+
+from dgdd_fast.commands import terminal
+
+TINY = ["--ipc", "1", "--iterations", "1", "--width", "4", "--batch-real", "2", "--threads", "1"]
+ODD = "photo[hd] [b] :dog:"
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path):
+    domains, classes = (ODD, "sketch", "clip[]"), ("[red]cat", "dog")
+    data = write_tree(tmp_path / "data[1]", [f"{domain}/{label}" for domain in domains for label in classes])
+    text = dgdd("data", data).output
+    for name in (*domains, *classes, "data[1]"):
+        assert name in text
+    out = tmp_path / "out[v2] :cat:"
+    text = dgdd("distill", "--data", data, "--target", "sketch", *TINY, "--out", out).output
+    assert "from 16 images of clip[], photo[hd] [b] :dog:; held out: sketch" in text
+    assert f"written: {out / 'distilled.safetensors'}, {out / 'contact_sheet.png'}" in text
+    assert f"next:    dgdd evaluate {out}" in text
+    text = dgdd("export", out, "--out", tmp_path / "x[1]").output
+    assert f"below {tmp_path / 'x[1]' / 'images'}" in text
+    code, text = failure("distill", "--data", data, "--target", "photo[hd]", *TINY, "--out", tmp_path / "o")
+    assert (code, "no domain 'photo[hd]'" in text) == (2, True)
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_progress_shows_names_as_they_are(monkeypatch, is_terminal):
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        terminal,
+        "console",
+        Console(file=screen, force_terminal=is_terminal, width=200, markup=False, emoji=False),
+    )
+    with terminal.ProgressDisplay() as display:
+        display.update(ODD, 3, 3, "loss [1] {x}", last=True)
+    assert ODD in screen.getvalue()
+    assert "loss [1] {x}" in screen.getvalue()
+
+
+def test_labels_are_coloured_and_their_text_is_not_markup():
+    assert terminal.labelled("note", "yellow", ODD).plain == f"note: {ODD}"
