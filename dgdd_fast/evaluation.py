@@ -44,7 +44,7 @@ class Evaluation:
         return statistics.stdev(self.accuracies[name]) if self.runs > 1 else math.nan
 
     @property
-    def protocol(self) -> str:
+    def description(self) -> str:
         """One line that says how the numbers came about."""
         config = self.config
         count = f"mean and standard deviation of {self.runs} runs" if self.runs > 1 else "a single run"
@@ -74,7 +74,7 @@ class Evaluation:
                 }
                 for name, values in self.accuracies.items()
             },
-            "protocol": self.protocol,
+            "description": self.description,
             "config": to_dict(self.config),
         }
 

@@ -50,7 +50,7 @@ def test_the_seed_decides_the_accuracies(data):
     )
 
 
-def test_training_follows_the_protocol_step_by_step(data, monkeypatch):
+def test_training_follows_the_recipe_step_by_step(data, monkeypatch):
     """SGD written out by hand, on whole batches: order, augmentation, learning rate, momentum reset."""
     distilled = toy_set(data)
     config = resolve_training(dataclasses.replace(TINY, epochs=7, batch_size=10), (16, 16), flip_safe=True)
@@ -78,7 +78,7 @@ def test_training_follows_the_protocol_step_by_step(data, monkeypatch):
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_adamw_and_cutmix_follow_the_protocol_step_by_step(data):
+def test_adamw_and_cutmix_follow_the_recipe_step_by_step(data):
     """AdamW written out by hand, its rate halved after each fifth of the epochs."""
     distilled = toy_set(data)
     config = EvaluateConfig(
@@ -131,7 +131,9 @@ def test_other_architectures_learn_what_the_set_shows(architecture):
     )  # fmt: skip
     result = evaluate(toy_set(data), {"all": data}, config)
     assert result.mean("all") > 55  # chance is 33
-    assert {"alexnet": "AlexNet", "vgg11": "VGG-11", "resnet18": "ResNet-18"}[architecture] in result.protocol
+    assert {"alexnet": "AlexNet", "vgg11": "VGG-11", "resnet18": "ResNet-18"}[
+        architecture
+    ] in result.description
 
 
 def test_batch_norm_sees_whole_batches(data, monkeypatch):
@@ -174,10 +176,10 @@ def test_mean_and_sample_standard_deviation():
     single = Evaluation({"target": [50.0]}, config)
     assert math.isnan(single.std("target"))
     assert single.to_dict()["accuracies"]["target"] == {"runs": [50.0], "mean": 50.0, "std": None}
-    assert "a single run" in single.protocol
+    assert "a single run" in single.description
 
 
-def test_the_protocol_and_the_configuration_go_with_the_numbers(data):
+def test_the_description_and_the_configuration_go_with_the_numbers(data):
     result = evaluate(toy_set(data, flip_safe=False), {"all": data}, TINY)
     assert result.config.augment.strategy == "color_crop_cutout_scale_rotate"
     assert result.config.network.depth == 2
@@ -185,8 +187,8 @@ def test_the_protocol_and_the_configuration_go_with_the_numbers(data):
     assert written["accuracies"]["all"]["runs"] == result.accuracies["all"]
     assert from_dict(EvaluateSettings, written["config"]) == result.config
     for part in ("width 8", "depth 2", "12 epochs", "after epoch 7", "2 runs", "scale_rotate", "last epoch"):
-        assert part in written["protocol"]
-    assert "\n" not in written["protocol"]
+        assert part in written["description"]
+    assert "\n" not in written["description"]
 
 
 def test_divergence_is_reported(data):

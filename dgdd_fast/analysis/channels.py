@@ -59,13 +59,13 @@ def examine_experts(pool: ExpertPool, real: DomainDataset, masks: MaskConfig) ->
     result = []
     for index in range(len(pool)):
         pool.fill_(expert, index, 1.0)
-        sight = collect_features(expert, images, real.domains, masks, index)
+        found = collect_features(expert, images, real.domains, masks, index)
         by_stage = []
-        for views, kept, discriminator in zip(sight.views, sight.kept, expert.discriminators, strict=True):
+        for views, kept, discriminator in zip(found.views, found.kept, expert.discriminators, strict=True):
             told = [_percent(discriminator(view).argmax(1) == real.domains) for view in views]
             probed = probe_accuracies(views[0], views, real.domains)
             by_stage.append([*told, *probed, _percent(kept == 0)])
-        right = _percent(expert.network.classifier(sight.features).argmax(1) == real.labels)
+        right = _percent(expert.network.classifier(found.features).argmax(1) == real.labels)
         result.append(ExpertDiagnostics(right, *map(list, zip(*by_stage, strict=True))))
     return result
 
@@ -193,4 +193,4 @@ def compare_channels(
             }
         )
     diagnostics = examine_experts(pool, real, masks)
-    return {"experts": [sight._asdict() for sight in diagnostics], "stages": stages}
+    return {"experts": [part._asdict() for part in diagnostics], "stages": stages}

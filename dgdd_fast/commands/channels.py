@@ -70,12 +70,12 @@ def _print_experts(diagnostics: list[dict[str, Any]]) -> None:
         ("probe", "domain told by a linear probe of the stages, in %"),
     ):
         rows = table("expert", "class", "all channels", "masked", "masked uniformly", title=title)
-        for index, sight in enumerate(diagnostics):
+        for index, expert in enumerate(diagnostics):
             shares = (
-                " ".join(f"{x:.0f}" for x in sight[f"{mask}{judge}_accuracy"])
+                " ".join(f"{x:.0f}" for x in expert[f"{mask}{judge}_accuracy"])
                 for mask in ("", "masked_", "uniform_")
             )
-            rows.add_row(str(index + 1), f"{sight['accuracy']:.0f}", *shares)
+            rows.add_row(str(index + 1), f"{expert['accuracy']:.0f}", *shares)
         console.print(rows)
 
 

@@ -80,7 +80,7 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> dict[str, Evaluatio
     dataset = embedded_digits()
     sources, sources_test, target = dataset.leave_out(config.target)
     tests = {f"{config.target} (held out)": target, "source domains": sources_test}
-    for line in _protocol(config, tests, sources):
+    for line in _setup(config, tests, sources):
         console.print(line)
 
     first: dict[str, DistilledSet] = {}
@@ -94,7 +94,7 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> dict[str, Evaluatio
         results[method] = _joined(per_seed)
 
     console.print(accuracy_table(results))
-    console.print(results["dm+sgs"].protocol)
+    console.print(results["dm+sgs"].description)
     console.print(_difference(results["dm+sgs"], results["dm"], f"{config.target} (held out)"))
     for method, distilled in first.items():
         distilled.save(out / f"{method}.safetensors")
@@ -151,7 +151,7 @@ def _draw_decomposition(path: Path, distilled: DistilledSet, sources: DomainData
     draw_decomposition(path, distilled.pixels()[rows], decompose_images(distilled, sources, rows), names)
 
 
-def _protocol(config: DemoConfig, tests: dict[str, DomainDataset], sources: DomainDataset) -> list[str]:
+def _setup(config: DemoConfig, tests: dict[str, DomainDataset], sources: DomainDataset) -> list[str]:
     """What is done, and what is smaller than the papers' settings so that it takes minutes."""
     from ..matching.resolve import resolve_distillation
     from ..networks import ConvNet

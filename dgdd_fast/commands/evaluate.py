@@ -62,7 +62,7 @@ def evaluate(
     runs: Annotated[
         int, typer.Option(min=1, help="Networks trained, each from another seed.")
     ] = EVALUATE.runs,
-    protocol: Annotated[
+    recipe: Annotated[
         str,
         typer.Option(
             help="dm: SGD, one augmentation at a time; ncfm: AdamW, augmentations in sequence and CutMix."
@@ -125,8 +125,8 @@ def evaluate(
     from ..files import write_atomically
     from ..synthetic.distilled_set import DistilledSet
 
-    if protocol not in RECIPES:
-        raise ValueError(f"--protocol must be one of {', '.join(RECIPES)}, got {protocol!r}")
+    if recipe not in RECIPES:
+        raise ValueError(f"--recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
     if on not in ("target", "sources", "both"):
         raise ValueError(f"--on must be target, sources or both, got {on!r}")
     device = usable_device(device)
@@ -135,7 +135,7 @@ def evaluate(
     distilled = DistilledSet.load(path)
     sources, tests = _test_sets(distilled, _data_of(path, data), on)
     trained_on = from_dict(DistillConfig, distilled.config)
-    config = override(RECIPES[protocol], runs=runs, epochs=epochs, seed=seed)
+    config = override(RECIPES[recipe], runs=runs, epochs=epochs, seed=seed)
     config = override(config, generalize=generalize, precision=precision)
     config = with_assignments(config, assignments(settings_given), "evaluate")
     architectures = architecture or [trained_on.network.architecture]
@@ -169,7 +169,7 @@ def evaluate(
                 results[name] = run_evaluation(images, tests, settings, device=device, progress=meter.show)
             report["results"][f"{name}{of_network}"] = results[name].to_dict()
         console.print(accuracy_table(results))
-        console.print(f"{distilled.ipc} images per class; {results[method].protocol}")
+        console.print(f"{distilled.ipc} images per class; {results[method].description}")
     out = out or path.with_name("evaluation.json")
     write_atomically(out, (json.dumps(report, indent=2) + "\n").encode())
     console.print(f"written: {out}")

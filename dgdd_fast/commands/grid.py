@@ -149,12 +149,13 @@ def workers_to_use(processes: int, devices: str, ray: str | None, threads: int |
 def show_outcome(outcome: GridOutcome, folder: Path) -> None:
     """Say what was computed and what failed; ends the command where something did."""
     from ..experiments.job import ERROR_NAME
+    from ..experiments.plan import JOBS_FOLDER, POOLS_FOLDER
 
     before = outcome.jobs - len(outcome.computed) - len(outcome.failures)
     console.print(f"{outcome.jobs} sets: {len(outcome.computed)} computed now, {before} there before")
     for name, reason in outcome.failures.items():
         console.print(labelled("failed", "bold red", f"{name}: {reason}"))
-        for trace in (folder / kind / name / ERROR_NAME for kind in ("cells", "experts")):
+        for trace in (folder / kind / name / ERROR_NAME for kind in (JOBS_FOLDER, POOLS_FOLDER)):
             if trace.exists():  # a worker that died leaves none
                 console.print(f"the traceback is in {trace}")
     if outcome.failures:

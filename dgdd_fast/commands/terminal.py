@@ -53,10 +53,10 @@ def accuracy_table(results: Mapping[str, Evaluation]) -> Table:
     names = list(next(iter(results.values())).accuracies)
     result = table("method", *names, title="accuracy in %")
     for method, evaluation in results.items():
-        cells = [f"{evaluation.mean(name):.1f}" for name in names]
+        texts = [f"{evaluation.mean(name):.1f}" for name in names]
         if evaluation.runs > 1:
-            cells = [f"{cell} ± {evaluation.std(name):.1f}" for cell, name in zip(cells, names, strict=True)]
-        result.add_row(method_label(method), *cells)
+            texts = [f"{text} ± {evaluation.std(name):.1f}" for text, name in zip(texts, names, strict=True)]
+        result.add_row(method_label(method), *texts)
     return result
 
 

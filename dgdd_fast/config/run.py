@@ -11,7 +11,7 @@ from .convert import from_dict, to_dict
 from .schema import DistillConfig
 from .yaml_text import dump_yaml, load_yaml
 
-# What the folder of a run, or of a cell of a grid, holds.
+# What the folder of a run, or of a job of a grid, holds.
 CONFIG_NAME = "config.yaml"
 SET_NAME = "distilled.safetensors"
 SHEET_NAME = "contact_sheet.png"

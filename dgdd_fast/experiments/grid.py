@@ -6,7 +6,7 @@ import dataclasses
 import fcntl
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from ..config import to_dict
 from ..data import DataError, DomainDataset
 from ..files import write_atomically
 from .job import JobData, JobProgress, ProgressCallback, is_complete, read_evaluation
-from .plan import Job, Plan, PoolJob, TableEntry, plan
+from .plan import JOBS_FOLDER, Job, Plan, PoolJob, TableEntry, plan
 from .published import published_table
 from .study import Study, study_from_dict, write_study
 from .tuned_settings import read_tuned_settings
@@ -79,11 +79,11 @@ def run_grid(
     name: str = INDEX_NAME,
     data: JobData | None = None,
 ) -> GridOutcome:
-    """Carry out a study in `folder`: NAME.yaml (the study), NAME.json (its index), cells/ and experts/.
+    """Carry out a study in `folder`: NAME.yaml (the study), NAME.json (its index), jobs/ and experts/.
 
     Rerunning computes what is missing or damaged, whether it was interrupted, failed or is new in the study:
-    a cell's folder is named by a hash of its settings and data. So a changed study shares what did not
-    change, finds its cells again when it is changed back, and no number can come from other settings than it
+    the folder of a job is named by a hash of its settings and data. So a changed study shares what did not
+    change, finds its jobs again when it is changed back, and no number can come from other settings than it
     says.
 
     Args:
@@ -96,8 +96,8 @@ def run_grid(
     study = dataclasses.replace(study, data=_absolute(study.data), tuned=tuned)
     data = data or JobData()
     dataset = load_data(study, data)
-    choices = read_tuned_settings(Path(study.tuned)) if study.tuned else None
-    grid = plan(study, dataset, choices, workers.devices[0], workers.threads)
+    tuned_settings = read_tuned_settings(Path(study.tuned)) if study.tuned else None
+    grid = plan(study, dataset, tuned_settings, workers.devices[0], workers.threads)
     root = folder.resolve()
     failures: dict[str, str] = {}
     computed: list[str] = []
@@ -110,6 +110,7 @@ def run_grid(
         tell(report)
 
     with _locked(folder):
+        _move_older_jobs(root)
         write_study(folder / f"{name}.yaml", study)
         _write_index(folder / f"{name}.json", study, grid, dataset)
         _run([pool for pool in grid.pools if not is_complete(pool, root)], root, workers, record, data)
@@ -146,10 +147,10 @@ class GridIndex(NamedTuple):
     rows: list[dict[str, Any]]
     columns: list[str]
     evaluations: list[str]
-    cells: list[TableEntry]
+    entries: list[TableEntry]
 
     def evaluation(self, file: str) -> dict[str, Any] | None:
-        """The content of an evaluation that a cell names, as `read_evaluation` gives it; None while it is
+        """The content of an evaluation that an entry names, as `read_evaluation` gives it; None while it is
         missing."""
         return read_evaluation(self.folder / file)
 
@@ -162,9 +163,14 @@ def read_index(folder: Path, name: str = INDEX_NAME) -> GridIndex:
     try:
         content = json.loads(path.read_text())
         study = study_from_dict(content["study"])
-        cells = [TableEntry(**{**cell, "tests": tuple(cell["tests"])}) for cell in content["cells"]]
+        entries = [
+            TableEntry(**{**entry, "tests": tuple(entry["tests"])})
+            for entry in (
+                _older_entries(content["cells"], folder) if "cells" in content else content["entries"]
+            )
+        ]
         rest = {name: content[name] for name in ("data", "rows", "columns", "evaluations")}
-        return GridIndex(folder, study, **rest, cells=cells)
+        return GridIndex(folder, study, **rest, entries=entries)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); write it again with dgdd grid") from error
 
@@ -183,9 +189,38 @@ def _write_index(path: Path, study: Study, grid: Plan, dataset: DomainDataset) -
         ],
         "columns": grid.columns,
         "evaluations": list(study.evaluations) or [""],
-        "cells": [dataclasses.asdict(cell) for cell in grid.cells],
+        "entries": [dataclasses.asdict(entry) for entry in grid.entries],
     }
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+# Grids once kept their jobs in cells/, and called the entries of the table cells, too.
+OLDER_FOLDER = "cells"
+
+
+def _move_older_jobs(root: Path) -> None:
+    older = root / OLDER_FOLDER
+    if not older.is_dir():
+        return
+    (root / JOBS_FOLDER).mkdir(exist_ok=True)
+    for job in older.iterdir():
+        if not (root / JOBS_FOLDER / job.name).exists():
+            job.rename(root / JOBS_FOLDER / job.name)
+    with suppress(OSError):  # something else may lie there
+        older.rmdir()
+
+
+def _older_entries(cells: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """The entries of an index of an older grid, whose jobs another index of the folder may have moved."""
+
+    def place(path: str | None) -> str | None:
+        if path is None or (folder / path).exists():
+            return path
+        return path.replace(OLDER_FOLDER, JOBS_FOLDER, 1)
+
+    return [
+        {**cell, **{key: place(cell[key]) for key in ("file", "reference", "set_folder")}} for cell in cells
+    ]
 
 
 def _absolute(source: str) -> str:

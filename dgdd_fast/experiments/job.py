@@ -65,7 +65,7 @@ class JobData:
         return self._loaded[1]
 
 
-class ChangedCellError(ValueError):
+class ChangedJobError(ValueError):
     """A folder whose configuration is not the one that its name stands for."""
 
 
@@ -87,13 +87,15 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
         return None
     try:
         report: dict[str, Any] = json.loads(content)
+        if "protocol" in report:  # what older grids called the description
+            report["description"] = report.pop("protocol")
         runs = [part["runs"] for part in report["accuracies"].values()]
         whole = (
             {len(values) for values in runs} == {report["config"]["runs"]}
             and all(0 <= accuracy <= 100 for values in runs for accuracy in values)
             and all(report["images"][test] > 0 for test in report["accuracies"])
             and isinstance(report["config"]["generalize"], str)
-            and isinstance(report["protocol"], str)
+            and isinstance(report["description"], str)
             and report["seconds"] >= 0
         )
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -221,7 +223,7 @@ def _keep_config(job: Job, folder: Path, sources: DomainDataset) -> None:
             there["experts"]["pool"] = wanted["experts"]["pool"]  # the grid may have moved
         for name, value in wanted.items():
             if name != "checkpoint_every" and there[name] != value:
-                raise ChangedCellError(
+                raise ChangedJobError(
                     f"{path} was changed: {name} is {there[name]!r}, but this folder is for {value!r}; "
                     "change the study instead, or delete the folder"
                 )

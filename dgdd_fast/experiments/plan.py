@@ -29,6 +29,9 @@ from ..training import resolve_training
 from .study import WHOLE, Row, Study, rows_of
 from .tuned_settings import TunedSettings, apply_tuned, check_tuned_settings
 
+# The folders of jobs and of pools of experts, in that of the grid.
+JOBS_FOLDER = "jobs"
+POOLS_FOLDER = "experts"
 # What Random at the same budget is distilled with: real images, evenly from the domains.
 REAL_IMAGES = DistillConfig(objective="random")
 
@@ -62,7 +65,7 @@ class PoolJob:
     @property
     def folder(self) -> str:
         """Relative to the folder of the grid."""
-        return f"experts/{self.name}"
+        return f"{POOLS_FOLDER}/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Job:
     @property
     def folder(self) -> str:
         """Relative to the folder of the grid."""
-        return f"cells/{self.name}"
+        return f"{JOBS_FOLDER}/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -124,11 +127,11 @@ class TableEntry:
 
 
 class Plan(NamedTuple):
-    """The cells of a study, and its pools and jobs without repetition, in the order in which to run them."""
+    """The table entries of a study, and its pools and jobs, each once, in the order in which to run them."""
 
     rows: list[Row]
     columns: list[str]
-    cells: list[TableEntry]
+    entries: list[TableEntry]
     pools: list[PoolJob]
     jobs: list[Job]
 
@@ -168,36 +171,39 @@ def parts_of(study: Study, domains: tuple[str, ...]) -> list[Part]:
 def plan(
     study: Study,
     dataset: DomainDataset,
-    choices: TunedSettings | None = None,
+    tuned: TunedSettings | None = None,
     device: str = "cpu",
     threads: int | None = None,
 ) -> Plan:
-    """All cells and jobs of a study on `dataset`, loaded as it says, with the settings that were chosen.
+    """All that a study asks for on `dataset`, which was loaded as it says.
 
     For one seed and the same sources all methods share the seeds of their draws, so that they start from the
     same images and differ in the method alone; other sources have other seeds.
+
+    Args:
+        tuned: the settings that were chosen for its rows.
 
     Raises ValueError for settings that cannot work with these data.
     """
     rows, parts = rows_of(study), parts_of(study, dataset.domain_names)
     _check_tested(study, dataset, parts)
     planner = _Planner(study, dataset, device, threads)
-    if choices is not None:
+    if tuned is not None:
         for part in parts:
             check_tuned_settings(
-                choices, study.protocol, dataset.resolution, part.column, planner.data_of(part)
+                tuned, study.protocol, dataset.resolution, part.column, planner.data_of(part)
             )
-    cells = []
+    entries = []
     for seed in study.seeds:
         for ipc in study.ipc:
             for part in parts:
-                for row in (apply_tuned(row, choices, part.column, ipc) for row in rows):
+                for row in (apply_tuned(row, tuned, part.column, ipc) for row in rows):
                     for evaluation, config in row.evaluations.items():
                         reference = None
                         if row.distill is not None:
                             reference = planner.place(part, seed, ipc, REAL_IMAGES, None, config)[1]
                         folder, file = planner.place(part, seed, ipc, _images(row), row.pretrain, config)
-                        cells.append(
+                        entries.append(
                             TableEntry(
                                 row.key,
                                 evaluation,
@@ -212,7 +218,7 @@ def plan(
                             )
                         )
     columns = [part.column for part in parts]
-    return Plan(rows, columns, cells, list(planner.pools.values()), list(planner.jobs.values()))
+    return Plan(rows, columns, entries, list(planner.pools.values()), list(planner.jobs.values()))
 
 
 def _check_tested(study: Study, dataset: DomainDataset, parts: list[Part]) -> None:

@@ -203,13 +203,13 @@ def _trials(
     index = read_index(folder, name)
     values: dict[tuple[str, int], dict[str, list[float]]] = {}
     lost = set()
-    for cell in index.cells:
-        report = index.evaluation(cell.file)
+    for entry in index.entries:
+        report = index.evaluation(entry.file)
         if report is None:
-            lost.add((cell.row, cell.ipc))
+            lost.add((entry.row, entry.ipc))
         else:
-            accuracy = statistics.fmean(report["accuracies"][cell.column]["runs"])
-            values.setdefault((cell.row, cell.ipc), {}).setdefault(cell.column, []).append(accuracy)
+            accuracy = statistics.fmean(report["accuracies"][entry.column]["runs"])
+            values.setdefault((entry.row, entry.ipc), {}).setdefault(entry.column, []).append(accuracy)
     found: dict[str, dict[int, list[Trial]]] = {}
     for key, tried in settings.items():
         for ipc in budgets:

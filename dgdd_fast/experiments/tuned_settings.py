@@ -32,8 +32,8 @@ class TunedSettings(NamedTuple):
 
 
 def read_tuned_settings(folder: Path) -> TunedSettings:
-    """The choices in the folder of a tuning. Raises ValueError where there are none, or none that say what
-    they were made on."""
+    """What `dgdd tune` chose, from its folder. Raises ValueError where nothing is there, or nothing that says
+    what the choice was made on."""
     path = folder / TUNING_NAME
     if not path.exists():
         raise ValueError(f"{folder} holds no tuning: no {TUNING_NAME} there; make one with dgdd tune")
@@ -60,13 +60,13 @@ def read_tuned_settings(folder: Path) -> TunedSettings:
 
 
 def check_tuned_settings(
-    choices: TunedSettings, protocol: str, resolution: tuple[int, int], column: str, sources: dict[str, str]
+    tuned: TunedSettings, protocol: str, resolution: tuple[int, int], column: str, sources: dict[str, str]
 ) -> None:
-    """Refuse choices made under another protocol, at another resolution or on other sources: the images that
-    a column is tested on may have taken part in them.
+    """Refuse settings tuned under another protocol, at another resolution or on other sources: the images
+    that a column is tested on may have taken part in the choice.
 
     Args:
-        protocol, resolution: of the study that takes the choices.
+        protocol, resolution: of the study that takes the settings.
         column: one of its columns.
         sources: the fingerprint of each of that column's source domains.
 
@@ -78,34 +78,34 @@ def check_tuned_settings(
             f"the settings were tuned for {what} {theirs}, but this study has {ours}; tune this study itself"
         )
 
-    if choices.protocol != protocol:
-        raise differs("the protocol", choices.protocol, protocol)
-    if choices.resolution != resolution:
-        raise differs("images of", "{} x {} px".format(*choices.resolution), "{} x {} px".format(*resolution))
-    tuned = choices.columns.get(column)
-    if tuned is None or tuned.sources == sources:
+    if tuned.protocol != protocol:
+        raise differs("the protocol", tuned.protocol, protocol)
+    if tuned.resolution != resolution:
+        raise differs("images of", "{} x {} px".format(*tuned.resolution), "{} x {} px".format(*resolution))
+    tuned_column = tuned.columns.get(column)
+    if tuned_column is None or tuned_column.sources == sources:
         return
-    if set(tuned.sources) != set(sources):
-        raise differs(f"{column} on the sources", ", ".join(tuned.sources), ", ".join(sources))
-    changed = [name for name in sources if tuned.sources[name] != sources[name]]
+    if set(tuned_column.sources) != set(sources):
+        raise differs(f"{column} on the sources", ", ".join(tuned_column.sources), ", ".join(sources))
+    changed = [name for name in sources if tuned_column.sources[name] != sources[name]]
     raise ValueError(
         f"the settings for {column} were tuned on other images of {', '.join(changed)} than this study's; "
         "tune this study itself"
     )
 
 
-def apply_tuned(row: Row, choices: TunedSettings | None, column: str, ipc: int) -> Row:
+def apply_tuned(row: Row, tuned: TunedSettings | None, column: str, ipc: int) -> Row:
     """The row with the settings chosen for its entry in this column at this budget.
 
-    What the entry or a sweep sets, it keeps. Raises ValueError where there are choices, but none for this
+    What the entry or a sweep sets, it keeps. Raises ValueError where settings were tuned, but none for this
     column or budget.
     """
-    if choices is None or row.distill is None:
+    if tuned is None or row.distill is None:
         return row
-    if all(row.entry not in tuned.rows for tuned in choices.columns.values()):
+    if all(row.entry not in tuned.rows for tuned in tuned.columns.values()):
         return row
-    tuned = choices.columns.get(column)
-    settings = None if tuned is None else tuned.rows.get(row.entry, {}).get(ipc)
+    tuned_column = tuned.columns.get(column)
+    settings = None if tuned_column is None else tuned_column.rows.get(row.entry, {}).get(ipc)
     if settings is None:
         raise ValueError(f"nothing was tuned for {row.entry}, {ipc} images per class, {column}; tune it too")
     for setting, value in settings.items():

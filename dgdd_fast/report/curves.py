@@ -103,23 +103,29 @@ def sensitivity_figure(index: GridIndex, table: ResultTable) -> Figure | None:
     size = (4.6 * len(settings), 3.4 * len(table.blocks))
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     grid = figure.subplots(len(table.blocks), len(settings), squeeze=False)
-    entries = {entry["key"]: entry for entry in index.rows}
+    index_rows = {row["key"]: row for row in index.rows}
     for axes_row, (ipc, rows) in zip(grid, table.blocks.items(), strict=True):
         for axes, setting in zip(axes_row, settings, strict=True):
             lines: dict[str, list[tuple[float, Number]]] = {}
             for row in rows:
-                entry, number = entries[row.key], overall(table, row)
-                if entry["sweep"] and entry["sweep"][0] == setting and number is not None:
-                    lines.setdefault(entry["entry"], []).append((entry["sweep"][1], number))
+                index_row, number = index_rows[row.key], overall(table, row)
+                if index_row["sweep"] and index_row["sweep"][0] == setting and number is not None:
+                    lines.setdefault(index_row["entry"], []).append((index_row["sweep"][1], number))
             for place, (key, points) in enumerate(lines.items()):
                 values, numbers = zip(*sorted(points), strict=True)
                 spread = [0.0 if math.isnan(number.std) else number.std for number in numbers]
                 means = [number.mean for number in numbers]
                 axes.errorbar(
-                    values, means, spread, fmt="o-", color=f"C{place}", capsize=3, label=entries[key]["label"]
+                    values,
+                    means,
+                    spread,
+                    fmt="o-",
+                    color=f"C{place}",
+                    capsize=3,
+                    label=index_rows[key]["label"],
                 )
                 scale_to(axes, values)
-            others = [row for row in rows if row.key not in lines and not entries[row.key]["sweep"]]
+            others = [row for row in rows if row.key not in lines and not index_rows[row.key]["sweep"]]
             for place, row in enumerate(others):
                 number = overall(table, row)
                 if number is not None:
@@ -137,7 +143,7 @@ def sensitivity_figure(index: GridIndex, table: ResultTable) -> Figure | None:
 def time_figure(index: GridIndex, table: ResultTable) -> Figure | None:
     """Accuracy against the time of one training and its test, a panel for each budget; None without any."""
     seconds = seconds_per_training(index)
-    swept = {entry["key"] for entry in index.rows if entry["sweep"]}
+    swept = {row["key"] for row in index.rows if row["sweep"]}
     points = {
         ipc: [
             (row.label, statistics.median(seconds[row.key, ipc]), number)

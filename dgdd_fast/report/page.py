@@ -98,23 +98,23 @@ def _drawn(title: str, draw: Callable[[], list[tuple[str, bytes]]]) -> Section:
 def _examples(index: GridIndex, part: Part) -> tuple[list[Example], str]:
     """What there is to show, and which sets are damaged and what to do about them."""
     examples, damaged = [], []
-    labels = {entry["key"]: entry["label"] for entry in index.rows if not entry["sweep"]}
+    labels = {row["key"]: row["label"] for row in index.rows if not row["sweep"]}
     study, seen = index.study, set()
-    for cell in index.cells:
-        wanted = (cell.column, cell.ipc, cell.seed) == (part.column, study.ipc[0], study.seeds[0])
-        if not wanted or cell.row not in labels or cell.set_folder is None or cell.set_folder in seen:
+    for entry in index.entries:
+        wanted = (entry.column, entry.ipc, entry.seed) == (part.column, study.ipc[0], study.seeds[0])
+        if not wanted or entry.row not in labels or entry.set_folder is None or entry.set_folder in seen:
             continue
-        seen.add(cell.set_folder)
-        folder = index.folder / cell.set_folder
+        seen.add(entry.set_folder)
+        folder = index.folder / entry.set_folder
         if (folder / SET_NAME).exists():
             try:
                 images = DistilledSet.load(folder / SET_NAME)
             except DistilledSetError as error:
                 damaged.append(
-                    f"Left out: {labels[cell.row]}, {error}; or delete the file and run dgdd grid again."
+                    f"Left out: {labels[entry.row]}, {error}; or delete the file and run dgdd grid again."
                 )
             else:
-                examples.append(Example(labels[cell.row], folder, images))
+                examples.append(Example(labels[entry.row], folder, images))
     return examples, " ".join(damaged)
 
 

@@ -71,8 +71,10 @@ def result_table(index: GridIndex) -> ResultTable:
     """
     study = index.study
     published = [published_table(name) for name in study.published]
-    reports = {file: index.evaluation(file) for cell in index.cells for file in (cell.file, cell.reference)}
-    targets = list(dict.fromkeys(_column(index, cell) for cell in index.cells))
+    reports = {
+        file: index.evaluation(file) for entry in index.entries for file in (entry.file, entry.reference)
+    }
+    targets = list(dict.fromkeys(_column(index, entry) for entry in index.entries))
     columns = [*targets, *([AVERAGE] if len(targets) > 1 else []), OVER_RANDOM]
     if any(report and report["config"]["generalize"] != "none" for report in reports.values()):
         columns.append(OVERHEAD)
@@ -80,19 +82,19 @@ def result_table(index: GridIndex) -> ResultTable:
     blocks: dict[int, list[TableRow]] = {}
     for ipc in study.ipc:
         rows = []
-        for entry in index.rows:
-            cells = [cell for cell in index.cells if (cell.row, cell.ipc) == (entry["key"], ipc)]
-            ours = _numbers(index, cells, targets, reports)
-            if (entry["key"], ipc) in times and OVERHEAD in columns:
-                ours[OVERHEAD] = times[entry["key"], ipc]
+        for row in index.rows:
+            entries = [entry for entry in index.entries if (entry.row, entry.ipc) == (row["key"], ipc)]
+            ours = _numbers(index, entries, targets, reports)
+            if (row["key"], ipc) in times and OVERHEAD in columns:
+                ours[OVERHEAD] = times[row["key"], ipc]
             paper = {
                 column: figure
                 for column in columns
                 for table in published
                 if (column != AVERAGE or table.covers(targets))
-                and (figure := table.figure(ipc, entry["key"], column)) is not None
+                and (figure := table.figure(ipc, row["key"], column)) is not None
             }
-            rows.append(TableRow(entry["key"], entry["label"], ours, paper))
+            rows.append(TableRow(row["key"], row["label"], ours, paper))
         blocks[ipc] = rows
     missing = sum(report is None for report in reports.values())
     title = study.title or str(index.data["name"])
@@ -107,21 +109,21 @@ def result_table(index: GridIndex) -> ResultTable:
     return ResultTable(title, columns, blocks, notes, missing)
 
 
-def _column(index: GridIndex, cell: TableEntry) -> str:
-    """The column of a cell: its target, or the evaluation where that is what the study varies."""
-    if not cell.evaluation:
-        return cell.column
-    return cell.evaluation if len(index.columns) == 1 else f"{cell.column}, {cell.evaluation}"
+def _column(index: GridIndex, entry: TableEntry) -> str:
+    """The column of a entry: its target, or the evaluation where that is what the study varies."""
+    if not entry.evaluation:
+        return entry.column
+    return entry.evaluation if len(index.columns) == 1 else f"{entry.column}, {entry.evaluation}"
 
 
 def _numbers(
-    index: GridIndex, cells: Sequence[TableEntry], targets: Sequence[str], reports: dict[str, Any]
+    index: GridIndex, entries: Sequence[TableEntry], targets: Sequence[str], reports: dict[str, Any]
 ) -> dict[str, Number]:
     ours: dict[str, Number] = {}
     gains: dict[str, float] = {}
     for target in targets:
-        there = [cell for cell in cells if _column(index, cell) == target and reports[cell.file]]
-        values = [_accuracies(cell, reports[cell.file]) for cell in there]
+        there = [entry for entry in entries if _column(index, entry) == target and reports[entry.file]]
+        values = [_accuracies(entry, reports[entry.file]) for entry in there]
         if not values:
             continue
         if len(index.study.seeds) > 1:
@@ -129,10 +131,10 @@ def _numbers(
         else:
             ours[target] = _number(values[0])
         differences = [
-            statistics.fmean(_accuracies(cell, reports[cell.file]))
-            - statistics.fmean(_accuracies(cell, reports[cell.reference]))
-            for cell in there
-            if cell.set_folder is not None and reports[cell.reference]
+            statistics.fmean(_accuracies(entry, reports[entry.file]))
+            - statistics.fmean(_accuracies(entry, reports[entry.reference]))
+            for entry in there
+            if entry.set_folder is not None and reports[entry.reference]
         ]
         if differences:
             gains[target] = statistics.fmean(differences)
@@ -143,19 +145,19 @@ def _numbers(
             statistics.fmean(number.std for number in numbers),
             min(number.samples for number in numbers),
         )
-    if len(gains) == len(targets) and any(cell.file != cell.reference for cell in cells):
+    if len(gains) == len(targets) and any(entry.file != entry.reference for entry in entries):
         ours[OVER_RANDOM] = Number(statistics.fmean(gains.values()), math.nan, len(targets))
     return ours
 
 
-def _accuracies(cell: TableEntry, report: dict[str, Any]) -> list[float]:
-    """The accuracy of every run over the tests of a cell, in percent."""
-    parts = [name for name in cell.tests if name in report["accuracies"]]
+def _accuracies(entry: TableEntry, report: dict[str, Any]) -> list[float]:
+    """The accuracy of every run over the tests of a entry, in percent."""
+    parts = [name for name in entry.tests if name in report["accuracies"]]
     if not parts:
         raise ValueError(
-            f"{cell.file} has no test images of {', '.join(cell.tests)}: the data have no test part there"
+            f"{entry.file} has no test images of {', '.join(entry.tests)}: the data have no test part there"
         )
-    weights = [report["images"][name] if cell.pooled else 1 for name in parts]
+    weights = [report["images"][name] if entry.pooled else 1 for name in parts]
     runs = zip(*(report["accuracies"][name]["runs"] for name in parts), strict=True)
     return [statistics.fmean(run, weights) for run in runs]
 
@@ -166,12 +168,14 @@ def _number(values: Sequence[float]) -> Number:
 
 
 def seconds_per_training(index: GridIndex) -> dict[tuple[str, int], list[float]]:
-    """The time of a training on a distilled set and its test, by row and images per class, of every cell."""
+    """The time of a training on a distilled set and its test, by row and images per class, of every entry."""
     seconds: dict[tuple[str, int], list[float]] = {}
-    for cell in index.cells:
-        report = index.evaluation(cell.file)
-        if report is not None and cell.set_folder is not None:
-            seconds.setdefault((cell.row, cell.ipc), []).append(report["seconds"] / report["config"]["runs"])
+    for entry in index.entries:
+        report = index.evaluation(entry.file)
+        if report is not None and entry.set_folder is not None:
+            seconds.setdefault((entry.row, entry.ipc), []).append(
+                report["seconds"] / report["config"]["runs"]
+            )
     return seconds
 
 
@@ -179,15 +183,15 @@ def _overheads(index: GridIndex, reports: dict[str, Any]) -> dict[tuple[str, int
     """The time of a training by row and budget, as a multiple of that of the first row that is distilled and
     trained on without a method of generalisation."""
     plain: dict[int, str] = {}
-    for cell in index.cells:
-        report = reports[cell.file]
+    for entry in index.entries:
+        report = reports[entry.file]
         if (
             report is not None
-            and cell.set_folder is not None
-            and cell.file != cell.reference
+            and entry.set_folder is not None
+            and entry.file != entry.reference
             and report["config"]["generalize"] == "none"
         ):
-            plain.setdefault(cell.ipc, cell.row)
+            plain.setdefault(entry.ipc, entry.row)
     seconds = seconds_per_training(index)
     return {
         (row, ipc): Number(
@@ -232,24 +236,24 @@ def _notes(index: GridIndex, reports: dict[str, Any], samples: set[int], missing
 
 def _trainings(index: GridIndex, reports: dict[str, Any]) -> Iterator[str]:
     """How networks were trained on the distilled sets, and the rows and columns that differ from that."""
-    cells = [cell for cell in index.cells if reports[cell.file]]
-    if not cells:
+    entries = [entry for entry in index.entries if reports[entry.file]]
+    if not entries:
         return
     # A whole data set and Random have settings of their own in some studies.
-    usual = min(cells, key=lambda cell: (cell.set_folder is None, cell.file == cell.reference))
+    usual = min(entries, key=lambda entry: (entry.set_folder is None, entry.file == entry.reference))
     rows: dict[str, dict[str, list[str]]] = {}  # by training and evaluation: who has it
-    for cell in cells:
-        training = reports[cell.file]["protocol"].rpartition(";")[0]
-        found = rows.setdefault(training, {}).setdefault(cell.evaluation, [])
-        if cell.row not in found:
-            found.append(cell.row)
-    common = reports[usual.file]["protocol"].rpartition(";")[0]
+    for entry in entries:
+        training = reports[entry.file]["description"].rpartition(";")[0]
+        found = rows.setdefault(training, {}).setdefault(entry.evaluation, [])
+        if entry.row not in found:
+            found.append(entry.row)
+    common = reports[usual.file]["description"].rpartition(";")[0]
     yield f"Trained on a set: {common}."
-    labels = {entry["key"]: entry["label"] for entry in index.rows}
+    labels = {row["key"]: row["label"] for row in index.rows}
     for training, evaluations in rows.items():
         names = []
         for evaluation, keys in evaluations.items():
-            everyone = {cell.row for cell in cells if cell.evaluation == evaluation}
+            everyone = {entry.row for entry in entries if entry.evaluation == evaluation}
             if evaluation and set(keys) == everyone:
                 names.append(evaluation)
             else:

@@ -53,10 +53,10 @@ def _text(table: ResultTable) -> str:
         grid += [[row.label, *(_shown(row, column) for column in table.columns)] for row in rows]
         widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
         lines.append("")
-        for number, cells in enumerate(grid):
+        for number, texts in enumerate(grid):
             first, *rest = (
-                cell.ljust(width) if place == 0 else cell.rjust(width)
-                for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+                text.ljust(width) if place == 0 else text.rjust(width)
+                for place, (text, width) in enumerate(zip(texts, widths, strict=True))
             )
             lines.append("  ".join([first, *rest]).rstrip())
             if number == 0:
@@ -74,11 +74,11 @@ def _markdown(table: ResultTable) -> str:
         ]
         best = {column: _best(rows, column) for column in table.columns}
         for row in rows:
-            cells = []
+            texts = []
             for column in table.columns:
                 text = _shown(row, column)
-                cells.append(f"**{text}**" if _leads(row, column, best[column]) else text)
-            lines.append(f"| {row.label.replace('|', chr(92) + '|')} | " + " | ".join(cells) + " |")
+                texts.append(f"**{text}**" if _leads(row, column, best[column]) else text)
+            lines.append(f"| {row.label.replace('|', chr(92) + '|')} | " + " | ".join(texts) + " |")
     return "\n".join([*lines, "", *(f"{note}  " for note in table.notes)]) + "\n"
 
 
@@ -89,12 +89,12 @@ def _html(table: ResultTable) -> str:
         lines.append(f"<table><thead><tr><th>{ipc} per class</th>{head}</tr></thead><tbody>")
         best = {column: _best(rows, column) for column in table.columns}
         for row in rows:
-            cells = []
+            texts = []
             for column in table.columns:
                 text = escape(_shown(row, column))
                 leads = _leads(row, column, best[column])
-                cells.append(f"<td><b>{text}</b></td>" if leads else f"<td>{text}</td>")
-            lines.append(f"<tr><th>{escape(row.label)}</th>{''.join(cells)}</tr>")
+                texts.append(f"<td><b>{text}</b></td>" if leads else f"<td>{text}</td>")
+            lines.append(f"<tr><th>{escape(row.label)}</th>{''.join(texts)}</tr>")
         lines.append("</tbody></table>")
     return "\n".join(lines + [f"<p>{escape(note)}</p>" for note in table.notes]) + "\n"
 
@@ -112,13 +112,13 @@ def _latex(table: ResultTable) -> str:
     ]
     best = {(ipc, column): _best(rows, column) for ipc, rows in blocks for column in table.columns}
     for place, first in enumerate(blocks[0][1]):
-        cells = []
+        texts = []
         for ipc, rows in blocks:
             row = rows[place]
             for column in table.columns:
                 text = _shown(row, column, r" {\scriptsize$\pm$}").replace("–", "--")
-                cells.append(rf"\textbf{{{text}}}" if _leads(row, column, best[ipc, column]) else text)
-        lines.append(f"{_escaped(first.label)} & " + " & ".join(cells) + r" \\")
+                texts.append(rf"\textbf{{{text}}}" if _leads(row, column, best[ipc, column]) else text)
+        lines.append(f"{_escaped(first.label)} & " + " & ".join(texts) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 

@@ -45,30 +45,30 @@ def test_experts_are_examined_as_their_own_forward_says(pool):
     diagnostics = examine_experts(pool, DATA, MaskConfig(share=0.5))
     assert len(diagnostics) == 2
     expert = pool.new_expert()
-    for index, sight in enumerate(diagnostics):
+    for index, found in enumerate(diagnostics):
         pool.fill_(expert, index, 1.0)
         logits, domain_logits = expert(normalise(DATA.images, pool.mean, pool.std))
-        assert sight.accuracy == pytest.approx(100 * float((logits.argmax(1) == DATA.labels).float().mean()))
+        assert found.accuracy == pytest.approx(100 * float((logits.argmax(1) == DATA.labels).float().mean()))
         told = 100 * (domain_logits.argmax(2) == DATA.domains).float().mean(1)
-        assert sight.domain_accuracy == pytest.approx(told.tolist())
-        assert sight.masked_share == pytest.approx([50.0] * 4)
+        assert found.domain_accuracy == pytest.approx(told.tolist())
+        assert found.masked_share == pytest.approx([50.0] * 4)
         # the discriminators of random experts see other domains where half of the channels is gone
-        assert sight.masked_domain_accuracy != sight.domain_accuracy
-        assert sight.uniform_domain_accuracy not in (sight.domain_accuracy, sight.masked_domain_accuracy)
-        assert sight.probe_accuracy != sight.masked_probe_accuracy != sight.uniform_probe_accuracy
+        assert found.masked_domain_accuracy != found.domain_accuracy
+        assert found.uniform_domain_accuracy not in (found.domain_accuracy, found.masked_domain_accuracy)
+        assert found.probe_accuracy != found.masked_probe_accuracy != found.uniform_probe_accuracy
     unmasked = examine_experts(pool, DATA, MaskConfig(share=0.0))
-    for sight in unmasked:
-        assert sight.masked_domain_accuracy == pytest.approx(sight.domain_accuracy)
-        assert sight.uniform_domain_accuracy == pytest.approx(sight.domain_accuracy)
-        assert sight.masked_probe_accuracy == sight.uniform_probe_accuracy == sight.probe_accuracy
-        assert sight.masked_share == [0.0] * 4
+    for found in unmasked:
+        assert found.masked_domain_accuracy == pytest.approx(found.domain_accuracy)
+        assert found.uniform_domain_accuracy == pytest.approx(found.domain_accuracy)
+        assert found.masked_probe_accuracy == found.uniform_probe_accuracy == found.probe_accuracy
+        assert found.masked_share == [0.0] * 4
 
 
 def test_experts_are_examined_alike_in_parts(pool, monkeypatch):
     whole = examine_experts(pool, DATA, MaskConfig())
     monkeypatch.setattr("dgdd_fast.analysis.channels.rows_per_chunk", lambda *_: 7)
-    for sight, expected in zip(examine_experts(pool, DATA, MaskConfig()), whole, strict=True):
-        for measured, wanted in zip(sight, expected, strict=True):
+    for found, expected in zip(examine_experts(pool, DATA, MaskConfig()), whole, strict=True):
+        for measured, wanted in zip(found, expected, strict=True):
             assert measured == pytest.approx(wanted, abs=1.5)  # an image in 72 at a tie
 
 

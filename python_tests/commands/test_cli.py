@@ -103,7 +103,7 @@ def test_evaluate_prints_and_writes_the_set_beside_random(run):
 def test_evaluate_across_architectures_and_in_the_inherited_way(run, tmp_path):
     out = tmp_path / "cross.json"
     architectures = ("--architecture", "convnet", "--architecture", "resnet18", "--architecture", "alexnet")
-    arguments = ("--protocol", "ncfm", "--on", "target", "--runs", "1", "--epochs", "1", "--width", "4")
+    arguments = ("--recipe", "ncfm", "--on", "target", "--runs", "1", "--epochs", "1", "--width", "4")
     arguments += ("--depth", "2")  # of the ConvNet
     text = dgdd("evaluate", run, *architectures, *arguments, "--out", out).output
     results = json.loads(out.read_text())["results"]
@@ -134,9 +134,9 @@ def test_any_setting_can_be_set_by_its_name(pictures, run, tmp_path):
     report = tmp_path / "evaluation.json"
     assigned = ["--set", "evaluate.network.width=4", "--set", "evaluate.epochs=2"]
     dgdd("evaluate", run, "--runs", 1, *assigned, "--no-random", "--out", report)
-    protocol = json.loads(report.read_text())["results"]["dm+sgs"]["protocol"]
-    assert "width 4" in protocol
-    assert "for 2 epochs" in protocol
+    description = json.loads(report.read_text())["results"]["dm+sgs"]["description"]
+    assert "width 4" in description
+    assert "for 2 epochs" in description
     for arguments, message in (
         (["--set", "distill.surgry.eps=1"], "did you mean distill.surgery.eps"),
         (["--set", "distill.surgery.eps"], "--set takes NAME=VALUE"),
@@ -184,7 +184,7 @@ def test_a_single_domain_in_styles_is_tested_on_all_others(pictures, tmp_path):
     assert set(results) == {"hdd+sgs", "whole"}
     tests = {"domain0 (held out)", "domain2 (held out)", "source domains"}
     assert set(results["whole"]["accuracies"]) == tests
-    assert "mixstyle" in results["whole"]["protocol"]
+    assert "mixstyle" in results["whole"]["description"]
     assert "Whole data" in text
     assert "HDD-DM+SGS" in text
 
@@ -262,7 +262,7 @@ def test_embedded_digits_from_distillation_to_accuracy(tmp_path):
         (["distill", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["distill", "--ipc", "many"], "--ipc"),
         (["evaluate", "nowhere.safetensors"], "nowhere.safetensors"),
-        (["evaluate", "set", "--protocol", "best"], "--protocol must be one of dm, ncfm"),
+        (["evaluate", "set", "--recipe", "best"], "--recipe must be one of dm, ncfm"),
         (["pretrain", "--data", "nowhere"], "nowhere"),
         (["pretrain", "--data", "embedded-digits"], "choose the domain to hold out"),
         (["pretrain", "--data", "embedded-digits", "--target", "plain", "--width", "0"], "--width"),

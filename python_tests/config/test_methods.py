@@ -52,8 +52,8 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def images(index: GridIndex, folder: Path, row: str) -> torch.Tensor:
-    cell = next(cell for cell in index.cells if cell.row == row)
-    return DistilledSet.load(folder / cell.set_folder / "distilled.safetensors").images
+    entry = next(entry for entry in index.entries if entry.row == row)
+    return DistilledSet.load(folder / entry.set_folder / "distilled.safetensors").images
 
 
 def test_every_method_moves_the_images_its_own_way(grid: Path) -> None:

@@ -101,8 +101,8 @@ def test_a_study_takes_own_names_in_worker_processes_too(tmp_path: Path) -> None
     outcome = run_grid(study, tmp_path / "grid", Workers(processes=1), lambda report: None)
     assert outcome.failures == {}
     index = read_index(tmp_path / "grid")
-    reports = [index.evaluation(cell.file) for cell in index.cells]
-    assert all("Short (width 6, depth 1" in report["protocol"] for report in reports if report)
+    reports = [index.evaluation(entry.file) for entry in index.entries]
+    assert all("Short (width 6, depth 1" in report["description"] for report in reports if report)
     assert len([report for report in reports if report]) == 3
     text = dgdd("table", tmp_path / "grid").output
     assert "Cosine+SGS" in text

@@ -106,7 +106,7 @@ DAMAGES = {
     ),
     "no images": without("images", "domain0"),
     "no time": without("seconds"),
-    "no protocol": without("protocol"),
+    "no description": without("description"),
     "no settings": without("config"),
     "settings missing": without("config", "generalize"),
 }
@@ -116,7 +116,7 @@ DAMAGES = {
 def test_a_damaged_evaluation_is_known_and_named(
     finished: Path, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    path = next(finished.glob("cells/*/evaluation-*"))
+    path = next(finished.glob("jobs/*/evaluation-*"))
     report = read_evaluation(path)
     assert report == json.loads(path.read_text())
     (tmp_path / "evaluation.json").write_bytes(damage(path.read_bytes()))
@@ -128,7 +128,7 @@ def test_a_damaged_evaluation_is_known_and_named(
 @pytest.mark.parametrize("name", ["cut off", "no keys"])
 def test_a_damaged_evaluation_is_computed_again_and_told(folder: Path, data_folder: Path, name: str) -> None:
     index = read_index(folder)
-    (file,) = (cell.file for cell in index.cells if cell.row == "dm")
+    (file,) = (entry.file for entry in index.entries if entry.row == "dm")
     expected = index.evaluation(file)["accuracies"]
     path = folder / file
     path.write_bytes(DAMAGES[name](path.read_bytes()))
@@ -148,7 +148,7 @@ def test_a_damaged_evaluation_is_computed_again_and_told(folder: Path, data_fold
 
 
 def test_the_command_says_what_was_damaged(folder: Path) -> None:
-    path = next(folder.glob("cells/*-dm-*/evaluation-*"))
+    path = next(folder.glob("jobs/*-dm-*/evaluation-*"))
     path.write_text("{}")
     code, output = dgdd("grid", folder / "grid.yaml", "--out", folder)
     assert code == 0
@@ -160,13 +160,13 @@ def test_the_command_says_what_was_damaged(folder: Path) -> None:
 def test_a_damaged_set_is_distilled_again_where_an_evaluation_needs_it(
     folder: Path, finished: Path, data_folder: Path, keep_checkpoint: bool
 ) -> None:
-    cell = next(folder.glob("cells/*-dm+sgs-*"))
-    path = cell / "distilled.safetensors"
+    job = next(folder.glob("jobs/*-dm+sgs-*"))
+    path = job / "distilled.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    next(cell.glob("evaluation-*")).unlink()
+    next(job.glob("evaluation-*")).unlink()
     if not keep_checkpoint:
-        (cell / CHECKPOINT_NAME).unlink()
+        (job / CHECKPOINT_NAME).unlink()
     outcome, told = run(data_folder, folder)
     assert outcome.failures == {}
     assert "distilled.safetensors, distilled again" in {
@@ -175,7 +175,7 @@ def test_a_damaged_set_is_distilled_again_where_an_evaluation_needs_it(
     # A checkpoint of the last iteration holds the images: nothing is left to do but to write them.
     assert ("distilling" in {report.stage for report in told}) != keep_checkpoint
     assert path.read_bytes() == content
-    for old in finished.glob("cells/*/evaluation-*"):
+    for old in finished.glob("jobs/*/evaluation-*"):
         report = read_evaluation(folder / old.relative_to(finished))
         assert report is not None
         assert report["accuracies"] == read_evaluation(old)["accuracies"]
@@ -184,7 +184,7 @@ def test_a_damaged_set_is_distilled_again_where_an_evaluation_needs_it(
 def test_a_set_that_was_deleted_is_made_again_and_not_evaluated_again(
     folder: Path, data_folder: Path
 ) -> None:
-    path = next(folder.glob("cells/*-dm-*")) / "distilled.safetensors"
+    path = next(folder.glob("jobs/*-dm-*")) / "distilled.safetensors"
     content = path.read_bytes()
     path.unlink()
     outcome, told = run(data_folder, folder)
@@ -194,14 +194,14 @@ def test_a_set_that_was_deleted_is_made_again_and_not_evaluated_again(
 
 
 def test_a_set_of_a_later_version_is_left_as_it_is(folder: Path, data_folder: Path) -> None:
-    cell = next(folder.glob("cells/*-dm-*"))
-    path = cell / "distilled.safetensors"
+    job = next(folder.glob("jobs/*-dm-*"))
+    path = job / "distilled.safetensors"
     later = path.read_bytes().replace(rb"{\"version\": 2", rb"{\"version\": 3")
     assert later != path.read_bytes()
     path.write_bytes(later)
-    next(cell.glob("evaluation-*")).unlink()
+    next(job.glob("evaluation-*")).unlink()
     outcome, _ = run(data_folder, folder)
-    assert "upgrade dgdd-fast" in outcome.failures[cell.name]
+    assert "upgrade dgdd-fast" in outcome.failures[job.name]
     assert path.read_bytes() == later
 
 
@@ -211,7 +211,7 @@ def test_what_was_damaged_is_told_through_ray(
     """The task's own function, in this process: what Ray hands back is all that a user sees."""
     from dgdd_fast.experiments import grid
 
-    path = next(folder.glob("cells/*-dm-*/evaluation-*"))
+    path = next(folder.glob("jobs/*-dm-*/evaluation-*"))
     path.write_text("{}")
 
     def run_on_ray(jobs: Any, root: Path, tell: Any, *rest: object) -> None:
@@ -226,9 +226,9 @@ def test_what_was_damaged_is_told_through_ray(
 
 
 def test_a_damaged_set_is_left_out_of_the_page_and_named(folder: Path) -> None:
-    for path in folder.glob("cells/*/contact_sheet.png"):
+    for path in folder.glob("jobs/*/contact_sheet.png"):
         path.unlink()  # the page draws its own
-    path = next(folder.glob("cells/*-dm-*")) / "distilled.safetensors"
+    path = next(folder.glob("jobs/*-dm-*")) / "distilled.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     code, output = dgdd("report", folder)
     assert code == 0
@@ -239,20 +239,20 @@ def test_a_damaged_set_is_left_out_of_the_page_and_named(folder: Path) -> None:
     assert page.count('<img alt="Random: domain0') == 1
     assert page.count('<img alt="DM+SGS: domain0') == 1
     assert '<img alt="DM: domain0' not in page
-    for path in folder.glob("cells/*/distilled.safetensors"):
+    for path in folder.glob("jobs/*/distilled.safetensors"):
         path.write_bytes(b"")
     assert dgdd("report", folder)[0] == 0
     assert (folder / "report.html").read_text().count("Left out: ") == 3
 
 
 def test_the_sheet_of_a_set_is_that_of_its_file(finished: Path) -> None:
-    cell = next(finished.glob("cells/*-dm-*"))
-    images = DistilledSet.load(cell / "distilled.safetensors")
-    assert images.contact_sheet_png() == (cell / "contact_sheet.png").read_bytes()
+    job = next(finished.glob("jobs/*-dm-*"))
+    images = DistilledSet.load(job / "distilled.safetensors")
+    assert images.contact_sheet_png() == (job / "contact_sheet.png").read_bytes()
 
 
 def test_a_section_whose_file_is_missing_says_so(folder: Path) -> None:
-    for path in folder.glob("cells/*/config.yaml"):
+    for path in folder.glob("jobs/*/config.yaml"):
         path.unlink()
     code, output = dgdd("report", folder)
     assert code == 0

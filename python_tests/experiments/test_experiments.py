@@ -71,7 +71,7 @@ def accuracies(folder: Path) -> dict[str, dict[str, list[float]]]:
     """The accuracies of every evaluation in the folder of a grid, without what differs from run to run."""
     return {
         f"{path.parent.name}/{path.name}": json.loads(path.read_text())["accuracies"]
-        for path in sorted(folder.glob("cells/*/evaluation-*.json"))
+        for path in sorted(folder.glob("jobs/*/evaluation-*.json"))
     }
 
 
@@ -204,18 +204,18 @@ def test_pseudo_domains_are_swept_where_a_row_has_a_number_of_them() -> None:
 def test_leave_one_out_distils_without_the_target_and_tests_on_it_alone() -> None:
     grid = planned(targets=None)
     assert grid.columns == ["domain0", "domain1", "domain2"]
-    cells = [cell for cell in grid.cells if cell.column == "domain1"]
-    assert {cell.tests for cell in cells} == {("domain1",)}
+    entries = [entry for entry in grid.entries if entry.column == "domain1"]
+    assert {entry.tests for entry in entries} == {("domain1",)}
     jobs = {job.name: job for job in grid.jobs}
-    for cell in cells:
-        job = jobs[cell.set_folder.removeprefix("cells/")]
+    for entry in entries:
+        job = jobs[entry.set_folder.removeprefix("jobs/")]
         assert job.sources == ("domain0", "domain2")
         assert job.run.target == "domain1"
 
 
 def test_single_source_tests_on_every_other_domain_and_in_domain_on_all() -> None:
     grid = planned(protocol="single-source", targets=None, methods=(MethodEntry("dm"),))
-    assert {(cell.column, cell.tests, cell.pooled) for cell in grid.cells} == {
+    assert {(entry.column, entry.tests, entry.pooled) for entry in grid.entries} == {
         ("domain0", ("domain1", "domain2"), False),
         ("domain1", ("domain0", "domain2"), False),
         ("domain2", ("domain0", "domain1"), False),
@@ -230,15 +230,15 @@ def test_single_source_tests_on_every_other_domain_and_in_domain_on_all() -> Non
 
 def test_in_and_out_of_distribution_share_every_file() -> None:
     inside, outside = planned(protocol="in-distribution"), planned()
-    assert {cell.file for cell in inside.cells} == {cell.file for cell in outside.cells}
-    assert inside.cells[0].tests == ("domain1", "domain2")
+    assert {entry.file for entry in inside.entries} == {entry.file for entry in outside.entries}
+    assert inside.entries[0].tests == ("domain1", "domain2")
 
 
 def test_a_validation_shares_the_sets_but_no_evaluation() -> None:
     """It is tested on other images of the same domains."""
     validation, test = planned(protocol="validation"), planned()
     assert {job.name for job in validation.jobs} == {job.name for job in test.jobs}
-    assert not {cell.file for cell in validation.cells} & {cell.file for cell in test.cells}
+    assert not {entry.file for entry in validation.entries} & {entry.file for entry in test.entries}
 
 
 def test_the_columns_are_in_the_order_of_the_targets_and_the_cells_are_the_same() -> None:
@@ -247,8 +247,8 @@ def test_the_columns_are_in_the_order_of_the_targets_and_the_cells_are_the_same(
         forth = planned(**common, targets=("domain0", "domain1", "domain2"))
         back = planned(**common, targets=("domain2", "domain0", "domain1", "domain0"))
         assert back.columns == ["domain2", "domain0", "domain1"]
-        assert list(dict.fromkeys(cell.column for cell in back.cells)) == back.columns
-        assert set(back.cells) == set(forth.cells)
+        assert list(dict.fromkeys(entry.column for entry in back.entries)) == back.columns
+        assert set(back.entries) == set(forth.entries)
 
 
 def test_an_unknown_target_is_named() -> None:
@@ -260,22 +260,22 @@ def test_every_number_has_random_at_its_budget_under_its_evaluation() -> None:
     methods = (MethodEntry("dm"), MethodEntry("dm", "longer", evaluate={"epochs": 9}))
     grid = planned(methods=methods, ipc=(1, 3))
     jobs = {job.name: job for job in grid.jobs}
-    for cell in grid.cells:
-        folder, file = cell.reference.removeprefix("cells/").split("/")
+    for entry in grid.entries:
+        folder, file = entry.reference.removeprefix("jobs/").split("/")
         job = jobs[folder]
         assert job.run.distill.objective == "random"
-        assert job.run.distill.ipc == cell.ipc
-        own = jobs[cell.file.split("/")[1]].evaluations[cell.file.split("/")[2]]
+        assert job.run.distill.ipc == entry.ipc
+        own = jobs[entry.file.split("/")[1]].evaluations[entry.file.split("/")[2]]
         assert job.evaluations[file] == own
 
 
 def test_the_whole_data_have_no_budget_and_no_random_to_compare_with() -> None:
     methods = (MethodEntry("whole", evaluate={"epochs": 9}), MethodEntry("dm"))
     grid = planned(methods=methods)
-    for cell in grid.cells:
-        if cell.row == "whole":
-            assert cell.reference == cell.file
-            assert cell.set_folder is None
+    for entry in grid.entries:
+        if entry.row == "whole":
+            assert entry.reference == entry.file
+            assert entry.set_folder is None
     epochs = {config.epochs for job in grid.jobs if not job.whole for config in job.evaluations.values()}
     assert epochs == {2}
 
@@ -283,7 +283,7 @@ def test_the_whole_data_have_no_budget_and_no_random_to_compare_with() -> None:
 def test_random_as_mosaics_is_a_row_of_its_own_beside_the_reference() -> None:
     mosaics = MethodEntry("random", "mosaics", distill={"factor": 2, "iterations": 9})
     grid = planned(methods=(MethodEntry("random"), mosaics), targets=("domain0",), seeds=(0,))
-    plain, tiled = grid.cells
+    plain, tiled = grid.entries
     assert plain.file == plain.reference == tiled.reference != tiled.file
     factors = {job.folder: job.run.distill.factor for job in grid.jobs}
     assert (factors[plain.set_folder], factors[tiled.set_folder]) == (1, 2)
@@ -291,11 +291,14 @@ def test_random_as_mosaics_is_a_row_of_its_own_beside_the_reference() -> None:
 
 def test_methods_share_seeds_and_other_sources_and_seeds_have_others() -> None:
     grid = planned()
-    seeds = {(cell.column, cell.seed): set() for cell in grid.cells}
+    seeds = {(entry.column, entry.seed): set() for entry in grid.entries}
     jobs = {job.name: job for job in grid.jobs}
-    for cell in grid.cells:
-        folder, file = cell.file.removeprefix("cells/").split("/")
-        seeds[cell.column, cell.seed] |= {jobs[folder].run.distill.seed, jobs[folder].evaluations[file].seed}
+    for entry in grid.entries:
+        folder, file = entry.file.removeprefix("jobs/").split("/")
+        seeds[entry.column, entry.seed] |= {
+            jobs[folder].run.distill.seed,
+            jobs[folder].evaluations[file].seed,
+        }
     assert all(len(values) == 1 for values in seeds.values())
     assert len(set.union(*seeds.values())) == len(seeds) == 4
 
@@ -349,17 +352,17 @@ def test_domains_without_the_images_that_are_tested_on_are_refused(protocol: str
 def test_a_default_that_is_written_out_means_the_same_images(data_folder: Path, tmp_path: Path) -> None:
     study = dataclasses.replace(STUDY, data=str(data_folder), seeds=(0,), targets=("domain0",))
     assert run(study, tmp_path).failures == {}
-    sets = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/*/distilled.safetensors")}
+    sets = {path: path.stat().st_mtime_ns for path in tmp_path.glob("jobs/*/distilled.safetensors")}
     written_out = dataclasses.replace(study, distill={**TINY, "clamp": False}, evaluate={"epochs": 3})
     assert run(written_out, tmp_path).failures == {}
     assert {path: path.stat().st_mtime_ns for path in sets} == sets
-    assert len(list(tmp_path.glob("cells/*/evaluation-*.json"))) == 2 * len(sets)
+    assert len(list(tmp_path.glob("jobs/*/evaluation-*.json"))) == 2 * len(sets)
 
 
 def test_a_longer_study_keeps_the_jobs_of_the_shorter_one() -> None:
     shorter, longer = planned(), planned(seeds=(0, 1, 2), targets=None, ipc=(3, 5))
     assert {job.name for job in shorter.jobs} < {job.name for job in longer.jobs}
-    assert {cell.file for cell in shorter.cells} < {cell.file for cell in longer.cells}
+    assert {entry.file for entry in shorter.entries} < {entry.file for entry in longer.entries}
 
 
 # --- carrying it out ---
@@ -367,8 +370,8 @@ def test_a_longer_study_keeps_the_jobs_of_the_shorter_one() -> None:
 
 def test_a_cell_is_what_the_public_functions_give(finished: Path, data_folder: Path) -> None:
     index = read_index(finished)
-    cell = next(cell for cell in index.cells if (cell.row, cell.column) == ("dm+sgs", "domain1"))
-    folder = finished / cell.set_folder
+    entry = next(entry for entry in index.entries if (entry.row, entry.column) == ("dm+sgs", "domain1"))
+    folder = finished / entry.set_folder
     settings = read_run_config(folder / "config.yaml")
     parts = load_dataset(settings.data).leave_out("domain1")
     distilled = distill(parts.sources_train, settings.distill, target="domain1")
@@ -378,7 +381,7 @@ def test_a_cell_is_what_the_public_functions_give(finished: Path, data_folder: P
     config = EvaluateConfig(runs=1, epochs=2, network=NetworkConfig(width=4), seed=seed)
     tests = {"domain1": parts.target, "domain0": parts.sources_test.only_domains(["domain0"])}
     result = evaluate(distilled, tests, config)
-    report = index.evaluation(cell.file)
+    report = index.evaluation(entry.file)
     assert report["accuracies"]["domain1"]["runs"] == result.accuracies["domain1"]
     assert report["accuracies"]["domain0"]["runs"] == result.accuracies["domain0"]
     assert report["images"] == {"domain0": 9, "domain1": 36, "domain2": 9}
@@ -393,9 +396,9 @@ def test_a_study_of_some_classes_is_carried_out_on_those(data_folder: Path, tmp_
     index = read_index(tmp_path)
     assert index.study.classes == study.classes
     assert index.data["classes"] == ["class0", "class2"]
-    assert {index.evaluation(cell.file)["images"]["domain0"] for cell in index.cells} == {24}
-    for cell in index.cells:
-        folder = tmp_path / cell.set_folder
+    assert {index.evaluation(entry.file)["images"]["domain0"] for entry in index.entries} == {24}
+    for entry in index.entries:
+        folder = tmp_path / entry.set_folder
         assert read_run_config(folder / "config.yaml").classes == study.classes
         assert DistilledSet.load(folder / "distilled.safetensors").class_names == ("class0", "class2")
     other_order = dataclasses.replace(study, classes=("class0", "class2"))
@@ -407,7 +410,7 @@ def test_a_study_of_some_classes_is_carried_out_on_those(data_folder: Path, tmp_
 
 
 def test_the_command_distils_a_cell_again_from_its_settings(finished: Path, tmp_path: Path) -> None:
-    folder = next(finished.glob("cells/*-dm-*"))
+    folder = next(finished.glob("jobs/*-dm-*"))
     arguments = ["distill", "--config", str(folder / "config.yaml"), "--out", str(tmp_path / "again")]
     assert CliRunner().invoke(cli.app, arguments).exit_code == 0
     first, again = (
@@ -420,7 +423,7 @@ def test_a_second_run_computes_nothing_and_a_longer_study_what_is_new(
     finished: Path, data_folder: Path
 ) -> None:
     study = dataclasses.replace(STUDY, data=str(data_folder))
-    before = {path: path.stat().st_mtime_ns for path in finished.glob("cells/*/*")}
+    before = {path: path.stat().st_mtime_ns for path in finished.glob("jobs/*/*")}
     assert run(study, finished).computed == []
     longer = run(dataclasses.replace(study, targets=None), finished)
     assert longer.computed
@@ -430,7 +433,7 @@ def test_a_second_run_computes_nothing_and_a_longer_study_what_is_new(
 
 def test_other_epochs_evaluate_again_but_distil_nothing(finished: Path, data_folder: Path) -> None:
     study = dataclasses.replace(STUDY, data=str(data_folder), evaluate={"epochs": 1})
-    sets = {path: path.stat().st_mtime_ns for path in finished.glob("cells/*/distilled.safetensors")}
+    sets = {path: path.stat().st_mtime_ns for path in finished.glob("jobs/*/distilled.safetensors")}
     stages = set()
     run_grid(study, finished, Workers(), lambda report: stages.add(report.stage))
     assert stages == {"training", "done"}
@@ -452,18 +455,18 @@ def test_a_failing_cell_is_told_and_stops_no_other(data_folder: Path, tmp_path: 
     result = CliRunner().invoke(cli.app, ["grid", str(path), "--out", str(tmp_path / "out")])
     assert result.exit_code == 1, result.output
     assert "error.txt" in result.output
-    (trace,) = (tmp_path / "out").glob("cells/*/error.txt")
+    (trace,) = (tmp_path / "out").glob("jobs/*/error.txt")
     assert "Traceback" in trace.read_text()
     assert trace.read_text().splitlines()[-1] in result.output
     index = read_index(tmp_path / "out")
-    assert {cell.row for cell in index.cells if index.evaluation(cell.file)} == {"random", "dm"}
+    assert {entry.row for entry in index.entries if index.evaluation(entry.file)} == {"random", "dm"}
     assert "2 computed now" in result.output
 
 
 def test_an_edited_cell_is_refused_and_named(finished: Path, data_folder: Path, tmp_path: Path) -> None:
     study = dataclasses.replace(STUDY, data=str(data_folder), seeds=(0,), targets=("domain0",))
     run(study, tmp_path)
-    config = next(tmp_path.glob("cells/*-dm-*")) / "config.yaml"
+    config = next(tmp_path.glob("jobs/*-dm-*")) / "config.yaml"
     config.write_text(config.read_text().replace("iterations: 2", "iterations: 9"))
     for path in config.parent.glob("evaluation-*"):
         path.unlink()
@@ -476,14 +479,14 @@ def test_the_error_of_a_job_goes_when_it_succeeds(data_folder: Path, tmp_path: P
     study = dataclasses.replace(
         STUDY, data=str(data_folder), methods=(MethodEntry("dm"),), seeds=(0,), targets=("domain0",)
     )
-    cell = tmp_path / next(job for job in plan(study, load_data(study)).jobs if "-dm-" in job.name).folder
-    cell.mkdir(parents=True)
-    (cell / SET_NAME).mkdir()  # in the way of the set
-    assert set(run(study, tmp_path).failures) == {cell.name}
-    assert (cell / "error.txt").exists()
-    (cell / SET_NAME).rmdir()
+    job = tmp_path / next(one for one in plan(study, load_data(study)).jobs if "-dm-" in one.name).folder
+    job.mkdir(parents=True)
+    (job / SET_NAME).mkdir()  # in the way of the set
+    assert set(run(study, tmp_path).failures) == {job.name}
+    assert (job / "error.txt").exists()
+    (job / SET_NAME).rmdir()
     assert run(study, tmp_path).failures == {}
-    assert not (cell / "error.txt").exists()
+    assert not (job / "error.txt").exists()
 
 
 def test_ctrl_c_keeps_every_finished_cell(data_folder: Path, tmp_path: Path) -> None:
@@ -500,7 +503,7 @@ def test_ctrl_c_keeps_every_finished_cell(data_folder: Path, tmp_path: Path) -> 
     assert len(accuracies(tmp_path)) == 4
     finished = {report.job for report in told if report.stage == "done"}
     (unfinished,) = {report.job for report in told} - finished
-    assert (tmp_path / "cells" / unfinished / CHECKPOINT_NAME).exists()
+    assert (tmp_path / "jobs" / unfinished / CHECKPOINT_NAME).exists()
     assert unfinished not in run(study, tmp_path).failures
     assert len(accuracies(tmp_path)) == 6
 
@@ -530,7 +533,7 @@ def test_the_whole_data_are_trained_on_as_they_are(data_folder: Path, tmp_path: 
     )
     assert run(study, tmp_path).failures == {}
     index = read_index(tmp_path)
-    files = {cell.file for cell in index.cells if cell.row == "whole"}
+    files = {entry.file for entry in index.entries if entry.row == "whole"}
     assert len(files) == 1  # whatever the budget
     report = index.evaluation(files.pop())
     sources, _, target = load_dataset(data_folder).leave_out("domain2")
@@ -557,7 +560,7 @@ def test_dead_workers_are_replaced_and_the_results_are_those_of_one_process(
     assert outcome.failures == {}
     assert any(report.stage == "restarted" for report in told)
     assert multiprocessing.active_children() == []
-    evaluations = [json.loads(path.read_text()) for path in tmp_path.glob("cells/*/evaluation-*.json")]
+    evaluations = [json.loads(path.read_text()) for path in tmp_path.glob("jobs/*/evaluation-*.json")]
     assert {report["device"] for report in evaluations} == set(devices)
     here = accuracies(finished)
     there = accuracies(tmp_path)
@@ -600,7 +603,7 @@ def test_ctrl_c_lets_the_workers_write_their_checkpoints(data_folder: Path, tmp_
     with pytest.raises(KeyboardInterrupt):
         run_grid(study, tmp_path, Workers(1, threads=1), interrupt)
     assert multiprocessing.active_children() == []
-    (path,) = tmp_path.glob(f"cells/*/{CHECKPOINT_NAME}")
+    (path,) = tmp_path.glob(f"jobs/*/{CHECKPOINT_NAME}")
     assert Checkpoint.load(path).iteration % DistillConfig.checkpoint_every != 0
 
 
@@ -716,7 +719,7 @@ def test_a_pool_that_fails_names_its_traceback(data_folder: Path, tmp_path: Path
     result = CliRunner().invoke(cli.app, ["grid", str(tmp_path / "study.yaml"), "--out", str(out)])
     assert result.exit_code == 1, result.output
     output = "".join(result.output.split())
-    traces = [*out.glob("experts/*/error.txt"), *out.glob("cells/*/error.txt")]
+    traces = [*out.glob("experts/*/error.txt"), *out.glob("jobs/*/error.txt")]
     assert len(traces) == 2  # the pool's, and that of the set that needs it
     assert all(f"thetracebackisin{trace}" in output for trace in traces)
 
@@ -740,7 +743,7 @@ def test_experts_are_trained_first_and_once(data_folder: Path, tmp_path: Path) -
     last = max(place for place, stage in enumerate(stages) if stage == "pretraining")
     assert "distilling" not in stages[:last]
     assert run(study, tmp_path).computed == []
-    moved = tmp_path.rename(tmp_path.with_name("moved"))  # experts are found beside the cells
-    for path in moved.glob("cells/*/evaluation-*"):
+    moved = tmp_path.rename(tmp_path.with_name("moved"))  # experts are found beside the jobs
+    for path in moved.glob("jobs/*/evaluation-*"):
         path.unlink()
     assert run(study, moved).failures == {}

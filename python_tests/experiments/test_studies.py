@@ -90,10 +90,10 @@ def test_on_the_data_as_distributed_the_domains_and_classes_are_those_of_the_pap
         assert dataset.num_classes == BENCHMARK_OF[benchmark].num_classes
         grid = plan(study, dataset)
         jobs = {job.folder: job for job in grid.jobs}
-        for cell in grid.cells:
-            sources = {domain_key(source) for source in jobs[cell.file.rpartition("/")[0]].sources}
-            tests = {domain_key(test) for test in cell.tests}
-            column = {domain_key(cell.column)}
+        for entry in grid.entries:
+            sources = {domain_key(source) for source in jobs[entry.file.rpartition("/")[0]].sources}
+            tests = {domain_key(test) for test in entry.tests}
+            column = {domain_key(entry.column)}
             if study.protocol == "single-source":
                 assert (sources, tests) == (column, domains - column)
             elif study.protocol == "in-domain":

@@ -86,19 +86,19 @@ def test_the_target_takes_no_part(tuned: tuple[Path, Trials]) -> None:
                 assert set(trial.accuracies) == {f"domain{number}" for number in range(4)} - {target}
         index = json.loads((folder / f"tune-{target}.json").read_text())
         assert target not in index["data"]["domains"]
-        for cell in index["cells"]:
-            assert target not in json.loads((folder / cell["file"]).read_text())["accuracies"]
-            if cell["set_folder"]:
-                distilled = DistilledSet.load(folder / cell["set_folder"] / "distilled.safetensors")
+        for entry in index["entries"]:
+            assert target not in json.loads((folder / entry["file"]).read_text())["accuracies"]
+            if entry["set_folder"]:
+                distilled = DistilledSet.load(folder / entry["set_folder"] / "distilled.safetensors")
                 assert target not in distilled.domain_names
-                assert cell["column"] not in distilled.domain_names
+                assert entry["column"] not in distilled.domain_names
 
 
 def test_columns_share_the_sets_of_the_same_sources(tuned: tuple[Path, Trials]) -> None:
     """Without domain0 and domain1 both columns distil domain2 and domain3."""
     folder, _ = tuned
     sets = {
-        target: {cell["set_folder"] for cell in json.loads(path.read_text())["cells"]}
+        target: {entry["set_folder"] for entry in json.loads(path.read_text())["entries"]}
         for target in ("domain0", "domain1")
         for path in [folder / f"tune-{target}.json"]
     }
@@ -195,7 +195,7 @@ def test_a_setting_of_the_evaluation_starts_from_its_resolved_value(study: Study
     assert len(others) == 4
     assert sorted(value > own for value in others) == [False, False, True, True]
     index = read_index(tmp_path, "tune-domain0")
-    assert {cell.seed for cell in index.cells} == {7}
+    assert {entry.seed for entry in index.entries} == {7}
     assert index.evaluations == [""]
     assert {row["sweep"] for row in index.rows} == {None}
     assert index.study.tuned is None
@@ -259,7 +259,7 @@ def test_trials_are_tested_on_training_images_alone(protocol: str, study: Study,
         )
         found.append(tune(one, tmp_path / f"tuning-{name}", Workers(), lambda report: None)[0])
     assert found[0] == found[1]
-    for path in (tmp_path / "tuning-plain").glob("cells/*/evaluation-*"):
+    for path in (tmp_path / "tuning-plain").glob("jobs/*/evaluation-*"):
         assert sum(json.loads(path.read_text())["images"].values()) == 27
 
 

@@ -237,7 +237,7 @@ def test_training_with_each_learns_and_repeats(name):
     )
     result = evaluate(toy_set(data), {"all": data}, config)
     assert result.mean("all") > 60  # chance is 33
-    assert f"augmentation crop, {name}, tested once" in result.protocol
+    assert f"augmentation crop, {name}, tested once" in result.description
     short = dataclasses.replace(config, epochs=3)
     first, again, plain = (
         evaluate_weights(data, dataclasses.replace(short, generalize=which)) for which in (name, name, "none")

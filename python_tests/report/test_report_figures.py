@@ -157,7 +157,7 @@ def test_the_times_are_medians_of_one_training_and_lie_along_x(tmp_path: Path) -
                 "accuracies": {"a": {"runs": [1.0, 2.0]}},
                 "images": {"a": 5},
                 "seconds": time,
-                "protocol": "ConvNet; 2 runs",
+                "description": "ConvNet; 2 runs",
                 "config": {"generalize": "none", "runs": 2},
             }
             file = f"{row}-{seed}.json"

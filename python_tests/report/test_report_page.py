@@ -92,10 +92,10 @@ def test_what_is_decomposed_is_named_by_its_own_class_and_domain(factor: int) ->
 
 
 def test_without_data_or_experts_the_page_says_what_is_missing(grid: GridIndex, tmp_path: Path) -> None:
-    cells = [cell for cell in grid.cells if cell.row != "cadm"]
+    entries = [entry for entry in grid.entries if entry.row != "cadm"]
     sections = {
         section.title: section
-        for section in write_report(tmp_path / "report.html", grid._replace(cells=cells), None)
+        for section in write_report(tmp_path / "report.html", grid._replace(entries=entries), None)
     }
     page = (tmp_path / "report.html").read_text()
     for title, reason in (

@@ -24,7 +24,7 @@ PACS = ["photo", "art_painting", "cartoon", "sketch"]
 
 
 def number(seed: int, row: str, column: str) -> float:
-    """Made up, different for every cell."""
+    """Made up, different for every entry."""
     base = {"random": 20, "dm": 40, "dm+sgs": 50}[row] + PACS.index(column)
     return base + (2.0 if seed else 0.0)
 
@@ -34,17 +34,17 @@ def index_of(
 ) -> GridIndex:
     """A grid in which every evaluation is there, with the accuracies of `number`."""
     rows = ["random", "dm", "dm+sgs"]
-    cells = []
+    entries = []
     for seed in seeds:
         for column in columns:
             for row in rows:
                 file = f"{row}-{column}-{seed}.json"
                 write(folder / file, {column: [number(seed, row, column)]}, {column: 10})
                 reference = f"random-{column}-{seed}.json"
-                cells.append(TableEntry(row, "", 10, column, seed, (column,), True, file, reference, file))
+                entries.append(TableEntry(row, "", 10, column, seed, (column,), True, file, reference, file))
     data = {"name": "PACS", "domains": PACS, "classes": ["dog"], "resolution": [64, 64], "images": 40}
-    entries = [{"key": row, "label": row.upper(), "sweep": None} for row in rows]
-    return GridIndex(folder, Study(seeds=seeds, **study), data, entries, columns, [""], cells)
+    described = [{"key": row, "label": row.upper(), "sweep": None} for row in rows]
+    return GridIndex(folder, Study(seeds=seeds, **study), data, described, columns, [""], entries)
 
 
 def write(path: Path, accuracies: dict[str, list[float]], images: dict[str, int], **rest: Any) -> None:
@@ -52,7 +52,7 @@ def write(path: Path, accuracies: dict[str, list[float]], images: dict[str, int]
         "accuracies": {name: {"runs": runs} for name, runs in accuracies.items()},
         "images": images,
         "seconds": 10.0,
-        "protocol": "ConvNet; 1 run",
+        "description": "ConvNet; 1 run",
         "config": {"generalize": "none", "runs": len(next(iter(accuracies.values())))},
     }
     path.write_text(json.dumps({**report, **rest}))
@@ -86,12 +86,12 @@ def test_test_sets_are_pooled_or_averaged_as_the_protocol_says(tmp_path: Path) -
         accuracies, images = {"cartoon": [10.0], "sketch": [40.0]}, {"cartoon": 20, "sketch": 10}
         write(tmp_path / f"{row}-photo-0.json", accuracies, images)
     for pooled, mean in ((True, 20.0), (False, 25.0)):
-        cells = [
-            dataclasses.replace(cell, tests=("cartoon", "sketch"), pooled=pooled)
-            for cell in index.cells
-            if cell.row == "dm"
+        entries = [
+            dataclasses.replace(entry, tests=("cartoon", "sketch"), pooled=pooled)
+            for entry in index.entries
+            if entry.row == "dm"
         ]
-        row = result_table(index._replace(cells=cells)).blocks[10][1]
+        row = result_table(index._replace(entries=entries)).blocks[10][1]
         assert row.ours["photo"].mean == pytest.approx(mean)
 
 
@@ -142,12 +142,12 @@ def test_a_note_says_that_settings_were_tuned(tmp_path: Path) -> None:
 def test_the_note_on_training_is_that_of_the_distilled_rows_and_names_the_others(tmp_path: Path) -> None:
     index = index_of(tmp_path, seeds=(0,), columns=["photo"])
     whole = dataclasses.replace(
-        index.cells[0], row="whole", file="whole.json", reference="random-photo-0.json", set_folder=None
+        index.entries[0], row="whole", file="whole.json", reference="random-photo-0.json", set_folder=None
     )
-    write(tmp_path / "whole.json", {"photo": [90.0]}, {"photo": 10}, protocol="ConvNet, 5 epochs; 1 run")
-    write(tmp_path / "random-photo-0.json", {"photo": [9.0]}, {"photo": 10}, protocol="ResNet; 1 run")
+    write(tmp_path / "whole.json", {"photo": [90.0]}, {"photo": 10}, description="ConvNet, 5 epochs; 1 run")
+    write(tmp_path / "random-photo-0.json", {"photo": [9.0]}, {"photo": 10}, description="ResNet; 1 run")
     rows = [{"key": "whole", "label": "Whole data", "sweep": None}, *index.rows]
-    table = result_table(index._replace(cells=[whole, *index.cells], rows=rows))
+    table = result_table(index._replace(entries=[whole, *index.entries], rows=rows))
     assert "Trained on a set: ConvNet." in table.notes
     assert "Whole data: ConvNet, 5 epochs." in table.notes
     assert "RANDOM: ResNet." in table.notes
@@ -157,14 +157,14 @@ def test_the_note_on_training_is_that_of_the_distilled_rows_and_names_the_others
 
 def test_an_architecture_of_all_rows_is_named_once(tmp_path: Path) -> None:
     index = index_of(tmp_path, seeds=(0,), columns=["photo"])
-    cells = []
-    for evaluation, protocol in (("plain", "ConvNet; 1 run"), ("other", "VGG; 1 run")):
-        for cell in index.cells:
-            file = f"{evaluation}-{cell.file}"
-            write(tmp_path / file, {"photo": [1.0]}, {"photo": 10}, protocol=protocol)
-            reference = f"{evaluation}-{cell.reference}"
-            cells.append(dataclasses.replace(cell, evaluation=evaluation, file=file, reference=reference))
-    table = result_table(index._replace(cells=cells, evaluations=["plain", "other"]))
+    entries = []
+    for evaluation, description in (("plain", "ConvNet; 1 run"), ("other", "VGG; 1 run")):
+        for entry in index.entries:
+            file = f"{evaluation}-{entry.file}"
+            write(tmp_path / file, {"photo": [1.0]}, {"photo": 10}, description=description)
+            reference = f"{evaluation}-{entry.reference}"
+            entries.append(dataclasses.replace(entry, evaluation=evaluation, file=file, reference=reference))
+    table = result_table(index._replace(entries=entries, evaluations=["plain", "other"]))
     assert table.columns[:2] == ["plain", "other"]
     assert "Trained on a set: ConvNet." in table.notes
     assert "other: VGG." in table.notes
@@ -172,10 +172,10 @@ def test_an_architecture_of_all_rows_is_named_once(tmp_path: Path) -> None:
 
 def test_columns_of_several_domains_and_evaluations_name_both(tmp_path: Path) -> None:
     index = index_of(tmp_path, seeds=(0,), columns=PACS[:2])
-    cells = [
-        dataclasses.replace(cell, evaluation=name) for name in ("plain", "other") for cell in index.cells
+    entries = [
+        dataclasses.replace(entry, evaluation=name) for name in ("plain", "other") for entry in index.entries
     ]
-    columns = result_table(index._replace(cells=cells, evaluations=["plain", "other"])).columns
+    columns = result_table(index._replace(entries=entries, evaluations=["plain", "other"])).columns
     assert set(columns) >= {"photo, plain", "photo, other", "art_painting, plain", "art_painting, other"}
 
 
@@ -209,7 +209,7 @@ def test_all_data_are_never_the_best_and_the_best_is_marked_in_each_format(tmp_p
         "whole", "", 10, "photo", 0, ("photo",), True, "whole.json", "random-photo-0.json", None
     )
     rows = [*index.rows, {"key": "whole", "label": "Whole data", "sweep": None}]
-    table = result_table(index._replace(cells=[*index.cells, whole], rows=rows))
+    table = result_table(index._replace(entries=[*index.entries, whole], rows=rows))
     for form, best, other in (
         ("markdown", "**50.0**", "**90.0**"),
         ("latex", r"\textbf{50.0}", r"\textbf{90.0}"),
