@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .losses.hyperbolic import hyperbolic_matching, lorentz_centroids
+from .losses.hyperbolic import hyperbolic_matching, lorentz_points
 from .losses.kernel import joint_bandwidth, kernel_matching
 from .losses.mean import distribution_matching, group_means
 
@@ -35,13 +35,8 @@ class Comparison(Protocol):
         against the real images of all domains or of `domain`; 0 where there are none."""
 
 
-class MeanComparison:
-    """Distribution matching (SGS, Eq. 3): of the real images only the mean of each cell is kept.
-
-    It is quadratic in the difference of the means, hence linear in the sense above.
-    """
-
-    linear = True
+class CellSums:
+    """Of the real images only the sum over each cell is kept."""
 
     def begin(self, sizes: Tensor) -> None:
         self.sizes = sizes
@@ -55,19 +50,44 @@ class MeanComparison:
         member = torch.nn.functional.one_hot(cells - first, last - first + 1).to(features.dtype)
         self.sums[first : last + 1] += member.T @ features
 
-    def losses(self, features: Tensor, labels: Tensor, domain: int | None = None) -> Tensor:
+    def class_means(self, domain: int | None) -> tuple[Tensor, Tensor]:
+        """The mean of each class over the real images of all domains or of `domain`, [K, F], zero where there
+        are none, and whether there are any, bool [K]."""
         sums, sizes = self.sums.view(*self.sizes.shape, -1), self.sizes
         if domain is not None:
             sums, sizes = sums[:, domain, None], sizes[:, domain, None]
         count = sizes.sum(1)
-        real_means = sums.sum(1) / count.clamp_min(1)[:, None]
-        losses = distribution_matching(group_means(features, labels, len(sizes)), real_means)
-        return losses * (count > 0)
+        return sums.sum(1) / count.clamp_min(1)[:, None], count > 0
+
+
+class MeanComparison(CellSums):
+    """Distribution matching (SGS, Eq. 3): quadratic in the difference of the means, hence linear in the sense
+    above."""
+
+    linear = True
+
+    def losses(self, features: Tensor, labels: Tensor, domain: int | None = None) -> Tensor:
+        real_means, there = self.class_means(domain)
+        return distribution_matching(group_means(features, labels, len(there)), real_means) * there
 
     def domain_means(self) -> dict[int, Tensor]:
         """The mean features [F] of the real images of each domain that has any, whatever their class."""
         sums, sizes = self.sums.view(*self.sizes.shape, -1).sum(0), self.sizes.sum(0)
         return {domain: sums[domain] / size for domain, size in enumerate(sizes.tolist()) if size > 0}
+
+
+class HyperbolicComparison(CellSums):
+    """HDD-DM. Neither the centroid nor the distance is linear in the real images."""
+
+    linear = False
+
+    def add(self, features: Tensor, cells: Tensor) -> None:
+        super().add(lorentz_points(features), cells)
+
+    def losses(self, features: Tensor, labels: Tensor, domain: int | None = None) -> Tensor:
+        real_means, there = self.class_means(domain)
+        synthetic_means = group_means(lorentz_points(features), labels, len(there))
+        return torch.where(there, hyperbolic_matching(synthetic_means, real_means), 0).to(features.dtype)
 
 
 class SampleComparison:
@@ -88,19 +108,6 @@ class SampleComparison:
             rows = cells % domains == domain
             features, cells = features[rows], cells[rows]
         return features, cells // domains
-
-
-class HyperbolicComparison(SampleComparison):
-    """HDD-DM. Neither the centroid nor the distance is linear in the real features."""
-
-    linear = False
-
-    def losses(self, features: Tensor, labels: Tensor, domain: int | None = None) -> Tensor:
-        real, classes = self.real(domain)
-        count = len(self.sizes)
-        synthetic = lorentz_centroids(features, labels, count)
-        losses = hyperbolic_matching(synthetic, lorentz_centroids(real, classes, count))
-        return torch.where(torch.bincount(classes, minlength=count) > 0, losses, 0)
 
 
 class KernelComparison(SampleComparison):

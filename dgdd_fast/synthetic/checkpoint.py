@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import DistillConfig, DistillSettings, to_dict
+from ..config import DistillConfig, DistillSettings, from_dict, to_dict
 from ..tensor_file import TensorFile, TensorFileError, header_of, loaded
 
-FILE = TensorFile("dgdd_fast_checkpoint", "a checkpoint", version=3)
+FILE = TensorFile("dgdd_fast_checkpoint", "a checkpoint", version=4)
 _OLD_KEY = "dgdd-fast checkpoint 2"  # the version before, which had no checksum
 STATE = "optimizer."  # what the names of the optimiser's tensors begin with
 
@@ -60,16 +60,23 @@ class Checkpoint:
         """Reads a checkpoint. Raises CheckpointError where the file is not one or is damaged."""
         data = path.read_bytes()
         try:
-            tensors, settings = _unpacked(data)
+            tensors, settings, version = _unpacked(data)
             state = {
                 name.removeprefix(STATE): part for name, part in tensors.items() if name.startswith(STATE)
             }
             images, losses = tensors["images"], tensors["losses"]
-            return Checkpoint(images=images, optimizer=state, losses=losses, **settings)
+            checkpoint = Checkpoint(images=images, optimizer=state, losses=losses, **settings)
+            of_old_loss = version < 4 and checkpoint.config["objective"] == "hdd"
         except (TensorFileError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise CheckpointError(
                 f"{path} is damaged or no checkpoint ({error}); delete it to start the run again"
             ) from error
+        if of_old_loss:
+            raise CheckpointError(
+                f"{path} belongs to a run of hdd before the length of its features was cut off at 10, which "
+                "is another loss; delete it to start the run again"
+            )
+        return checkpoint
 
     @staticmethod
     def load_to_resume(path: Path, config: DistillSettings, fingerprint: str) -> Checkpoint:
@@ -84,7 +91,7 @@ class Checkpoint:
                 f"{path} belongs to a run on other data or with other experts; choose another folder"
             )
         # A setting that did not exist yet was at what is now its default.
-        there, wanted = to_dict(DistillConfig()) | checkpoint.config, to_dict(config)
+        there, wanted = to_dict(from_dict(DistillConfig, checkpoint.config)), to_dict(config)
         for name in ("iterations", "checkpoint_every"):  # neither changes what an iteration computes
             there[name] = wanted[name]
         if wanted["experts"] is not None and there["experts"] is not None:
@@ -108,9 +115,10 @@ class Checkpoint:
         return checkpoint
 
 
-def _unpacked(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _unpacked(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any], int]:
+    """The tensors, the rest, and the version of the format."""
     header = header_of(data)
     if _OLD_KEY in header:
-        return loaded(data), json.loads(header[_OLD_KEY])
+        return loaded(data), json.loads(header[_OLD_KEY]), 2
     tensors, settings = FILE.unpack(data)
-    return tensors, {name: value for name, value in settings.items() if name != "version"}
+    return tensors, settings, settings.pop("version")
