@@ -111,7 +111,7 @@ def _distill(
 
     # What is optimised are the tiles of the images; without mosaics, a tile is an image.
     tiles = (start.tiles if resumed is None else resumed.images).to(device, copy=True)
-    optimizer = ImageOptimizer(settings, mean, std, domain_index, tiles)
+    optimizer = ImageOptimizer(settings, mean, std, domain_index, tiles, sources.num_classes)
     losses: list[list[float]] = []
     first = 0
     if resumed is not None:
@@ -164,6 +164,7 @@ def _distill(
             "sources": real_domains,
             "target": target,
             "iterations": max(first, iterations),
+            "length_ratio": optimizer.length_ratio,
             "device": device.type,
             "threads": torch.get_num_threads(),
             "dgdd_fast": version("dgdd-fast"),

@@ -91,3 +91,24 @@ def surgery_step_(
         config.consensus == "weighted",
         valid,
     )
+
+
+def length_ratios(update: Tensor, gradient: Tensor, classes: int) -> Tensor:
+    """|update| / |gradient| over the images of each class together: [K], NaN where the gradient vanishes.
+
+    By class, as no class's images enter another's loss: for each of these problems the update is as a whole
+    longer or shorter, whatever its direction. Image by image it would be another direction.
+
+    Both are [N, 3, H, W] in order of the K classes, with the same number of images each.
+    """
+    longer, length = (
+        torch.linalg.vector_norm(part.reshape(classes, -1), dim=1) for part in (update, gradient)
+    )
+    return torch.where(length > 0, longer / length, torch.nan)
+
+
+def scaled_by_class(update: Tensor, ratios: Tensor) -> Tensor:
+    """`update` at the length of the gradient that `length_ratios` compared it with; a class where either
+    vanishes stays as it is."""
+    factors = torch.where(ratios > 0, 1 / ratios, 1)
+    return (update.reshape(len(ratios), -1) * factors[:, None]).reshape(update.shape)

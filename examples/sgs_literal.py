@@ -48,16 +48,19 @@ def dm_loss(network: ConvNet, synthetic: Tensor, real: Tensor, **_: object) -> T
 
 
 def hdd_loss(network: ConvNet, synthetic: Tensor, real: Tensor, **_: object) -> Tensor:
-    """HDD-DM: 20 times the geodesic distance of the Lorentz centroids, in float64."""
+    """HDD-DM: 20 times the geodesic distance of the Lorentz centroids, in float64; features longer than 10
+    count as long as 10."""
 
     def centroid(images: Tensor) -> Tensor:
         features = network.features(images).double()
-        radius = features.norm(dim=1, keepdim=True)
-        mean = torch.cat([radius.cosh(), radius.sinh() * features / radius], 1).mean(0)
+        norm = features.norm(dim=1, keepdim=True)
+        radius = torch.where(norm < 10, norm, 10)
+        mean = torch.cat([radius.cosh(), radius.sinh() * features / norm], 1).mean(0)
         return mean / (mean[0].square() - mean[1:].square().sum()).sqrt()
 
     first, second = centroid(synthetic), centroid(real)
-    return 20 * torch.acosh(first[0] * second[0] - first[1:] @ second[1:])
+    cosine = first[0] * second[0] - first[1:] @ second[1:]
+    return 20 * torch.log(cosine + (cosine.square() - 1).clamp_min(1e-15).sqrt())
 
 
 def datadam_loss(
@@ -168,12 +171,15 @@ def literal_distill(sources: DomainDataset, config: DistillConfig) -> Tensor:
                 filled = [domain for domain, batch in enumerate(own_batches) if len(batch)]
                 domain_grads = torch.stack([against(real[domain]) for domain in filled])
                 own_domains = [filled.index(domain) for domain in assigned[label].tolist()]
-                gradient = torch.stack(
+                update = torch.stack(
                     [
                         surgery(domain_grads[:, index], gradient[index], own, config.surgery)
                         for index, own in enumerate(own_domains)
                     ]
                 )
+                if config.surgery.length == "gradient":
+                    update *= gradient.norm() / update.norm()
+                gradient = update
             synthetic.grad = gradient
             optimizers[label].step()
     return torch.cat([part.detach() for part in by_class])

@@ -45,7 +45,7 @@ from dgdd_fast.matching.registry import build_objective
 from dgdd_fast.matching.resolve import resolve_distillation
 from dgdd_fast.networks import ConvNet, initialise
 from dgdd_fast.seeds import generator
-from dgdd_fast.synthetic.checkpoint import Checkpoint, CheckpointError
+from dgdd_fast.synthetic.checkpoint import FILE, Checkpoint, CheckpointError
 from dgdd_fast.synthetic.gradients import ImageGradients
 from dgdd_fast.synthetic.initial import assign_domains, initial_tiles
 from dgdd_fast.synthetic.mosaics import reduce, tiles
@@ -55,7 +55,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.mark.parametrize("cells", ["full", "a small cell", "an empty cell"])
 @pytest.mark.parametrize(
-    "surgery", [None, SurgeryConfig(1.5, 0.4), SurgeryConfig(0.7, 1.2, consensus="mean")], ids=str
+    "surgery",
+    [
+        None,
+        SurgeryConfig(1.5, 0.4),
+        SurgeryConfig(0.7, 1.2, consensus="mean"),
+        SurgeryConfig(1.5, 0.4, length="gradient"),
+    ],
+    ids=str,
 )
 def test_same_images_as_the_literal_formulation(surgery: SurgeryConfig | None, cells: str) -> None:
     data = toy_domains()
@@ -257,6 +264,23 @@ def test_surgery_without_strength_is_the_objective_alone() -> None:
     assert relative_change(surgery, plain, start) < 2e-4
 
 
+def test_a_run_says_how_long_the_surgery_s_updates_were() -> None:
+    data = toy_domains()
+    assert distill(data, SMALL).provenance["length_ratio"] is None
+    # R is in [0, 1]: with alpha alone the update is once to (1 + alpha) times as long as the gradient
+    free = dataclasses.replace(SMALL, surgery=SurgeryConfig(alpha=3.0, beta=0.0))
+    assert 1 < distill(data, free).provenance["length_ratio"] < 4
+    # one step: as long as that of the objective alone for each class, whatever the strengths
+    start = distill(data, dataclasses.replace(SMALL, iterations=0)).images
+    one = dataclasses.replace(SMALL, iterations=1)
+    scaled = distill(data, dataclasses.replace(one, surgery=SurgeryConfig(3.0, 0.5, length="gradient")))
+    by_class = [
+        (images - start).view(3, -1).norm(dim=1) for images in (scaled.images, distill(data, one).images)
+    ]
+    torch.testing.assert_close(*by_class, rtol=1e-4, atol=0)
+    assert scaled.provenance["length_ratio"] > 1
+
+
 def test_random_keeps_the_initial_images_that_the_other_methods_start_from() -> None:
     data = toy_domains()
     random = distill(data, dataclasses.replace(SMALL, objective="random"))
@@ -323,14 +347,21 @@ def test_a_seed_repeats_bit_for_bit_and_another_differs() -> None:
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("config", [SMALL, WITH_SURGERY, MOSAICS], ids=["dm", "dm+sgs", "mosaics, adam"])
+EQUAL_LENGTH = dataclasses.replace(SMALL, surgery=SurgeryConfig(1.5, 0.4, length="gradient"))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [SMALL, WITH_SURGERY, EQUAL_LENGTH, MOSAICS],
+    ids=["dm", "dm+sgs", "equal length", "mosaics, adam"],
+)
 def test_ctrl_c_leaves_a_checkpoint_and_the_resumed_run_ends_bit_for_bit_alike(
     config: DistillConfig, tmp_path: Path
 ) -> None:
     data = toy_domains()
     handler = signal.getsignal(signal.SIGINT)
     config = dataclasses.replace(config, iterations=7, checkpoint_every=100)
-    whole = distill(data, config).images
+    whole = distill(data, config)
 
     def interrupt(state: Progress) -> None:
         if state.iteration == 3:
@@ -348,7 +379,8 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_resumed_run_ends_bit_for_bit_alike(
         progress=lambda state: seen.append(state.iteration),
     )
     assert seen == [4, 5, 6, 7]
-    assert torch.equal(resumed.images, whole)
+    assert torch.equal(resumed.images, whole.images)
+    assert resumed.provenance == whole.provenance
     assert signal.getsignal(signal.SIGINT) is handler
 
 
@@ -459,9 +491,27 @@ def test_a_checkpoint_of_the_version_before_goes_on(tmp_path: Path) -> None:
     kept = Checkpoint.load(path)
     tensors = {"images": kept.images, "losses": kept.losses, "optimizer.momentum": kept.optimizer["momentum"]}
     described = {name: getattr(kept, name) for name in ("iteration", "config", "fingerprint", "threads")}
+    del described["config"]["surgery"]["length"]  # which there was not
     save_file(tensors, path, {"dgdd-fast checkpoint 2": json.dumps(described)})
     resumed = distill(data, WITH_SURGERY, run_folder=tmp_path, resume=True)
     assert torch.equal(resumed.images, distill(data, WITH_SURGERY).images)
+
+
+def test_a_checkpoint_of_hdd_before_its_features_were_cut_off_is_refused(tmp_path: Path) -> None:
+    data, path = toy_domains(), tmp_path / CHECKPOINT_NAME
+    for objective in ("hdd", "dm"):
+        config = dataclasses.replace(SMALL, objective=objective)
+        distill(data, dataclasses.replace(config, iterations=2), run_folder=tmp_path)
+        tensors, description = FILE.unpack(path.read_bytes())
+        del description["version"]
+        path.write_bytes(dataclasses.replace(FILE, version=3).pack(tensors, description))
+        if objective == "hdd":
+            with pytest.raises(CheckpointError, match="cut off at 10, which is another loss; delete it"):
+                distill(data, config, run_folder=tmp_path, resume=True)
+            path.unlink()
+        else:
+            resumed = distill(data, config, run_folder=tmp_path, resume=True)
+            assert torch.equal(resumed.images, distill(data, config).images)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "text"])

@@ -288,4 +288,6 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
     distilled.save(out / SET_NAME)
     distilled.contact_sheet(out / SHEET_NAME)
     console.print(f"written: {out / SET_NAME}, {out / SHEET_NAME}")
+    if (ratio := distilled.provenance["length_ratio"]) is not None:
+        console.print(f"SGS's updates were {ratio:.3g} times as long as the gradient, on average")
     console.print(f"next:    dgdd evaluate {out}")

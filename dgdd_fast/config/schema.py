@@ -80,13 +80,19 @@ class AugmentConfig:
 @dataclass(frozen=True)
 class SurgeryConfig:
     """Spectral Gradient Surgery: the two strengths of SGS Eq. 11, the constant of Eq. 9 and the deviation of
-    Eq. 10. `union` False leaves the first term of Eq. 11 out, for the ablation (SGS, Table 4)."""
+    Eq. 10. `union` False leaves the first term of Eq. 11 out, for the ablation (SGS, Table 4).
+
+    `length`: "free": the update of Eq. 11 as it is, at first nearly twice as long as the gradient g;
+    "gradient": scaled, class by class, to the length of g, so that a comparison with the objective alone is
+    one of directions.
+    """
 
     alpha: Finite = 1.0
     beta: Finite = 0.3
     eps: NotNegative = 1e-12
     consensus: Literal["weighted", "mean"] = "weighted"
     union: bool = True
+    length: Literal["free", "gradient"] = "free"
 
 
 @dataclass(frozen=True)

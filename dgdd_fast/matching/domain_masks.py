@@ -41,9 +41,10 @@ class DomainMasks(Objective):
         sides = (side // config.factor for side in host.real.resolution)
         masks = torch.full((host.real.num_domains, len(self.labels), 3, *sides), INITIAL_MASK)
         masks = masks.to(host.real.device)
-        steps = dataclasses.replace(config, clamp=False, image_lr=module.learning_rate or config.image_lr)
+        rate = module.learning_rate or config.image_lr
+        steps = dataclasses.replace(config, surgery=None, clamp=False, image_lr=rate)
         nothing, one = torch.zeros(3), torch.ones(3)
-        self.optimizer = ImageOptimizer(steps, nothing, one, self.labels[:0], masks.flatten(0, 1))
+        self.optimizer = ImageOptimizer(steps, nothing, one, self.labels[:0], masks.flatten(0, 1), classes=1)
         self.masks = masks
 
     @property

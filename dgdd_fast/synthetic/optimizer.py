@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..config import DistillSettings
-from ..surgery import surgery_step_, update_direction
+from ..surgery import length_ratios, scaled_by_class, surgery_step_, update_direction
 from .gradients import ImageGradients
 
 BETAS = (0.9, 0.999)
@@ -22,6 +22,8 @@ class ImageOptimizer:
     Args:
         mean, std: float32 [3], of the normalisation.
         domain_index: int64 [N], the domain assigned to each image, for the surgery.
+        images: those to move, class by class.
+        classes: how many.
 
     Attributes:
         state: what it remembers of the steps before, by name, to be kept in checkpoints.
@@ -34,17 +36,33 @@ class ImageOptimizer:
         std: Tensor,
         domain_index: Tensor,
         images: Tensor,
+        classes: int,
     ) -> None:
-        self.config = config
+        self.config, self.classes = config, classes
         self.mean, self.std = (part.view(3, 1, 1).to(images) for part in (mean, std))
         self.domain_index = domain_index.to(images.device)
         names = ("momentum",) if config.optimizer == "sgd" else ("first_moment", "second_moment")
         self.state = {name: torch.zeros_like(images) for name in names}
+        if config.surgery is not None:
+            # The sum of |update| / |g| over the iterations, and their number.
+            self.state["length_ratio"] = torch.zeros(2, dtype=torch.float64, device=images.device)
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from `state`, what an earlier one held, among other things."""
         for name, tensor in self.state.items():
-            tensor.copy_(state[name])
+            if name in state or name != "length_ratio":  # of which checkpoints once knew nothing
+                tensor.copy_(state[name])
+
+    @property
+    def length_ratio(self) -> float | None:
+        """How long the surgery's update was, in lengths of the gradient g: the mean over classes and
+        iterations, before `surgery.length` scaled it. None without surgery.
+
+        At this multiple of the learning rate the objective alone takes steps as long as the surgery's."""
+        if "length_ratio" not in self.state:
+            return None
+        total, count = self.state["length_ratio"].tolist()
+        return total / count if count else None
 
     def step_(self, images: Tensor, gradients: ImageGradients, iteration: int) -> None:
         """Moves `images` [N, 3, h, w] in place; `iteration` counts from 0."""
@@ -59,16 +77,28 @@ class ImageOptimizer:
         surgery = self.config.surgery
         if surgery is None or gradients.by_domain is None:
             return gradients.union_gradient()
-        return update_direction(
+        update = update_direction(
             gradients.by_domain, gradients.union, self.domain_index, gradients.valid, surgery
         )
+        ratios = self._noted(update, gradients)
+        return scaled_by_class(update, ratios) if surgery.length == "gradient" else update
+
+    def _noted(self, update: Tensor, gradients: ImageGradients) -> Tensor:
+        """The `length_ratios` of a surgery's update, taken into their mean."""
+        ratios = length_ratios(update, gradients.union_gradient(), self.classes)
+        mean = ratios.nanmean()
+        total = self.state["length_ratio"]
+        total += torch.stack([mean.nan_to_num(), mean.isfinite().to(mean)])
+        return ratios
 
     def _sgd_step_(self, images: Tensor, gradients: ImageGradients) -> None:
         config, buffer = self.config, self.state["momentum"]
-        if config.surgery is None or gradients.by_domain is None:
+        surgery = config.surgery
+        if surgery is None or gradients.by_domain is None or surgery.length != "free":
             buffer.mul_(config.momentum).add_(self._direction(gradients))
             images.add_(buffer, alpha=-config.image_lr)
             return
+        before = buffer.clone()
         surgery_step_(
             images,
             buffer,
@@ -76,10 +106,11 @@ class ImageOptimizer:
             gradients.union,
             self.domain_index,
             gradients.valid,
-            config.surgery,
+            surgery,
             config.image_lr,
             config.momentum,
         )
+        self._noted(buffer - config.momentum * before, gradients)
 
     def _adam_step_(self, images: Tensor, gradient: Tensor, step: int) -> None:
         first, second = self.state["first_moment"], self.state["second_moment"]

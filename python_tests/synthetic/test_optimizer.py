@@ -21,7 +21,7 @@ def resolved(**settings):
 
 
 def run(config, images, gradients):
-    optimizer = ImageOptimizer(config, MEAN, STD, DOMAINS, images)
+    optimizer = ImageOptimizer(config, MEAN, STD, DOMAINS, images, classes=2)
     for iteration, gradient in enumerate(gradients):
         optimizer.step_(images, gradient, iteration)
     return images
@@ -67,6 +67,48 @@ def test_both_step_along_the_surgery_of_the_domain_gradients(optimizer, union):
     )
     along = run(resolved(optimizer=optimizer), draw(4, 3, 8, 6), [plain(direction)] * 3)
     torch.testing.assert_close(with_surgery, along, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_an_update_of_the_gradient_s_length_is_scaled_class_by_class(optimizer):
+    by_domain = [draw(3, 4, 3, 8, 6, seed=seed) for seed in range(3)]
+    directions, ratios = [], []
+    for gradients in by_domain:
+        update, gradient = spectral_surgery(gradients, None, DOMAINS, 0.8, 0.5), gradients.mean(0)
+        for rows in (slice(0, 2), slice(2, 4)):  # the images of the two classes
+            ratios.append(float(update[rows].norm() / gradient[rows].norm()))
+            update[rows] *= gradient[rows].norm() / update[rows].norm()
+        directions.append(update)
+    assert max(ratios) > 1.01 * min(ratios)
+    wanted = run(resolved(optimizer=optimizer), draw(4, 3, 8, 6), map(plain, directions))
+    for length in ("gradient", "free"):
+        surgery = SurgeryConfig(alpha=0.8, beta=0.5, length=length)
+        images = draw(4, 3, 8, 6)
+        stepper = ImageOptimizer(
+            resolved(optimizer=optimizer, surgery=surgery), MEAN, STD, DOMAINS, images, classes=2
+        )
+        assert stepper.length_ratio is None
+        for iteration, gradients in enumerate(by_domain):
+            stepper.step_(images, ImageGradients(torch.zeros(1), None, gradients, None), iteration)
+        assert stepper.length_ratio == pytest.approx(sum(ratios) / len(ratios), rel=1e-5)
+        if length == "gradient":
+            torch.testing.assert_close(images, wanted, rtol=1e-4, atol=1e-5)
+        else:
+            assert not torch.allclose(images, wanted, rtol=1e-2, atol=1e-3)
+
+
+def test_classes_without_a_gradient_stay_and_do_not_count():
+    by_domain = draw(3, 4, 3, 8, 6)
+    by_domain[:, :2] = 0
+    surgery = SurgeryConfig(alpha=2.0, beta=0.0, length="gradient")
+    images = draw(4, 3, 8, 6)
+    optimizer = ImageOptimizer(
+        resolved(optimizer="sgd", surgery=surgery), MEAN, STD, DOMAINS, images, classes=2
+    )
+    optimizer.step_(images, ImageGradients(torch.zeros(1), None, by_domain, None), 0)
+    assert torch.equal(images[:2], draw(4, 3, 8, 6)[:2])
+    assert torch.isfinite(images).all()
+    assert 1 < optimizer.length_ratio < 3
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
