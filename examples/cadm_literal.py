@@ -118,7 +118,8 @@ def matching_gradient(run: Run, iteration: int, domain: int | None = None) -> Te
     """Eq. 2, with masks of the real images Eq. 7: the gradient at the tiles against all domains or one."""
     config, sources = run.config, run.sources
     expert = run.expert(iteration, trained=False)
-    rows, _ = real_batch(sources.cells(), config.batch_real, config.seed, iteration)
+    literal = config.union == "literal"
+    rows, _ = real_batch(sources.cells(), config.batch_real, config.seed, iteration, literal)
     masks = run.masks if run.masks is not None and run.masks.matching else None
     stage = None if masks is None else draw_stage(masks, 4, config.seed, "matching", iteration)
     channels = expert.network.channels[(stage or 1) - 1]

@@ -31,14 +31,16 @@ from dgdd_fast.seeds import generator
 from dgdd_fast.synthetic.initial import assign_domains, initial_tiles
 
 
-def surgery(domain_grads: Tensor, union: Tensor, own: int, config: SurgeryConfig) -> Tensor:
-    """SGS, Eq. 7-11 for one image: domain_grads [D, 3, H, W], union [3, H, W], `own` the image's domain."""
+def surgery(domain_grads: Tensor, union: Tensor, own: int | None, config: SurgeryConfig) -> Tensor:
+    """SGS, Eq. 7-11 for one image: domain_grads [D, 3, H, W], union [3, H, W], `own` the image's domain, or
+    None where the iteration drew no real image of it."""
     spectra = torch.fft.fft2(domain_grads)
     mean = spectra.mean(0)
     resultant_length = spectra.sum(0).abs() / (spectra.abs().sum(0) + config.eps)
     class_signal = torch.fft.ifft2(resultant_length * mean).real
     consensus = resultant_length * mean if config.consensus == "weighted" else mean
-    domain_signal = torch.fft.ifft2(spectra[own] - consensus).real
+    deviation = torch.zeros_like(mean) if own is None else spectra[own] - consensus
+    domain_signal = torch.fft.ifft2(deviation).real
     return union + config.alpha * class_signal + config.beta * domain_signal
 
 
@@ -158,7 +160,8 @@ def literal_distill(sources: DomainDataset, config: DistillConfig) -> Tensor:
         draw = draw_siamese(
             config.augment, sources.resolution, len(cells), generator(config.seed, "augment", iteration)
         )
-        rows, sizes = real_batch(cells, config.batch_real, config.seed, iteration)
+        literal = config.union == "literal"
+        rows, sizes = real_batch(cells, config.batch_real, config.seed, iteration, literal)
         batches = rows.split(sizes.flatten().tolist())
         for label, synthetic in enumerate(by_class):
             own_batches = batches[label * sizes.shape[1] : (label + 1) * sizes.shape[1]]
@@ -170,7 +173,8 @@ def literal_distill(sources: DomainDataset, config: DistillConfig) -> Tensor:
             if config.surgery is not None:
                 filled = [domain for domain, batch in enumerate(own_batches) if len(batch)]
                 domain_grads = torch.stack([against(real[domain]) for domain in filled])
-                own_domains = [filled.index(domain) for domain in assigned[label].tolist()]
+                place = {domain: index for index, domain in enumerate(filled)}
+                own_domains = [place.get(domain) for domain in assigned[label].tolist()]
                 update = torch.stack(
                     [
                         surgery(domain_grads[:, index], gradient[index], own, config.surgery)

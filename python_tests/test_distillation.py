@@ -76,6 +76,21 @@ def test_same_images_as_the_literal_formulation(surgery: SurgeryConfig | None, c
     assert relative_change(fast, literal, start) < 2e-4
 
 
+@pytest.mark.parametrize("surgery", [None, SurgeryConfig(1.5, 0.4)], ids=["alone", "sgs"])
+@pytest.mark.parametrize("objective", ["dm", "hdd", "m3d", "dc"])
+def test_a_literal_union_is_the_literal_formulation(objective: str, surgery: SurgeryConfig | None) -> None:
+    data = without_rows(toy_domains(), 1, 2, keep=3)
+    rate = {"dm": 0.2, "hdd": 0.2, "m3d": 20.0, "dc": 1.0}[objective]
+    config = dataclasses.replace(
+        SMALL, objective=objective, surgery=surgery, iterations=2, image_lr=rate, union="literal"
+    )
+    fast = distill(data, config).images
+    start = distill(data, dataclasses.replace(config, iterations=0)).images
+    assert relative_change(fast, sgs_literal.literal_distill(data, config), start) < 1e-3
+    balanced = distill(data, dataclasses.replace(config, union="balanced")).images
+    assert relative_change(fast, balanced, start) > 0.01
+
+
 OBJECTIVES = {
     "hdd": {"objective": "hdd", "image_lr": 0.2},
     "datadam": {"objective": "datadam", "image_lr": 1.0},

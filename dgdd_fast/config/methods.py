@@ -31,7 +31,8 @@ class MethodSpec:
         acting: for a coreset, the settings that change what it chooses; others need not be tuned or swept.
         factor, optimizer, image_lr, clamp, batch_real, strategy, composition: its own values of the settings
             of `DistillConfig` and of its augmentation.
-        real_per_class: in place of `batch_real`, real images of a class, split evenly among the domains.
+        real_per_class: in place of `batch_real`, real images of a class, split evenly among the domains of a
+            balanced union.
     """
 
     name: str

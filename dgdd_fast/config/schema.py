@@ -174,7 +174,10 @@ class DistillConfig:
         image_lr: of "sgd" in the units of the normalised images, of "adam" in those of the pixel range
             [0, 1].
         clamp: keep the pixels within [0, 1] after every step.
-        batch_real: the most real images of a class and domain in an iteration.
+        union: what the real images of all domains together are. "balanced": the same number from each domain;
+            "literal": images of the class whatever their domain, as DM draws them, so that a domain counts by
+            its size. The gradient against a domain is always that of those of them that are the domain's.
+        batch_real: the most real images of a class in an iteration: of each domain, if the union is balanced.
         init: "uniform": real images, evenly from the domains; "random": whatever their domain; "noise". For
             "herding" the first two say what it chooses from.
         pseudo_domains: look for so many styles in the images and take them for domains, whatever domains the
@@ -202,6 +205,7 @@ class DistillConfig:
     image_lr: Positive | None = None
     momentum: Momentum = 0.5
     clamp: bool | None = None
+    union: Literal["balanced", "literal"] = "balanced"
     batch_real: Size | None = None
     init: Literal["uniform", "random", "noise"] = "uniform"
     pseudo_domains: Size | None = None

@@ -26,6 +26,7 @@ from ..experts.pretrain import resolve_pretraining
 from ..matching.resolve import resolve_distillation
 from ..seeds import derive_seed
 from ..training import resolve_training
+from .revisions import hashed_distillation
 from .study import WHOLE, Row, Study, rows_of
 from .tuned_settings import TunedSettings, apply_tuned, check_tuned_settings
 
@@ -276,8 +277,7 @@ class _Planner:
             resolved = resolve_before_pretraining(distill, pretrain, sources)
             if pool is not None:  # its name says how the experts will be
                 resolved = distill
-            # How often a checkpoint is written decides nothing.
-            content = {**to_dict(resolved), "checkpoint_every": None, "pool": pool}
+            content = {**hashed_distillation(resolved), "pool": pool}
         name = f"{_where(part.sources)}-{what}-{_hash([self.data_of(part), content])}"
         config = dataclasses.replace(config, seed=own_seed)
         tested = to_dict(resolve_training(config, self.dataset.resolution, self.dataset.flip_safe))

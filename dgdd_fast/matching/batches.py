@@ -39,32 +39,38 @@ class RealBatch(NamedTuple):
 
 
 def draw_real_batch(real: RealImages, config: DistillConfig, batch_real: int, iteration: int) -> RealBatch:
-    """The real images of `iteration`: at most `batch_real` of each cell, see `real_batch`."""
+    """The real images of `iteration`, see `real_batch`."""
+    literal = config.union == "literal"
     rows, sizes = (
-        part.to(real.device) for part in real_batch(real.cells, batch_real, config.seed, iteration)
+        part.to(real.device) for part in real_batch(real.cells, batch_real, config.seed, iteration, literal)
     )
     cells = torch.arange(sizes.numel(), device=real.device).repeat_interleave(sizes.flatten())
     return RealBatch(rows, cells, sizes)
 
 
 def real_batch(
-    cells: Sequence[Sequence[Tensor]], batch_real: int, seed: int, iteration: int
+    cells: Sequence[Sequence[Tensor]], batch_real: int, seed: int, iteration: int, literal: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The real images of one iteration: at most `batch_real` of every (class, domain) cell, drawn without
-    replacement.
+    """The real images of one iteration, drawn without replacement: at most `batch_real` of every (class,
+    domain) cell, or if `literal` of every class, whatever their domain.
 
-    A cell that holds fewer images is used whole.
+    A cell or class that holds fewer images is used whole.
 
     Returns:
         rows: int64 [B], rows of the dataset, cell after cell in class-major order.
         sizes: int64 [K, D], images of each cell in the batch.
     """
     random = generator(seed, "real", iteration)
-    rows = [
-        cell[torch.randperm(len(cell), generator=random)[:batch_real]]
-        for class_cells in cells
-        for cell in class_cells
-    ]
+    rows = []
+    for class_cells in cells:
+        if literal:
+            held = [len(cell) for cell in class_cells]
+            chosen = torch.zeros(sum(held), dtype=torch.bool)
+            chosen[torch.randperm(len(chosen), generator=random)[:batch_real]] = True
+            parts = zip(class_cells, torch.split(chosen, held), strict=True)
+            rows += [cell[drawn] for cell, drawn in parts]
+        else:
+            rows += [cell[torch.randperm(len(cell), generator=random)[:batch_real]] for cell in class_cells]
     sizes = torch.tensor([len(drawn) for drawn in rows]).reshape(len(cells), -1)
     return torch.cat(rows), sizes
 

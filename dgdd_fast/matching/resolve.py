@@ -44,7 +44,8 @@ def resolve_distillation(config: DistillConfig, sources: DomainDataset) -> Disti
         )
     batch_real = spec.batch_real
     if spec.real_per_class is not None:
-        batch_real = max(1, spec.real_per_class // sources.num_domains)
+        parts = sources.num_domains if config.union == "balanced" else 1
+        batch_real = max(1, spec.real_per_class // parts)
     factor = _given(config.factor, spec.factor)
     check_factor(factor, sources.resolution)
     return settled(

@@ -120,11 +120,29 @@ def test_real_batch_takes_each_cell_without_repeats_and_small_cells_whole() -> N
     assert not torch.equal(rows, other)
 
 
-def test_every_real_image_is_drawn_equally_often() -> None:
+def test_a_literal_real_batch_takes_each_class_whatever_the_domains() -> None:
+    data = toy_domains(per_cell=8)
+    keep = ~((data.labels == 1) & (data.domains == 2)) | (torch.arange(len(data)) % 8 < 3)
+    data = data.select(keep.nonzero().flatten())
+    drawn = [real_batch(data.cells(), 20, seed=3, iteration=step, literal=True) for step in range(300)]
+    shares = torch.zeros(3, 3)
+    for rows, sizes in drawn:
+        assert len(rows) == len(rows.unique()) == 20 + 19 + 20  # class 1 has 19 images
+        places = (data.labels * 3 + data.domains)[rows]
+        assert torch.equal(places, torch.arange(9).repeat_interleave(sizes.flatten()))
+        shares += sizes / 300
+    # A domain counts by its size: 20 of 24 images of three equal cells; class 1 whole, 8, 8 and 3.
+    assert shares[1].tolist() == pytest.approx([8, 8, 3])
+    torch.testing.assert_close(shares[[0, 2]], torch.full((2, 3), 20 / 3), rtol=0.02, atol=0)
+    assert len({tuple(sizes[0].tolist()) for _, sizes in drawn}) > 3
+
+
+@pytest.mark.parametrize("literal", [False, True])
+def test_every_real_image_is_drawn_equally_often(literal: bool) -> None:
     data = toy_domains(per_cell=8)
     drawn = torch.zeros(len(data))
     for iteration in range(400):
-        drawn[real_batch(data.cells(), 4, seed=0, iteration=iteration)[0]] += 1
+        drawn[real_batch(data.cells(), 12 if literal else 4, 0, iteration, literal)[0]] += 1
     # Binomial(400, 1/2): 5 standard deviations are 50; a false alarm in 72 rows has probability below 1e-4.
     assert float((drawn - 200).abs().max()) < 50
 
