@@ -16,13 +16,15 @@ from .seeds import generator
 
 
 def draw_stage(config: MaskConfig, num_stages: int, seed: int, purpose: str, iteration: int) -> int | None:
-    """The stage, 1 .. num_stages, whose channels `purpose` masks in an iteration, or None for no masking.
+    """The stage, one of ``config.stages`` or of 1 .. num_stages, whose channels `purpose` masks in an
+    iteration, or None for no masking.
 
     One stage for all images, each with the same probability; masking happens with
     ``config.activation_probability``. Every purpose draws for itself.
     """
+    stages = config.stages or range(1, num_stages + 1)
     random = generator(seed, "mask stage", purpose, iteration)
-    stage = 1 + int(torch.randint(num_stages, (), generator=random))
+    stage = stages[int(torch.randint(len(stages), (), generator=random))]
     active = float(torch.rand((), generator=random, dtype=torch.float64)) < config.activation_probability
     return stage if active else None
 

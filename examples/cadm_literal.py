@@ -88,8 +88,9 @@ class Run:
     def __init__(self, sources: DomainDataset, config: DistillConfig) -> None:
         self.sources = sources
         self.config: DistillSettings = resolve_distillation(config, sources)
-        self.experts, self.masks = self.config.experts or ExpertConfig(), self.config.masks
-        self.pool = ExpertPool.load(self.experts.pool or "")
+        assert self.config.experts is not None
+        self.terms, self.masks = self.config.experts, self.config.masks
+        self.pool = ExpertPool.load(self.terms.pool or "")
         self.mean, self.std = sources.channel_statistics()
         self.assigned = assign_domains(sources.counts(), self.config.ipc, self.config.factor)
         self.tiles = initial_tiles(sources, self.assigned, self.config, self.mean, self.std)
@@ -120,10 +121,11 @@ def matching_gradient(run: Run, iteration: int, domain: int | None = None) -> Te
     expert = run.expert(iteration, trained=False)
     literal = config.union == "literal"
     rows, _ = real_batch(sources.cells(), config.batch_real, config.seed, iteration, literal)
-    masks = run.masks if run.masks is not None and run.masks.matching else None
+    masks = run.masks if run.terms.matching == "masked" else None
     stage = None if masks is None else draw_stage(masks, 4, config.seed, "matching", iteration)
     channels = expert.network.channels[(stage or 1) - 1]
-    uniforms = draw_uniforms(len(rows), channels, config.seed, "matching", iteration)
+    draws = 1 if masks is None else masks.draws
+    uniforms = draw_uniforms(len(rows) * draws, channels, config.seed, "matching", iteration)
     tiles = run.tiles.double().requires_grad_()
     loss = torch.zeros((), dtype=torch.float64)
     for label, own in enumerate(tiles.split(len(tiles) // sources.num_classes)):
@@ -133,7 +135,10 @@ def matching_gradient(run: Run, iteration: int, domain: int | None = None) -> Te
             if sources.labels[row] == label and domain in (None, of_domain):
                 image = normalise(sources.images[row][None], run.mean, run.std).double()
                 image = run.augmented(image, label, "augment", iteration)[0]
-                real.append(features(expert, image, stage, of_domain, uniforms[place], masks or MaskConfig()))
+                real += [
+                    features(expert, image, stage, of_domain, numbers, masks or MaskConfig())
+                    for numbers in uniforms[place * draws : (place + 1) * draws]
+                ]
         if real:
             synthetic = expert.network.features(run.augmented(run.decoded(own), label, "augment", iteration))
             loss = loss + (torch.cat(real).mean(0) - synthetic.mean(0)).square().sum()
@@ -167,12 +172,12 @@ def regularisation_gradient(run: Run, iteration: int) -> Tensor:
             ]  # fmt: skip
             answers.append(expert.network.classifier(torch.cat(rows)))
         plain, first, second = answers
-        if run.experts.regularise:
+        if run.terms.regularisation != "off":
             judged = [plain]
-            if masks is not None and masks.regularisation:
-                judged = [first, second] if masks.consistency else [first]
+            if run.terms.regularisation == "masked":
+                judged = [first, second] if run.terms.consistency else [first]
             loss = loss + sum(F.cross_entropy(answer, targets) for answer in judged) / len(judged)
-        if masks is not None and masks.consistency and stage is not None:
+        if masks is not None and run.terms.consistency and stage is not None:
             p, q = F.log_softmax(first, 1), F.log_softmax(second, 1)
             both = [
                 F.kl_div(one, other, reduction="none", log_target=True).mean()
@@ -185,7 +190,7 @@ def regularisation_gradient(run: Run, iteration: int) -> Tensor:
 def literal_gradient(run: Run, iteration: int) -> Tensor:
     """Eq. 11: the gradient of the whole loss at the tiles [N, 3, h, w]."""
     gradient = regularisation_gradient(run, iteration)
-    return gradient + matching_gradient(run, iteration) if run.experts.match else gradient
+    return gradient + matching_gradient(run, iteration) if run.terms.matching != "off" else gradient
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from ..config import (
     MODIFIERS,
     DistillConfig,
     ExpertConfig,
-    MaskConfig,
     SurgeryConfig,
     method_name,
     method_spec,
@@ -50,8 +49,7 @@ from .options import (
 from .terminal import Meter, console
 
 DISTILL = DistillConfig()
-# CADM's terms as its ablation (Table 2) names them, and the settings of the masks that they are.
-LOSSES = {"adm": "matching", "reg": "regularisation", "cons": "consistency"}
+LOSSES = ("adm", "reg", "cons")  # CADM's terms as its ablation (Table 2) names them
 
 
 def distill(
@@ -222,8 +220,13 @@ def _with_losses(settings: DistillConfig, losses: str) -> DistillConfig:
             f"--losses names terms of cadm, one or more of {','.join(LOSSES)}, got {min(unknown)!r}; "
             "for none of them use --method mmd"
         )
-    switches = {setting: name in named for name, setting in LOSSES.items()}
-    return override(settings, masks=override(settings.masks or MaskConfig(), **switches))
+    terms = override(
+        settings.experts or ExpertConfig(),
+        matching="masked" if "adm" in named else "plain",
+        regularisation="masked" if "reg" in named else "plain",
+        consistency="cons" in named,
+    )
+    return override(settings, experts=terms)
 
 
 def _default_folder(run: RunConfig) -> Path:

@@ -105,6 +105,7 @@ def _configuration(cls: type, value: Any, path: str, name: str) -> Any:
         return checked(value, path)
     if not isinstance(value, dict):
         raise ValueError(f"{name} must be a mapping of settings, got {shown(value)}")
+    value = getattr(cls, "renewed", lambda values: values)(value)  # as an earlier version wrote them
     hints = _hints(cls)
     for key in value:
         if key not in hints:
@@ -134,6 +135,8 @@ def _check_limit(limit: Any, value: Any, name: str) -> None:
 
 
 def _one_of(choices: tuple[Any, ...], value: Any, name: str) -> Any:
+    if value is False and "off" in choices:  # how YAML reads it
+        return "off"
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
     return value

@@ -23,8 +23,10 @@ from .bounds import (
 )
 from .convert import Names
 from .methods import METHODS
+from .older import renewed_distillation
 
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
+Term = Literal["off", "plain", "masked"]  # of the loss of objectives that match in experts
 Precision = Literal["float32", "tf32", "bfloat16"]  # see `dgdd_fast.precision`
 # How the networks are called in settings and in texts; `dgdd_fast.networks.register` adds to them.
 ARCHITECTURES = {
@@ -97,26 +99,32 @@ class SurgeryConfig:
 
 @dataclass(frozen=True)
 class ExpertConfig:
-    """Matching in pretrained networks: the objectives "mmd" and "cadm".
+    """Matching in pretrained networks: the objectives "mmd" and "cadm", and which terms their loss has.
+
+    None is the objective's own: "cadm" has all terms and masks in them, "mmd" the two plain ones.
 
     Attributes:
         pool: the folder that `dgdd pretrain` wrote.
         interpolate: compare features in a network drawn evenly from the line between an expert's initial and
-            its trained parameters, another one each iteration; False: in the trained expert.
-        match: have the matching loss (CADM, Eq. 2; with masks Eq. 7).
-        regularise: have the cross entropy of the synthetic images in the trained expert (CADM, Eq. 3; with
-            masks Eq. 8).
+            its trained parameters, another one each iteration; False: in the trained expert. None: unless the
+            matching is masked, as what the discriminators tell belongs to the trained features.
+        matching: the distance of the mean features: "off", "plain" (CADM, Eq. 2), or "masked": channels of
+            the real images are (Eq. 7).
+        regularisation: the cross entropy of the synthetic images in the trained expert: "off", "plain" (Eq.
+            3) or "masked" (Eq. 8).
+        consistency: have the divergence between two masked predictions for the synthetic images (Eq. 9).
     """
 
     pool: str | None = None
-    interpolate: bool = True
-    match: bool = True
-    regularise: bool = True
+    interpolate: bool | None = None
+    matching: Term | None = None
+    regularisation: Term | None = None
+    consistency: bool | None = None
 
 
 @dataclass(frozen=True)
 class MaskConfig:
-    """The masking of domain-sensitive channels that makes "cadm" out of "mmd".
+    """How "cadm" masks domain-sensitive channels; in which terms of the loss, `ExpertConfig` says.
 
     Attributes:
         share: of a stage's channels that is masked (P_mask).
@@ -125,19 +133,18 @@ class MaskConfig:
         score: "gap": CADM Eq. 5; "pixel": scaled to [0, 1] over the channels at each pixel before the
             average; "uniform": the same for all channels, the control: a uniform random mask.
         rescale: multiply the channels kept by C / (C - M), so that masking keeps the level of the features.
-        matching: mask the real features (Eq. 7).
-        regularisation: mask the features that the synthetic images are classified by (Eq. 8).
-        consistency: have the divergence between two masked predictions (Eq. 9).
-        consistency_weight: its weight (lambda, Eq. 12).
+        stages: those one of which is masked, of 1 to 4; None: all.
+        draws: masks of each real image that its features in the matching are averaged over. The stages up to
+            the masked one are computed once. None: more where the real batch is small (`masks_an_image`).
+        consistency_weight: of the divergence (lambda, Eq. 12).
     """
 
     share: Share = 0.33
     activation_probability: Share = 0.8
     score: Literal["gap", "pixel", "uniform"] = "gap"
     rescale: bool = True
-    matching: bool = True
-    regularisation: bool = True
-    consistency: bool = True
+    stages: tuple[Size, ...] | None = None
+    draws: Size | None = None
     consistency_weight: Annotated[float, Bound("be 0 or more", 0, float("inf"), open_high=True)] = 100.0
 
 
@@ -218,6 +225,8 @@ class DistillConfig:
     memory_budget_mib: Size = 2048
     checkpoint_every: Count = 200
     seed: Seed = 0
+
+    renewed = staticmethod(renewed_distillation)
 
 
 @dataclass(frozen=True)

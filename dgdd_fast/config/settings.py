@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
 from .bounds import NotNegative, Positive, Size
-from .schema import AugmentConfig, DistillConfig, EvaluateConfig, NetworkConfig, PretrainConfig
+from .schema import (
+    AugmentConfig,
+    DistillConfig,
+    EvaluateConfig,
+    ExpertConfig,
+    MaskConfig,
+    NetworkConfig,
+    PretrainConfig,
+    Term,
+)
 
 SettingsT = TypeVar("SettingsT")
 
@@ -33,9 +42,28 @@ class AugmentSettings(AugmentConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpertSettings(ExpertConfig):
+    """The terms of an objective that matches in experts, and in which networks."""
+
+    interpolate: bool
+    matching: Term
+    regularisation: Term
+    consistency: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSettings(MaskConfig):
+    """Masks, with how many of them an image has."""
+
+    draws: Size
+
+
+@dataclass(frozen=True, kw_only=True)
 class DistillSettings(DistillConfig):
     """A distillation run on data that are known. `experts` and `masks` are there if the method has them."""
 
+    experts: ExpertSettings | None
+    masks: MaskSettings | None
     factor: Size
     optimizer: Literal["sgd", "adam"]
     image_lr: Positive

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import DistillConfig, DistillSettings, ExpertConfig
+from ..config import DistillSettings, ExpertSettings
 from ..data.augment import augment, draw_siamese
 from ..data.real_images import RealImages
 from ..experts import ExpertPool
@@ -19,22 +19,26 @@ from .feature_matching import FeatureMatching
 from .objective import Objective
 
 
-def draw_expert(config: DistillConfig, experts: int, iteration: int) -> tuple[int, float]:
+def draw_expert(config: DistillSettings, experts: int, iteration: int) -> tuple[int, float]:
     """Which of the pool's experts an iteration compares features in, and how far along its training."""
     random = generator(config.seed, "expert", iteration)
     index = int(torch.randint(experts, (), generator=random))
     share = float(torch.rand((), generator=random, dtype=torch.float64))
-    interpolate = (config.experts or ExpertConfig()).interpolate
-    return index, share if interpolate else 1.0
+    return index, share if _terms(config).interpolate else 1.0
+
+
+def _terms(config: DistillSettings) -> ExpertSettings:
+    assert config.experts is not None
+    return config.experts
 
 
 class ExpertFeatures:
     """The `FeatureSpace` of MMD and CADM: the average-pooled features of an expert, for real images with some
-    domain-sensitive channels of one stage masked (CADM, Eq. 7)."""
+    domain-sensitive channels of one stage masked (CADM, Eq. 7), averaged over the masks of an image."""
 
     def __init__(self, config: DistillSettings, pool: ExpertPool, device: torch.device) -> None:
         self.config = config
-        self.masks = config.masks if config.masks is not None and config.masks.matching else None
+        self.masks = config.masks if _terms(config).matching == "masked" else None
         self.pool = pool
         self.expert = pool.new_expert(device)
         self.network = self.expert.network
@@ -46,10 +50,12 @@ class ExpertFeatures:
         if self.masks is not None:
             stages = len(self.network.channels)
             self.stage = draw_stage(self.masks, stages, config.seed, "matching", iteration)
-        if self.stage is not None:
+        if self.masks is not None and self.stage is not None:
             channels = self.network.channels[self.stage - 1]
-            uniforms = draw_uniforms(len(real_domains), channels, config.seed, "matching", iteration)
-            self.real_domains, self.uniforms = real_domains.to(device), uniforms.to(device)
+            count = len(real_domains) * self.masks.draws
+            uniforms = draw_uniforms(count, channels, config.seed, "matching", iteration)
+            self.real_domains = real_domains.to(device)
+            self.uniforms = uniforms.view(-1, self.masks.draws, channels).to(device)
 
     def synthetic(self, images: Tensor, rows: slice) -> Tensor:
         return self.network.features(images)
@@ -58,9 +64,15 @@ class ExpertFeatures:
         if self.stage is None or self.masks is None:
             return self.network.features(images)
         maps = self.network.forward_to(images, self.stage)
-        domains, uniforms = self.real_domains[rows], self.uniforms[rows]
-        masked, _ = mask(maps, self.expert, self.stage, domains, uniforms, self.masks)
-        return self.network.forward_from(masked, self.stage)
+        domains = self.real_domains[rows]
+        # one after another, so that they take no more memory than one
+        features = [
+            self.network.forward_from(
+                mask(maps, self.expert, self.stage, domains, uniforms, self.masks)[0], self.stage
+            )
+            for uniforms in self.uniforms[rows].unbind(1)
+        ]
+        return torch.stack(features).mean(0)
 
 
 class Regularisation:
@@ -77,7 +89,7 @@ class Regularisation:
         self, config: DistillSettings, pool: ExpertPool, labels: Tensor, domain_index: Tensor
     ) -> None:
         self.config = config
-        self.classifies = (config.experts or ExpertConfig()).regularise
+        self.terms = _terms(config)
         self.pool = pool
         self.expert = pool.new_expert(labels.device)
         self.labels = labels
@@ -95,7 +107,7 @@ class Regularisation:
         stage, uniforms = self._draw_masks(len(images), iteration)
         losses = images.new_zeros(2)
         gradient = torch.zeros_like(images)
-        if not self.classifies and len(uniforms) < 2:
+        if self.terms.regularisation == "off" and len(uniforms) < 2:
             return losses, gradient
         size = max(1, chunk_rows(network, config, graph=True) // max(1, len(uniforms)))
         for first in range(0, len(images), size):
@@ -112,12 +124,12 @@ class Regularisation:
     def _draw_masks(self, images: int, iteration: int) -> tuple[int, list[Tensor]]:
         """The stage, and uniform numbers for each of the masked copies: none, one or two."""
         masks, channels = self.config.masks, self.expert.network.channels
+        copies = 2 if self.terms.consistency else int(self.terms.regularisation == "masked")
         stage = None
-        if masks is not None and (masks.regularisation or masks.consistency):
+        if masks is not None and copies:
             stage = draw_stage(masks, len(channels), self.config.seed, "regularisation", iteration)
-        if masks is None or stage is None:
+        if stage is None:
             return len(channels), []
-        copies = 2 if masks.consistency else 1
         return stage, [
             draw_uniforms(
                 images, channels[stage - 1], self.config.seed, "regularisation", iteration, copy
@@ -135,9 +147,9 @@ class Regularisation:
             for numbers in uniforms:
                 copy, _ = mask(maps, self.expert, stage, domains, numbers, config.masks)
                 masked.append(network.classifier(network.forward_from(copy, stage)))
-        if self.classifies:
+        if self.terms.regularisation != "off":
             judged = masked
-            if config.masks is None or not config.masks.regularisation or not masked:
+            if self.terms.regularisation == "plain" or not masked:
                 judged = [network.classifier(network.forward_from(maps, stage))]
             entropies = [F.cross_entropy(logits, labels, reduction="sum") for logits in judged]
             entropy = torch.stack(entropies).mean()
@@ -163,7 +175,7 @@ class ExpertMatching(Objective):
     def __init__(self, real: RealImages, config: DistillSettings, domain_index: Tensor) -> None:
         """`domain_index`, int64 [N], is the domain assigned to each synthetic image."""
         super().__init__(real, config)
-        experts = config.experts or ExpertConfig()
+        experts = _terms(config)
         if experts.pool is None:
             raise ValueError(
                 f"{config.objective} compares features in networks trained on the source domains: train them "
@@ -171,7 +183,7 @@ class ExpertMatching(Objective):
                 "settings)"
             )
         pool = ExpertPool.load(experts.pool)
-        self.matches = experts.match
+        self.matches = experts.matching != "off"
         self.matching = FeatureMatching(real, config, ExpertFeatures(config, pool, real.device))
         self.regularisation = Regularisation(config, pool, self.labels, domain_index.to(real.device))
 

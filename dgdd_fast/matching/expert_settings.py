@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Any
 
-from ..config import DistillConfig, ExpertConfig, MaskConfig, NetworkConfig, method_spec, names_where, to_dict
+from ..config import (
+    DistillConfig,
+    ExpertConfig,
+    ExpertSettings,
+    MaskConfig,
+    MaskSettings,
+    MethodSpec,
+    NetworkConfig,
+    method_spec,
+    names_where,
+    settled,
+    to_dict,
+)
 from ..data import DomainDataset
 from ..experts import ExpertPool
+
+STAGES = 4  # of an expert
+# A mask of a third adds about half a squared mean, over the number of masks, to the squared distance of two
+# mean features: with so many masks of a class's images no more than the images themselves add.
+MASKS_A_CLASS = 256
+MOST_DRAWS = 8
 
 
 def resolve_experts(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
@@ -16,26 +36,65 @@ def resolve_experts(config: DistillConfig, sources: DomainDataset) -> DistillCon
     Raises ValueError for settings that cannot work, and where the pool is missing or is not for `sources`.
     """
     spec = method_spec(config)
-    experts = config.experts or ExpertConfig()
-    masks = (config.masks or MaskConfig()) if spec.masks else None
-    terms = [experts.match, experts.regularise]
-    if masks is None:
-        if config.masks is not None:
-            raise ValueError(f"masks are for {names_where('masks')}; {config.objective} has none")
-    else:
-        if masks.share == 1:
-            raise ValueError("masks.share must be below 1, or no channel is left")
-        terms.append(masks.consistency)
-    if not any(terms):
-        raise ValueError("experts.match and experts.regularise are both off: nothing is left to descend")
-    if config.surgery is not None and not experts.match:
-        raise ValueError("surgery acts on the domains' matching gradients: experts.match must be on")
+    given = config.experts or ExpertConfig()
+    terms = {
+        "matching": _own(given.matching, "masked" if spec.masks else "plain"),
+        "regularisation": _own(given.regularisation, "masked" if spec.masks else "plain"),
+        "consistency": _own(given.consistency, spec.masks),
+    }
+    _check_terms(terms, config, spec)
+    interpolate = _own(given.interpolate, terms["matching"] != "masked")
+    masks = None
+    if spec.masks:
+        assert config.batch_real is not None
+        parts = sources.num_domains if config.union == "balanced" else 1
+        masks = _resolve_masks(config.masks or MaskConfig(), config.batch_real * parts)
     return dataclasses.replace(
         config,
-        experts=experts,
+        experts=settled(ExpertSettings, given, interpolate=interpolate, **terms),
         masks=masks,
-        network=config.network if experts.pool is None else _network_of(experts.pool, config, sources),
+        network=config.network if given.pool is None else _network_of(given.pool, config, sources),
     )
+
+
+def masks_an_image(real_per_class: int) -> int:
+    """How many masks a real image has where the settings leave it open, for the most real images of a class
+    in an iteration."""
+    return min(MOST_DRAWS, math.ceil(MASKS_A_CLASS / real_per_class))
+
+
+def _own(value: Any, otherwise: Any) -> Any:
+    return otherwise if value is None else value
+
+
+def _check_terms(terms: dict[str, Any], config: DistillConfig, spec: MethodSpec) -> None:
+    masked = [f"experts.{name}" for name, value in terms.items() if value in ("masked", True)]
+    if not spec.masks:
+        if config.masks is not None or masked:
+            what = f"masks (here in {masked[0]})" if masked else "masks"
+            raise ValueError(f"{what} are for {names_where('masks')}; {config.objective} has none")
+    elif not masked:
+        raise ValueError(
+            f"{config.objective} masks something: experts.matching or experts.regularisation must be "
+            "'masked', or experts.consistency on; without masks take mmd"
+        )
+    if set(terms.values()) == {"off", False}:
+        raise ValueError(
+            "experts.matching and experts.regularisation are both off: nothing is left to descend"
+        )
+    if config.surgery is not None and terms["matching"] == "off":
+        raise ValueError(
+            "surgery acts on the domains' matching gradients: experts.matching must be plain or masked"
+        )
+
+
+def _resolve_masks(masks: MaskConfig, real_per_class: int) -> MaskSettings:
+    if masks.share == 1:
+        raise ValueError("masks.share must be below 1, or no channel is left")
+    stages = list(range(1, STAGES + 1) if masks.stages is None else masks.stages)
+    if not stages or max(stages) > STAGES or len(set(stages)) < len(stages):
+        raise ValueError(f"masks.stages must name some of the stages 1 to {STAGES}, each once, got {stages}")
+    return settled(MaskSettings, masks, draws=_own(masks.draws, masks_an_image(real_per_class)))
 
 
 def _network_of(folder: str, config: DistillConfig, sources: DomainDataset) -> NetworkConfig:

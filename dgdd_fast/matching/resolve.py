@@ -34,6 +34,11 @@ def resolve_distillation(config: DistillConfig, sources: DomainDataset) -> Disti
     if spec.family != "experts" and (config.experts is not None or config.masks is not None):
         owners = names_where("experts")
         raise ValueError(f"experts and masks are settings of {owners}, not of {config.objective}")
+    batch_real = spec.batch_real
+    if spec.real_per_class is not None:
+        parts = sources.num_domains if config.union == "balanced" else 1
+        batch_real = max(1, spec.real_per_class // parts)
+    config = dataclasses.replace(config, batch_real=_given(config.batch_real, batch_real))
     resolve = OBJECTIVES[spec.name].resolve
     if resolve is not None:
         config = resolve(config, sources)
@@ -42,10 +47,6 @@ def resolve_distillation(config: DistillConfig, sources: DomainDataset) -> Disti
             "the matching network must normalise each sample by itself (norm 'instance' or 'none'): with "
             "batch statistics the classes and domains of a batch would change each other's features"
         )
-    batch_real = spec.batch_real
-    if spec.real_per_class is not None:
-        parts = sources.num_domains if config.union == "balanced" else 1
-        batch_real = max(1, spec.real_per_class // parts)
     factor = _given(config.factor, spec.factor)
     check_factor(factor, sources.resolution)
     return settled(
@@ -55,7 +56,6 @@ def resolve_distillation(config: DistillConfig, sources: DomainDataset) -> Disti
         optimizer=_given(config.optimizer, spec.optimizer),
         image_lr=_given(config.image_lr, spec.image_lr),
         clamp=_given(config.clamp, spec.clamp),
-        batch_real=_given(config.batch_real, batch_real),
         network=resolve_network(config.network, sources.resolution),
         augment=resolve_strategy(_augmentation(config.augment, spec), sources.flip_safe),
     )
@@ -84,8 +84,8 @@ def _check_modifiers(config: DistillConfig, spec: MethodSpec, sources: DomainDat
         if modifier == "fact":
             raise ValueError(f"fact mixes images before they are matched, which {spec.name} does not do")
         raise ValueError(f"{spec.name} does not take +{modifier}")
-    if "dam" in wanted and config.experts is not None and not config.experts.match:
-        raise ValueError("domain masks need the matching loss: leave experts.match on")
+    if "dam" in wanted and config.experts is not None and config.experts.matching == "off":
+        raise ValueError("domain masks need the matching loss: leave experts.matching on")
     if "sgs" in wanted and config.pseudo_domains is None and sources.num_domains == 1:
         raise ValueError(
             f"surgery compares the gradients of domains, and there is only {sources.domain_names[0]}: look "

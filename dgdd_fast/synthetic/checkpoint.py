@@ -90,8 +90,13 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path} belongs to a run on other data or with other experts; choose another folder"
             )
-        # A setting that did not exist yet was at what is now its default.
-        there, wanted = to_dict(from_dict(DistillConfig, checkpoint.config)), to_dict(config)
+        try:
+            # A setting that did not exist yet was at what is now its default.
+            there, wanted = to_dict(from_dict(DistillConfig, checkpoint.config)), to_dict(config)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path} is of a run with other settings than there are: {error}"
+            ) from error
         for name in ("iterations", "checkpoint_every"):  # neither changes what an iteration computes
             there[name] = wanted[name]
         if wanted["experts"] is not None and there["experts"] is not None:

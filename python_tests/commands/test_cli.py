@@ -11,7 +11,7 @@ from command_line import dgdd, failure
 from PIL import Image
 from toy_data import toy_domains
 
-from dgdd_fast.config import DistillConfig, MaskConfig, NetworkConfig, SurgeryConfig, method_name, with_method
+from dgdd_fast.config import DistillConfig, NetworkConfig, SurgeryConfig, method_name, with_method
 from dgdd_fast.config.run import RunConfig, read_run_config, write_run_config
 from dgdd_fast.distillation import DistillationInterrupted
 from dgdd_fast.experts import ExpertPool
@@ -419,8 +419,9 @@ def test_experts_are_what_cadm_distils_with(pictures, tmp_path):
         *("distill", "--config", tmp_path / "run" / "config.yaml", "--iterations", 0),
         *("--losses", "reg,cons", "--out", tmp_path / "ablation"),
     )
-    ablation = read_run_config(tmp_path / "ablation" / "config.yaml").distill.masks
-    assert ablation == MaskConfig(matching=False)
+    ablation = read_run_config(tmp_path / "ablation" / "config.yaml").distill.experts
+    assert ablation is not None
+    assert (ablation.matching, ablation.regularisation, ablation.consistency) == ("plain", "masked", True)
     distilled = DistilledSet.load(tmp_path / "run" / "distilled.safetensors")
     assert distilled.factor == 2
     assert (distilled.ipc, len(distilled)) == (2, 3 * 2 * 4)

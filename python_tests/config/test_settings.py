@@ -12,6 +12,7 @@ from dgdd_fast.config import (
     METHODS,
     DistillConfig,
     EvaluateConfig,
+    ExpertConfig,
     MaskConfig,
     PretrainConfig,
     from_dict,
@@ -22,7 +23,7 @@ from dgdd_fast.config import (
     with_method,
 )
 from dgdd_fast.config.run import RunConfig
-from dgdd_fast.config.yaml_text import load_yaml, parse_yaml
+from dgdd_fast.config.yaml_text import dump_yaml, load_yaml, parse_yaml
 
 
 @pytest.mark.parametrize(
@@ -117,3 +118,56 @@ def test_a_method_is_its_objective_and_its_modifiers() -> None:
             config = with_method(DistillConfig(), f"{name}+{modifier}")
             assert method_name(config) == f"{name}+{modifier}"
             assert from_dict(DistillConfig, to_dict(config)) == config
+
+
+# As the version before wrote the settings of a run, whole.
+OLD_EXPERTS = {"pool": "experts", "interpolate": True, "match": True, "regularise": True}
+OLD_MASKS = {
+    "share": 0.33,
+    "activation_probability": 0.8,
+    "score": "gap",
+    "rescale": True,
+    "matching": True,
+    "regularisation": True,
+    "consistency": True,
+    "consistency_weight": 100.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("objective", "experts", "masks", "terms"),
+    [
+        ("cadm", {}, {}, ("masked", "masked", True)),
+        ("cadm", {}, {"regularisation": False, "consistency": False}, ("masked", "plain", False)),
+        ("cadm", {"match": False}, {"regularisation": False}, ("off", "plain", True)),
+        ("cadm", {"regularise": False}, {"matching": False}, ("plain", "off", True)),
+        ("mmd", {}, None, ("plain", "plain", False)),
+        ("mmd", {"regularise": False}, None, ("plain", "off", False)),
+    ],
+)
+def test_terms_that_were_switches_are_read(
+    objective: str, experts: dict[str, bool], masks: dict[str, bool] | None, terms: tuple[typing.Any, ...]
+) -> None:
+    old_masks = None if masks is None else OLD_MASKS | masks
+    old = {"objective": objective, "experts": OLD_EXPERTS | experts, "masks": old_masks}
+    config = from_dict(RunConfig, {"distill": old}).distill
+    matching, regularisation, consistency = terms
+    assert config.experts == ExpertConfig("experts", True, matching, regularisation, consistency)
+    assert config.masks == (None if masks is None else MaskConfig(draws=1))  # an image had one
+    assert from_dict(DistillConfig, to_dict(config)) == config
+
+
+def test_an_old_switch_that_is_none_is_named() -> None:
+    with pytest.raises(ValueError, match=r"experts\.match must be bool, got 'yes'"):
+        from_dict(DistillConfig, {"experts": {"match": "yes"}})
+
+
+def test_off_and_on_are_what_yaml_takes_them_for() -> None:
+    values = parse_yaml("experts: {matching: off, consistency: on}")
+    config = from_dict(DistillConfig, values)
+    assert config.experts == ExpertConfig(matching="off", consistency=True)
+    assert parse_yaml(dump_yaml(to_dict(config)).decode()) == to_dict(config)
+    with pytest.raises(
+        ValueError, match=r"experts\.matching must be one of 'off', 'plain', 'masked', got True"
+    ):
+        from_dict(DistillConfig, {"experts": {"matching": True}})

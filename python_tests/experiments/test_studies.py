@@ -13,13 +13,14 @@ from toy_data import toy_domains
 from typer.testing import CliRunner
 
 from dgdd_fast.commands import cli
+from dgdd_fast.config import ExpertConfig, MaskConfig
 from dgdd_fast.data import DataError, DomainDataset, embedded_digits
 from dgdd_fast.data.benchmarks import BENCHMARKS, domain_key, name_key
 from dgdd_fast.experiments.builtin_studies import SMALL_RESOLUTION, builtin_names, builtin_study, small
 from dgdd_fast.experiments.grid import load_data
 from dgdd_fast.experiments.plan import parts_of, plan
 from dgdd_fast.experiments.published import AVERAGE, published_names, published_table
-from dgdd_fast.experiments.study import is_tunable, read_study, rows_of, write_study
+from dgdd_fast.experiments.study import is_tunable, read_study, rows_of, study_from_dict, write_study
 
 METHODS = Path(__file__).parents[2] / "docs" / "methods.md"
 STUDIES = {name: builtin_study(name) for name in builtin_names()}
@@ -230,3 +231,21 @@ def test_the_small_scale_of_a_study_runs(name: str, tmp_path: Path) -> None:
     table = CliRunner().invoke(cli.app, ["table", str(out)])
     assert table.exit_code == 0, table.output
     assert "missing" not in table.output
+
+
+def test_a_row_with_old_switches_changes_the_terms_that_it_names() -> None:
+    study = study_from_dict(
+        {
+            "methods": [
+                {"method": "cadm", "name": "adm", "distill": {"masks": {"regularisation": False}}},
+                {"method": "mmd", "name": "plain", "distill": {"experts": {"regularise": False}}},
+            ]
+        }
+    )
+    _, masked, plain = (row.distill for row in rows_of(study))
+    assert masked is not None
+    assert masked.experts == ExpertConfig(regularisation="plain")
+    assert masked.masks == MaskConfig()
+    assert plain is not None
+    assert plain.experts is not None
+    assert plain.experts.regularisation == "off"

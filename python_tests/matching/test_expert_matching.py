@@ -18,14 +18,23 @@ from dgdd_fast.config import (
     AugmentConfig,
     DistillConfig,
     ExpertConfig,
+    ExpertSettings,
     MaskConfig,
+    MaskSettings,
     NetworkConfig,
     SurgeryConfig,
+    from_dict,
     to_dict,
 )
 from dgdd_fast.data import DomainDataset
 from dgdd_fast.data.real_images import RealImages
-from dgdd_fast.distillation import DistillationDivergedError, DistillationInterrupted, Progress, distill
+from dgdd_fast.distillation import (
+    CHECKPOINT_NAME,
+    DistillationDivergedError,
+    DistillationInterrupted,
+    Progress,
+    distill,
+)
 from dgdd_fast.experts import ExpertPool, ExpertPoolError
 from dgdd_fast.masking import draw_stage, draw_uniforms, mask
 from dgdd_fast.matching.batches import real_batch
@@ -33,9 +42,11 @@ from dgdd_fast.matching.expert_matching import Regularisation
 from dgdd_fast.matching.registry import build_objective
 from dgdd_fast.matching.resolve import resolve_distillation
 from dgdd_fast.networks import ResNet
+from dgdd_fast.synthetic.checkpoint import Checkpoint
 from dgdd_fast.synthetic.gradients import ImageGradients
 from dgdd_fast.synthetic.mosaics import tiles
 
+OLD_MASK_SETTINGS = ("share", "activation_probability", "score", "rescale", "consistency_weight")
 DATA = toy_domains(per_cell=8)
 CPU = torch.device("cpu")
 
@@ -100,12 +111,15 @@ CASES = {
     "cadm": lambda config: config,
     "cadm, pixel scores, no rescaling": lambda config: masks(config, score="pixel", rescale=False, share=0.6),
     "cadm without mosaics": lambda config: dataclasses.replace(config, factor=1),
-    "L_adm alone": lambda config: experts(masks(config, consistency=False), regularise=False),
-    "L_reg alone": lambda config: experts(masks(config, matching=False, consistency=False), match=False),
-    "L_cons alone": lambda config: experts(
-        masks(config, matching=False, regularisation=False), match=False, regularise=False
+    "cadm between the two ends of an expert": lambda config: experts(config, interpolate=True),
+    "cadm, one mask an image, of stage 2 or 3": lambda config: masks(config, draws=1, stages=(2, 3)),
+    "L_adm alone": lambda config: experts(config, regularisation="off", consistency=False),
+    "L_reg alone": lambda config: experts(config, matching="off", consistency=False),
+    "L_cons alone": lambda config: experts(config, matching="off", regularisation="off"),
+    "L_adm and the plain cross entropy": lambda config: experts(
+        config, regularisation="plain", consistency=False
     ),
-    "L_cons and the plain cross entropy": lambda config: masks(config, regularisation=False, matching=False),
+    "L_cons and the plain terms": lambda config: experts(config, matching="plain", regularisation="plain"),
 }
 
 
@@ -231,6 +245,25 @@ def test_an_interrupted_run_resumes_bit_for_bit(
     assert torch.equal(distill(DATA, config, run_folder=tmp_path, resume=True).images, whole)
 
 
+@pytest.mark.parametrize("objective", ["cadm", "mmd"])
+def test_a_run_of_the_version_before_resumes_bit_for_bit(objective: str, folder: str, tmp_path: Path) -> None:
+    """Its settings had switches in place of terms, and one mask an image."""
+    config = settings(folder, objective, iterations=4)
+    config = experts(masks(config, draws=1) if objective == "cadm" else config, interpolate=True)
+    whole = distill(DATA, config).images
+    distill(DATA, dataclasses.replace(config, iterations=2), run_folder=tmp_path)
+    checkpoint = Checkpoint.load(tmp_path / CHECKPOINT_NAME)
+    old, switches = checkpoint.config, {"matching": True, "regularisation": True, "consistency": True}
+    old["experts"] = {"pool": folder, "interpolate": True, "match": True, "regularise": True}
+    if objective == "cadm":
+        old["masks"] = {name: old["masks"][name] for name in OLD_MASK_SETTINGS} | switches
+    checkpoint.save(tmp_path / CHECKPOINT_NAME)
+    resumed = distill(
+        DATA, from_dict(DistillConfig, old | {"iterations": 4}), run_folder=tmp_path, resume=True
+    )
+    assert torch.equal(resumed.images, whole)
+
+
 def test_moved_experts_may_go_on_with_a_run_and_other_experts_may_not(folder: str, tmp_path: Path) -> None:
     config = settings(folder, iterations=2)
     distill(DATA, config, run_folder=tmp_path / "run")
@@ -273,29 +306,63 @@ def test_the_objectives_own_settings_are_recorded(folder: str) -> None:
     assert config.batch_real == 341  # 1024 a class over three domains
     assert (config.augment.strategy, config.augment.composition) == ("color_crop_cutout", "sequence")
     assert to_dict(config.network) == to_dict(NETWORK)
-    assert config.masks == MaskConfig()
+    assert config.experts == ExpertSettings(
+        pool=folder, interpolate=False, matching="masked", regularisation="masked", consistency=True
+    )
+    assert config.masks == MaskSettings(draws=1)
     assert resolve_distillation(config, DATA) == config
     mine = dataclasses.replace(plain, factor=1, optimizer="sgd", image_lr=0.1, clamp=False, batch_real=7)
     kept = resolve_distillation(mine, DATA)
     assert (kept.factor, kept.optimizer, kept.image_lr, kept.clamp, kept.batch_real) == (
         1, "sgd", 0.1, False, 7,
     )  # fmt: skip
-    assert resolve_distillation(dataclasses.replace(plain, objective="mmd"), DATA).masks is None
+    assert kept.masks == MaskSettings(draws=8)  # 21 real images a class
+    baseline = resolve_distillation(dataclasses.replace(plain, objective="mmd"), DATA)
+    assert baseline.masks is None
+    assert baseline.experts == ExpertSettings(
+        pool=folder, interpolate=True, matching="plain", regularisation="plain", consistency=False
+    )
+    regularised = resolve_distillation(experts(plain, matching="plain"), DATA).experts
+    assert regularised is not None
+    assert regularised.interpolate
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda config: experts(config, pool="nowhere"), "no experts in nowhere: train them with `dgdd pre"),
-        (lambda config: experts(config, match=False, regularise=False), None),
+        (lambda config: experts(config, matching="off", regularisation="off"), None),
         (
-            lambda config: masks(experts(config, match=False, regularise=False), consistency=False),
+            lambda config: experts(config, matching="off", regularisation="off", consistency=False),
+            "cadm masks something.*without masks take mmd",
+        ),
+        (
+            lambda config: experts(config, matching="plain", regularisation="plain", consistency=False),
+            "cadm masks something.*without masks take mmd",
+        ),
+        (
+            lambda config: dataclasses.replace(
+                experts(config, matching="off", regularisation="off"), objective="mmd"
+            ),
             "nothing is left to descend",
         ),
         (
-            lambda config: dataclasses.replace(experts(config, match=False), surgery=SurgeryConfig()),
-            "experts.match must be on",
+            lambda config: dataclasses.replace(experts(config, matching="masked"), objective="mmd"),
+            r"masks \(here in experts.matching\) are for cadm; mmd has none",
         ),
+        (
+            lambda config: dataclasses.replace(experts(config, consistency=True), objective="mmd"),
+            r"masks \(here in experts.consistency\) are for cadm; mmd has none",
+        ),
+        (
+            lambda config: dataclasses.replace(experts(config, matching="off"), surgery=SurgeryConfig()),
+            "experts.matching must be plain or masked",
+        ),
+        (lambda config: experts(config, matching="on"), "experts.matching must be one of 'off', 'plain'"),
+        (lambda config: masks(config, stages=()), "masks.stages must name some of the stages 1 to 4"),
+        (lambda config: masks(config, stages=(2, 5)), r"each once, got \[2, 5\]"),
+        (lambda config: masks(config, stages=(2, 2)), r"each once, got \[2, 2\]"),
+        (lambda config: masks(config, draws=0), "masks.draws must be at least 1"),
         (lambda config: masks(config, share=1.0), "masks.share must be below 1"),
         (lambda config: masks(config, share=-0.1), r"masks.share must lie in \[0, 1\], got -0.1"),
         (lambda config: masks(config, activation_probability=2.0), "masks.activation_probability must lie"),
