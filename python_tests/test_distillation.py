@@ -296,6 +296,30 @@ def test_a_run_says_how_long_the_surgery_s_updates_were() -> None:
     assert scaled.provenance["length_ratio"] > 1
 
 
+def test_methods_at_one_seed_share_images_networks_augmentations_and_real_images() -> None:
+    """What makes a difference of two methods at a seed a paired one."""
+    data = toy_domains()
+    mean, std = data.channel_statistics()
+    domains = assign_domains(data.counts(), 4)
+
+    def drawn(method: str, seed: int) -> list[torch.Tensor]:
+        config = resolve_distillation(with_method(dataclasses.replace(SMALL, seed=seed), method), data)
+        images = initial_tiles(data, domains, config, mean, std)
+        real = RealImages(data, mean, std, torch.device("cpu"))
+        objective = build_objective(real, config, domains.flatten())
+        draw = objective.augmentation(3)
+        found = [images, objective.real_batch(3).rows, draw.numbers, draw.values]
+        objective.gradients(images, 3, by_domain=config.surgery is not None)
+        assert isinstance(objective, FeatureMatching)
+        return [*found, *objective.space.network.parameters()]
+
+    expected = drawn("dm", 5)
+    for method in ("dm+sgs", "hdd", "hdd+sgs", "m3d", "datadam+sgs"):
+        for own, other in zip(drawn(method, 5), expected, strict=True):
+            assert torch.equal(own, other)
+    assert not any(torch.equal(own, other) for own, other in zip(drawn("dm", 6)[:2], expected, strict=False))
+
+
 def test_random_keeps_the_initial_images_that_the_other_methods_start_from() -> None:
     data = toy_domains()
     random = distill(data, dataclasses.replace(SMALL, objective="random"))

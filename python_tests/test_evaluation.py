@@ -24,6 +24,21 @@ def data():
     return toy_domains()
 
 
+def test_sets_of_different_methods_are_trained_on_alike_at_one_seed() -> None:
+    """The network begins alike and sees the images in one order, whatever they are."""
+    data = toy_domains()
+    config = resolve_training(
+        dataclasses.replace(TINY, learning_rate=1e-30, epochs=1), data.resolution, data.flip_safe
+    )
+    mean, std = data.channel_statistics()
+    parts = [data.select(list(range(start, 36, 2))) for start in (0, 1)]
+    networks = [
+        train_network(part.images, part.labels, 3, config, mean=mean, std=std, device="cpu") for part in parts
+    ]
+    for own, other in zip(*(network.parameters() for network in networks), strict=True):
+        torch.testing.assert_close(own, other, rtol=0, atol=1e-20)
+
+
 def test_training_learns_what_the_set_shows(data):
     seen = []
     tests = {"all": data, "first": data.only_domains(["domain0"])}

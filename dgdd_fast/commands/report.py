@@ -17,6 +17,13 @@ def report(
     out: Annotated[
         Path | None, typer.Option(metavar="HTML", help="Default: report.html in the folder.")
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROW",
+            help="Add to the table the difference to this row at the same seed, with its 95 % interval.",
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(metavar="SOURCE", help=f"{SOURCE_HELP} Default: the data of the study."),
@@ -44,7 +51,7 @@ def report(
         console.print(labelled("note", "yellow", f"{error}; pictures with real images are left out"))
         dataset = None
     out = out or folder / "report.html"
-    for section in write_report(out, index, dataset):
+    for section in write_report(out, index, dataset, against):
         if section.missing:
             console.print(f"{section.title}: {section.missing}")
     console.print(f"written: {out}")

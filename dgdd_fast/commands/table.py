@@ -13,6 +13,13 @@ def table(
     form: Annotated[
         str, typer.Option("--format", help="text, markdown, latex, html, or csv: a line for each number.")
     ] = "text",
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROW",
+            help="Add the difference to this row at the same seed, with its 95 % interval over the seeds.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: the terminal.")] = None,
 ) -> None:
     """Show the results of a grid in the papers' shape: methods in rows, target domains in columns.
@@ -21,6 +28,7 @@ def table(
 
     \b
     dgdd table grids/pacs
+    dgdd table grids/pacs --against dm
     dgdd table grids/pacs --format latex --out pacs.tex
     """
     from ..experiments.grid import read_index
@@ -28,7 +36,7 @@ def table(
     from ..report.table import result_table
     from ..report.table_formats import format_table
 
-    text = format_table(result_table(read_index(folder)), form)
+    text = format_table(result_table(read_index(folder), against), form)
     if out is None:
         typer.echo(text, nl=False)
     else:

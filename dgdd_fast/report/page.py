@@ -48,15 +48,18 @@ class Section(NamedTuple):
     missing: str = ""
 
 
-def write_report(path: Path, index: GridIndex, dataset: DomainDataset | None) -> list[Section]:
+def write_report(
+    path: Path, index: GridIndex, dataset: DomainDataset | None, against: str | None = None
+) -> list[Section]:
     """Write the page about a grid, finished or not, and return its sections.
 
     Args:
         path: the HTML file.
         index: of the grid.
         dataset: its data, for the pictures that need real images; None leaves those out.
+        against: as in `result_table`, which may raise ValueError.
     """
-    table = result_table(index)
+    table = result_table(index, against)
     sections = list(_sections(index, table, dataset))
     templates = Environment(autoescape=True, trim_blocks=True)
     templates.filters["base64"] = lambda png: base64.b64encode(png).decode()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ..analysis.paired import Difference, paired_difference
 from ..experiments.grid import GridIndex
 from ..experiments.plan import TableEntry
 from ..experiments.published import AVERAGE, Figure, published_table
+from ..experiments.study import WHOLE
 
 OVER_RANDOM = "over Random"
 OVERHEAD = "overhead"
@@ -38,12 +41,23 @@ class Number(NamedTuple):
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a block: what was measured and what the paper prints, by column, where there is any."""
+    """A row of a block, by column, where there is any.
+
+    Attributes:
+        ours: what was measured.
+        paper: what the paper prints.
+        differences: to the row that the table is against.
+        ahead: the columns in which the row is better beyond doubt: than the row that the table is against,
+            or where it is against none, than every other. Beyond doubt is a 95 % interval of the paired
+            difference above 0.
+    """
 
     key: str
     label: str
     ours: dict[str, Number]
     paper: dict[str, Figure]
+    differences: dict[str, Difference] = field(default_factory=dict)
+    ahead: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,7 @@ class ResultTable:
         blocks: by images per class.
         notes: how the numbers came about, a sentence each.
         missing: evaluations that are not there yet.
+        against: the label of the row that differences are to, if the table is against one.
     """
 
     title: str
@@ -62,13 +77,25 @@ class ResultTable:
     blocks: dict[int, list[TableRow]]
     notes: list[str]
     missing: int
+    against: str | None = None
 
 
-def result_table(index: GridIndex) -> ResultTable:
+# What a row has at each seed, by column: the mean over the trainings on a set.
+BySeed = dict[str, dict[int, float]]
+
+
+def result_table(index: GridIndex, against: str | None = None) -> ResultTable:
     """The table of a grid with what is there; numbers that need a missing evaluation are left out.
 
-    The average of the standard deviations is their mean over the columns, as in SGS.
+    The average of the standard deviations is their mean over the columns, as in SGS; the difference of
+    averages is a difference at each seed.
+
+    Args:
+        against: the key or label of a row, to have the paired differences of all others to it.
+
+    Raises ValueError where there is no such row.
     """
+    reference = None if against is None else _row_called(against, index)
     study = index.study
     published = [published_table(name) for name in study.published]
     reports = {
@@ -81,9 +108,10 @@ def result_table(index: GridIndex) -> ResultTable:
     times = _overheads(index, reports)
     blocks: dict[int, list[TableRow]] = {}
     for ipc in study.ipc:
-        rows = []
+        rows, by_seed = [], {}
         for row in index.rows:
             entries = [entry for entry in index.entries if (entry.row, entry.ipc) == (row["key"], ipc)]
+            by_seed[row["key"]] = _by_seed(index, entries, targets, reports)
             ours = _numbers(index, entries, targets, reports)
             if (row["key"], ipc) in times and OVERHEAD in columns:
                 ours[OVERHEAD] = times[row["key"], ipc]
@@ -95,7 +123,7 @@ def result_table(index: GridIndex) -> ResultTable:
                 and (figure := table.figure(ipc, row["key"], column)) is not None
             }
             rows.append(TableRow(row["key"], row["label"], ours, paper))
-        blocks[ipc] = rows
+        blocks[ipc] = [_compared(row, rows, by_seed, reference) for row in rows]
     missing = sum(report is None for report in reports.values())
     title = study.title or str(index.data["name"])
     samples = {
@@ -105,8 +133,85 @@ def result_table(index: GridIndex) -> ResultTable:
         for target in targets
         if target in row.ours
     }
+    label = None if reference is None else {row["key"]: row["label"] for row in index.rows}[reference]
     notes = list(_notes(index, reports, samples, missing))
-    return ResultTable(title, columns, blocks, notes, missing)
+    notes[2:2] = _comparison_notes(index, blocks, label)
+    return ResultTable(title, columns, blocks, notes, missing, label)
+
+
+def _row_called(name: str, index: GridIndex) -> str:
+    for row in index.rows:
+        if name in (row["key"], row["label"]):
+            return str(row["key"])
+    keys = ", ".join(row["key"] for row in index.rows)
+    raise ValueError(f"there is no row {name!r} to compare with in {index.folder}; there are {keys}")
+
+
+def _by_seed(
+    index: GridIndex, entries: Sequence[TableEntry], targets: Sequence[str], reports: dict[str, Any]
+) -> BySeed:
+    found: BySeed = {target: {} for target in targets}
+    for entry in entries:
+        if reports[entry.file]:
+            accuracy = statistics.fmean(_accuracies(entry, reports[entry.file]))
+            found[_column(index, entry)][entry.seed] = accuracy
+    whole = set.intersection(*(set(values) for values in found.values()))
+    found[AVERAGE] = {seed: statistics.fmean(found[target][seed] for target in targets) for seed in whole}
+    return found
+
+
+def _compared(
+    row: TableRow, rows: Sequence[TableRow], by_seed: dict[str, BySeed], reference: str | None
+) -> TableRow:
+    """The row with its differences to the reference, if there is one, and the columns that it is ahead in."""
+    own = by_seed[row.key]
+    if reference is not None:
+        differences = {
+            column: found
+            for column in own
+            if row.key != reference and column in row.ours
+            if (found := paired_difference(own[column], by_seed[reference][column])) is not None
+        }
+        ahead = frozenset(column for column, found in differences.items() if found.low > 0)
+        return dataclasses.replace(row, differences=differences, ahead=ahead)
+    others = [other for other in rows if other.key not in (row.key, WHOLE)]
+    if row.key == WHOLE or not others:
+        return row
+    ahead = frozenset(
+        column
+        for column in own
+        if column in row.ours
+        and all(
+            (found := paired_difference(own[column], by_seed[other.key][column])) and found.low > 0
+            for other in others
+        )
+    )
+    return dataclasses.replace(row, ahead=ahead)
+
+
+def _comparison_notes(
+    index: GridIndex, blocks: dict[int, list[TableRow]], against: str | None
+) -> Iterator[str]:
+    """What the differences and bold numbers are; `against` is the label of a row or None."""
+    count = len(index.study.seeds)
+    if against is None:
+        if count > 1:
+            yield (
+                "Bold, or *: better than every other row of its block but that of all data, as the 95 % "
+                "interval of each paired difference over the seeds is above 0."
+            )
+        return
+    what = f"After each number: the difference to {against} at the same seed, the trainings of a set averaged"
+    if count == 1:
+        yield f"{what}. One seed: no interval, and nothing in bold."
+        return
+    yield f"{what}, and its 95 % interval (t) over the seeds. Bold, or *: the interval is above 0."
+    pairs = {found.pairs for rows in blocks.values() for row in rows for found in row.differences.values()}
+    if pairs and min(pairs) < count:
+        yield (
+            f"Some differences are over fewer than {count} seeds, those that both rows have; those over one "
+            "have no interval."
+        )
 
 
 def _column(index: GridIndex, entry: TableEntry) -> str:

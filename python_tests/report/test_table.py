@@ -203,23 +203,102 @@ def test_a_generalising_training_shows_its_overhead(tmp_path: Path) -> None:
 
 
 def test_all_data_are_never_the_best_and_the_best_is_marked_in_each_format(tmp_path: Path) -> None:
-    index = index_of(tmp_path, seeds=(0,), columns=["photo"])
+    index = index_of(tmp_path, columns=["photo"])
     write(tmp_path / "whole.json", {"photo": [90.0]}, {"photo": 10})
-    whole = TableEntry(
-        "whole", "", 10, "photo", 0, ("photo",), True, "whole.json", "random-photo-0.json", None
-    )
+    whole = [
+        TableEntry(
+            "whole", "", 10, "photo", seed, ("photo",), True, "whole.json", "random-photo-0.json", None
+        )
+        for seed in (0, 1)
+    ]
     rows = [*index.rows, {"key": "whole", "label": "Whole data", "sweep": None}]
-    table = result_table(index._replace(entries=[*index.entries, whole], rows=rows))
+    table = result_table(index._replace(entries=[*index.entries, *whole], rows=rows))
     for form, best, other in (
-        ("markdown", "**50.0**", "**90.0**"),
-        ("latex", r"\textbf{50.0}", r"\textbf{90.0}"),
-        ("html", "<b>50.0</b>", "<b>90.0</b>"),
+        ("markdown", "**51.0 ± 1.4**", "**90.0"),
+        ("latex", r"\textbf{51.0", r"\textbf{90.0"),
+        ("html", "<b>51.0 ± 1.4</b>", "<b>90.0"),
+        ("text", "51.0 ± 1.4 *", "90.0 ± 0.0 *"),
     ):
         text = format_table(table, form)
         assert best in text
         assert other not in text
         assert "90.0" in text
     assert "+30.0" in format_table(table, "text")
+
+
+def test_bold_is_only_what_the_interval_supports(tmp_path: Path) -> None:
+    index = index_of(tmp_path, columns=["photo"], seeds=(0, 1, 2))
+    for seed, gain in enumerate((1.0, 2.0, 6.0)):  # mean 3, of which the interval reaches below 0
+        write(tmp_path / f"dm-photo-{seed}.json", {"photo": [40.0]}, {"photo": 10})
+        write(tmp_path / f"dm+sgs-photo-{seed}.json", {"photo": [40.0 + gain]}, {"photo": 10})
+    assert "**" not in format_table(result_table(index), "markdown")
+    write(tmp_path / "dm+sgs-photo-2.json", {"photo": [41.5]}, {"photo": 10})  # 1, 2 and 1.5
+    assert "**41.5 ± 0.5**" in format_table(result_table(index), "markdown")
+    # One seed supports nothing, however many trainings there are.
+    one = index_of(tmp_path, columns=["photo"], seeds=(0,))
+    write(tmp_path / "dm+sgs-photo-0.json", {"photo": [80.0, 80.1, 80.2]}, {"photo": 10})
+    table = result_table(one)
+    assert "**" not in format_table(table, "markdown")
+    assert not any("Bold" in note for note in table.notes)
+
+
+def test_differences_to_a_row_are_paired_by_seed_with_the_trainings_averaged(tmp_path: Path) -> None:
+    index = index_of(tmp_path, columns=PACS[:2], seeds=(0, 1, 2))
+    for seed, gain in enumerate((1.0, 2.0, 6.0)):
+        base = 10.0 * seed  # seeds differ far more than methods
+        write(tmp_path / f"dm-photo-{seed}.json", {"photo": [base, base + 2]}, {"photo": 10})
+        write(
+            tmp_path / f"dm+sgs-photo-{seed}.json", {"photo": [base + gain, base + gain + 2]}, {"photo": 10}
+        )
+        write(tmp_path / f"dm-art_painting-{seed}.json", {"art_painting": [50.0]}, {"art_painting": 10})
+        write(tmp_path / f"dm+sgs-art_painting-{seed}.json", {"art_painting": [52.0]}, {"art_painting": 10})
+    for name in ("dm", "DM"):  # the key or the label
+        table = result_table(index, name)
+        assert table.against == "DM"
+        rows = {row.key: row for row in table.blocks[10]}
+        reach = 4.3027 * math.sqrt(7) / math.sqrt(3)
+        differences = rows["dm+sgs"].differences
+        assert differences["photo"][:3] == pytest.approx((3, 3 - reach, 3 + reach), abs=1e-3)
+        assert differences["art_painting"] == (2.0, 2.0, 2.0, 3)
+        # Of averages: 1.5, 2 and 4 at the three seeds.
+        assert differences[AVERAGE].mean == pytest.approx(2.5)
+        assert differences[AVERAGE].low == pytest.approx(2.5 - reach / 2, abs=1e-3)
+        assert rows["dm"].differences == {}
+        assert rows["dm+sgs"].ahead == {"art_painting"}
+        assert rows["random"].ahead == frozenset()
+    shown = "52.0 ± 0.0 +2.0 [+2.0, +2.0]"
+    assert f"**{shown}**" in format_table(table, "markdown")
+    assert rf"\textbf{{{shown}}}".replace(" ± ", r" {\scriptsize$\pm$}") in format_table(table, "latex")
+    assert f"<b>{shown}</b>" in format_table(table, "html")
+    assert f"{shown} *" in format_table(table, "text")
+    assert any("difference to DM at the same seed" in note for note in table.notes)
+    read = list(csv.DictReader(io.StringIO(format_table(table, "csv"))))
+    (found,) = [one for one in read if (one["row"], one["column"]) == ("dm+sgs", "photo")]
+    assert float(found["difference"]) == pytest.approx(3)
+    assert float(found["difference_high"]) == pytest.approx(3 + reach, abs=1e-3)
+    assert found["pairs"] == "3"
+    with pytest.raises(ValueError, match=r"no row 'hdd' to compare with .* there are random, dm, dm\+sgs"):
+        result_table(index, "hdd")
+
+
+def test_only_common_seeds_are_compared_and_it_is_said(tmp_path: Path) -> None:
+    index = index_of(tmp_path, columns=["photo"], seeds=(0, 1, 2))
+    (tmp_path / "dm-photo-2.json").unlink()
+    table = result_table(index, "dm")
+    assert table.blocks[10][2].differences["photo"] == (10.0, 10.0, 10.0, 2)
+    assert any("over fewer than 3 seeds, those that both rows have" in note for note in table.notes)
+    (tmp_path / "dm+sgs-photo-1.json").unlink()
+    table = result_table(index, "dm")
+    assert "+10.0" in format_table(table, "text")
+    assert "[" not in format_table(table, "text").splitlines()[5]
+    assert table.blocks[10][2].ahead == frozenset()
+
+
+def test_one_seed_has_differences_without_an_interval(tmp_path: Path) -> None:
+    table = result_table(index_of(tmp_path, columns=["photo"], seeds=(0,)), "dm")
+    assert "50.0 +10.0 " in format_table(table, "markdown")
+    assert "**" not in format_table(table, "markdown")
+    assert any("One seed: no interval, and nothing in bold." in note for note in table.notes)
 
 
 def test_every_format_holds_every_number(tmp_path: Path) -> None:
@@ -261,6 +340,11 @@ def test_the_command_reads_a_grid_and_refuses_another_folder(tmp_path: Path) -> 
     shown = runner.invoke(cli.app, ["table", str(out)])
     assert shown.exit_code == 0, shown.output
     assert "DM" in shown.output
+    compared = runner.invoke(cli.app, ["table", str(out), "--against", "dm"])
+    assert "difference to DM" in compared.output
+    unknown = runner.invoke(cli.app, ["table", str(out), "--against", "hdd"])
+    assert unknown.exit_code == 2
+    assert "no row 'hdd'" in unknown.output
     assert "street" in shown.output
     file = tmp_path / "table.tex"
     assert runner.invoke(cli.app, ["table", str(out), "--format", "latex", "--out", str(file)]).exit_code == 0
