@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -76,4 +78,7 @@ def dgdd(
     dgdd table grids/NAME
     dgdd doctor
     """
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is shown as \\xe9
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     load_plugins([*loaded_plugins(), *(plugin or ())])

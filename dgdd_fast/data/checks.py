@@ -1,15 +1,14 @@
-"""What every loader needs of the whole: names that clash, their order, classes without images, a single
-domain.
-"""
+"""What every loader needs of the whole: classes without images, a single domain."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from .dataset import DomainDataset
 from .errors import DataError
+from .labels import check_counting
+from .names import listed
 
 
 def check_resolution(resolution: int | None) -> None:
@@ -18,43 +17,12 @@ def check_resolution(resolution: int | None) -> None:
         raise DataError(f"the resolution must be at least 1 pixel, got {resolution}")
 
 
-def check_spelling(kind: str, names: Iterable[str], where: str) -> None:
-    """Raises DataError where two `names` differ in upper and lower case only."""
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.setdefault(name.casefold(), name)
-        if other != name:
-            raise DataError(
-                f"{where} has the {kind} names {other!r} and {name!r}, which differ in case only; give both "
-                "the same spelling, or different names if they are different"
-            )
-
-
-def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sorts without case and numbers by value: s2 before s10."""
-    pieces = re.split(r"(\d+)", name.casefold())
-    return [int(piece) if place % 2 else piece for place, piece in enumerate(pieces)], name
-
-
-def chosen_names(kind: str, available: Sequence[str], wanted: Sequence[str] | None, where: str) -> list[str]:
-    """Those of `available` that are `wanted` (all for None), in their order there. Raises DataError for
-    others.
-    """
-    if wanted is None:
-        return list(available)
-    unknown = [name for name in wanted if name not in available]
-    if unknown:
-        raise DataError(f"{where} has no {kind} {unknown[0]!r}; it has {', '.join(available)}")
-    if not wanted:
-        raise DataError(f"{where}: choose at least one {kind} of {', '.join(available)}")
-    return [name for name in available if name in wanted]
-
-
 def checked_dataset(dataset: DomainDataset, warnings: Sequence[str], where: str) -> DomainDataset:
     """`dataset` with `warnings` and with what is odd about its coverage: empty cells, empty parts, one
     domain.
 
-    Raises DataError where a class has no image in any domain.
+    Raises DataError where a class has no image in any domain, and where classes that are numbers are counted
+    in two ways.
     """
     counts = dataset.counts()
     for label, name in enumerate(dataset.class_names):
@@ -63,16 +31,25 @@ def checked_dataset(dataset: DomainDataset, warnings: Sequence[str], where: str)
                 f"{where}: the class {name!r} has no image in any domain; remove the class or add images "
                 "(if the labels are numbers, check that they start at 0)"
             )
+    present = [
+        [dataset.class_names[label] for label in counts[:, domain].nonzero().flatten().tolist()]
+        for domain in range(dataset.num_domains)
+    ]
+    check_counting(dataset.domain_names, present, where)
     found = list(warnings)
+    parts = {"train": dataset.train().counts(), "test": dataset.test().counts()}
     for domain, name in enumerate(dataset.domain_names):
-        missing = [
-            dataset.class_names[label] for label in (counts[:, domain] == 0).nonzero().flatten().tolist()
-        ]
+        missing = [label for label in dataset.class_names if label not in present[domain]]
         if missing:
-            found.append(f"domain {name!r} has no image of {', '.join(missing)}; these cells stay empty")
-        in_test = dataset.is_test[dataset.domains == domain]
-        if in_test.all() or not in_test.any():
-            found.append(f"domain {name!r} has no image in its {'train' if in_test.all() else 'test'} part")
+            found.append(f"domain {name!r} has no image of {listed(missing)}; these cells stay empty")
+        for part, inside in parts.items():
+            if not inside[:, domain].any():
+                found.append(f"domain {name!r} has no image in its {part} part")
+                continue
+            absent = ((inside[:, domain] == 0) & (counts[:, domain] > 1)).nonzero().flatten().tolist()
+            if absent:
+                names = listed([dataset.class_names[label] for label in absent])
+                found.append(f"domain {name!r} has no image of {names} in its {part} part")
     if dataset.num_domains == 1:
         found.append(
             f"there is one domain only, {dataset.domain_names[0]!r}; leave-one-domain-out needs two or more "

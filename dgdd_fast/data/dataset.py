@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .errors import DataError
+from .names import chosen_names
 
 _DIGIT_WORDS = frozenset(("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"))
 
@@ -163,12 +164,8 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
 
         Raises DataError for a name that is none of `own`, and for no name.
         """
-        unknown = [name for name in names if name not in own]
-        if unknown:
-            raise DataError(f"{self.name} has no {kind} {unknown[0]!r}; it has {', '.join(own)}")
-        kept = [place for place, name in enumerate(own) if name in names]
-        if not kept:
-            raise DataError(f"name at least one {kind} of {self.name}: {', '.join(own)}")
+        chosen = chosen_names(kind, own, names, self.name)
+        kept = [place for place, name in enumerate(own) if name in chosen]
         number = torch.full((len(own),), -1, device=self.images.device)
         number[kept] = torch.arange(len(kept), device=number.device)
         return tuple(own[place] for place in kept), number

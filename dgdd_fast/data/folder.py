@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from .benchmarks import CORE50_CATEGORIES, CORE50_HARD, VLCS, Benchmark, recognise
-from .checks import check_resolution, checked_dataset, chosen_names
+from .checks import check_resolution, checked_dataset
 from .dataset import DomainDataset
 from .errors import DataError
 from .images import read_image
 from .layouts import ImageItem, Layout, read_layout
+from .names import chosen_names, plain_name
 from .splits import find_lists, read_lists, stratified_split
 
 DEFAULT_TEST_SHARE = 0.2
@@ -98,7 +99,7 @@ def load_folder(
             f"{resolution}; choose a resolution if it is not"
         )
     dataset = DomainDataset(
-        name=path.resolve().name,
+        name=plain_name(path.resolve().name),
         images=_decode(items, resolution),
         labels=labels,
         domains=numbers,
@@ -121,7 +122,12 @@ def _class_of_folder(layout: Layout, benchmark: Benchmark | None, warnings: list
 
 
 def _list_key(item: ImageItem) -> str:
-    return f"{item.domain}/{item.class_folder}/{item.file.name}"
+    return f"{item.domain}/{_listed_name(item)}"
+
+
+def _listed_name(item: ImageItem) -> str:
+    """As the lists of a domain name it: class/file."""
+    return f"{item.class_folder}/{item.name.rpartition('/')[2]}"
 
 
 def _read_split_lists(
@@ -144,7 +150,7 @@ def _read_split_lists(
     for domain, found in lists.items():
         assert found is not None
         read = read_lists(*found, domain, layout.class_folders)
-        there = {f"{item.class_folder}/{item.file.name}" for item in items if item.domain == domain}
+        there = {_listed_name(item) for item in items if item.domain == domain}
         usable = {item: is_test for item, is_test in read.is_test.items() if item in there}
         if not usable:
             raise DataError(f"{found[0]} lists no image that is below {path}; are the lists of these data?")
@@ -233,13 +239,14 @@ def _decode(items: Sequence[ImageItem], resolution: int | None) -> Tensor:
     rows = images.numpy()
 
     def decode(row: int) -> str | None:
+        shown = plain_name(str(items[row].file))
         try:
-            pixels = read_image(items[row].file, str(items[row].file), resolution)
+            pixels = read_image(items[row].file, shown, resolution)
         except DataError as error:
             return str(error)
         if pixels.shape[:2] != (height, width):
             return (
-                f"{items[row].file} is {pixels.shape[1]} x {pixels.shape[0]} pixels, others are {width} x "
+                f"{shown} is {pixels.shape[1]} x {pixels.shape[0]} pixels, others are {width} x "
                 f"{height}; choose a resolution to resize to"
             )
         rows[row] = pixels.transpose(2, 0, 1)

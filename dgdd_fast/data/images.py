@@ -61,13 +61,23 @@ def read_image(source: Path | bytes, item: str, resolution: int | None = None) -
             "with a tool that you trust with it"
         ) from error
     except UnidentifiedImageError as error:
+        if _is_empty(source):
+            raise DataError(f"{item} is empty (0 bytes); fetch it again or remove it") from error
         raise DataError(
             f"{item} is named like an image but is none of a known kind (JPEG, PNG, BMP, WebP, GIF, PPM, "
             "TIFF), or its beginning is damaged; fetch it again or remove it"
         ) from error
     except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"{item} cannot be read: {reason}; check the path and its permissions") from error
+        if error.errno is None:  # the decoder's own
+            raise DataError(
+                f"{item} is truncated or damaged ({error}); fetch it again or remove it"
+            ) from error
+        reason = f"{error.strerror}; check the path and its permissions"
+        raise DataError(f"{item} cannot be read: {reason}") from error
+
+
+def _is_empty(source: Path | bytes) -> bool:
+    return not source if isinstance(source, bytes) else source.stat().st_size == 0
 
 
 def image_to_pixels(image: Image.Image, item: str, resolution: int | None = None) -> Pixels:

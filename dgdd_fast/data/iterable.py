@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .checks import check_resolution, check_spelling, checked_dataset, natural_key
+from .checks import check_resolution, checked_dataset
 from .dataset import DomainDataset
 from .errors import DataError
 from .folder import DEFAULT_TEST_SHARE
 from .images import Pixels, array_to_pixels, float_scale, image_to_pixels, read_image
+from .labels import counts_from_one, whole_number
+from .names import check_spelling, listed, natural_key, near, plain_name
 from .splits import stratified_split
 
 
@@ -175,31 +177,29 @@ def _numbered(
     kind: str, values: Sequence[Any], items: Sequence[str], names: Sequence[str] | None, warnings: list[str]
 ) -> tuple[list[int], list[str]]:
     """The values as numbers in [0, len(names)), and the names."""
+    of_what = "class" if kind == "label" else kind
+    if names is not None:
+        names = [plain_name(name) for name in names]
+        check_spelling(of_what, names, "the data")
     if all(isinstance(value, str) for value in values):
-        known = list(names) if names is not None else sorted(set(values), key=natural_key)
-        check_spelling(kind, known, "the rows" if names is None else f"the {kind} names")
-        for value, item in zip(values, items, strict=True):
-            if value not in known:
-                raise DataError(f"{item} has the {kind} {value!r}, which is none of {', '.join(known)}")
-        number = {value: place for place, value in enumerate(known)}
-        return [number[value] for value in values], known
-    whole: list[int] = []
-    for value, item in zip(values, items, strict=True):
-        try:
-            if isinstance(value, (str, float)) or value is None:
-                raise TypeError
-            whole.append(int(value))
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"{item} has the {kind} {value!r}; expected whole numbers throughout, or names throughout"
-            ) from error
+        called = [plain_name(value) for value in values]
+        known = sorted(set(called), key=natural_key) if names is None else names
+        check_spelling(of_what, known, "the data")
+        number = {name: place for place, name in enumerate(known)}
+        for name, item in zip(called, items, strict=True):
+            if name not in number:
+                raise DataError(
+                    f"{item} has the {kind} {name!r}, which is none of {listed(known)}{near(name, known)}"
+                )
+        return [number[name] for name in called], known
+    whole = [whole_number(value, kind, item) for value, item in zip(values, items, strict=True)]
     if names is None:
-        present = sorted(set(whole))
-        return [present.index(value) for value in whole], [str(value) for value in present]
+        place = {value: place for place, value in enumerate(sorted(set(whole)))}
+        return [place[value] for value in whole], [str(value) for value in place]
     low, high, count = min(whole), max(whole), len(names)
     if low == 0 and high < count:
         return whole, list(names)
-    if low == 1 and high == count and len(set(whole)) == count:
+    if low == 1 and counts_from_one(set(whole), names, f"the {kind}s of the rows"):
         warnings.append(f"the {kind}s count from 1; brought to 0..{count - 1}")
         return [value - 1 for value in whole], list(names)
     item = items[whole.index(high if high >= count else low)]

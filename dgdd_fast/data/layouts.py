@@ -5,29 +5,28 @@
 * CORe50's ``s1/o1/image`` is the first form.
 
 Folders around these (``kfold``, ``images``) are looked through. Hidden files and what operating systems leave
-behind are ignored.
+behind are left out (see `tree`).
 """
 
 from __future__ import annotations
 
-import os
 import re
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-from .checks import check_spelling, natural_key
 from .errors import DataError
-from .images import IMAGE_ENDINGS
+from .names import check_spelling, natural_key, plain_name
+from .tree import Tree, shown, walk
 
 _PARTS = frozenset(("train", "crossval", "val", "test", "full"))
 _WRAPPER = re.compile(r"kfold|(raw )?images|officehomedataset.*|core50.*", re.IGNORECASE)
-_LEFT_BEHIND = frozenset(("__macosx", "thumbs.db", "desktop.ini"))
 _EXPECTED = "expected domain/class/image, for example photo/dog/1.jpg"
 
 
 class ImageItem(NamedTuple):
-    """An image file and what its folders say; `part` is None where no folder names one."""
+    """An image file and what its folders say, as plain names; `part` is None where no folder names one."""
 
     file: Path
     name: str
@@ -47,32 +46,23 @@ class Layout:
     warnings: tuple[str, ...]
 
 
-@dataclass
-class _Tree:
-    """Everything below a folder, by its path relative to it."""
-
-    images: list[tuple[str, ...]] = field(default_factory=list)
-    others: list[tuple[str, ...]] = field(default_factory=list)
-    leaf_folders: list[tuple[str, ...]] = field(default_factory=list)
-    texts: list[Path] = field(default_factory=list)
-
-
 def read_layout(path: Path) -> Layout:
     """Finds the images below `path`. Raises DataError where none lies in a domain and a class."""
-    tree = _walk(path)
+    tree = walk(path)
     outer = _outer_folders(tree)
     inside = [image[len(outer) :] for image in tree.images if image[: len(outer)] == outer]
     items: list[ImageItem] = []
     misplaced: list[str] = []
     for below in inside:
-        file, name = path.joinpath(*outer, *below), "/".join(below)
+        file, name = path.joinpath(*outer, *below), shown(below)
+        domain, class_folder = plain_name(below[0]), plain_name(below[-2]) if len(below) > 1 else ""
         if len(below) == 3:
-            items.append(ImageItem(file, name, below[0], None, below[1]))
+            items.append(ImageItem(file, name, domain, None, class_folder))
         elif len(below) == 4 and below[1].casefold() in _PARTS:
-            items.append(ImageItem(file, name, below[0], below[1].casefold(), below[2]))
+            items.append(ImageItem(file, name, domain, below[1].casefold(), class_folder))
         else:
             misplaced.append(name)
-    misplaced += ["/".join(image) for image in tree.images if image[: len(outer)] != outer]
+    misplaced += [shown(image) for image in tree.images if image[: len(outer)] != outer]
     if not items:
         raise DataError(_nothing_found(path, tree))
     domains = sorted({item.domain for item in items}, key=natural_key)
@@ -82,9 +72,10 @@ def read_layout(path: Path) -> Layout:
             "them into a folder with the domain's name, and name the folder above that"
         )
 
-    warnings = []
+    warnings = list(tree.warnings)
     if outer and not all(_WRAPPER.fullmatch(folder) for folder in outer):
-        warnings.append(f"the domains are the folders in {'/'.join(outer)}, the only folder with images")
+        warnings.append(f"the domains are the folders in {shown(outer)}, the only folder with images")
+    warnings += _spelt_otherwise(items, len(path.joinpath(*outer).parts))
     if misplaced:
         warnings.append(
             f"images outside domain/class folders are left out: {len(misplaced)}, for example {misplaced[0]}"
@@ -92,65 +83,68 @@ def read_layout(path: Path) -> Layout:
     odd = [other for other in tree.others if other[: len(outer)] == outer and len(other) - len(outer) >= 3]
     if odd:
         warnings.append(
-            f"files that are no images by their ending are left out: {len(odd)}, for example "
-            f"{'/'.join(odd[0])}"
+            f"files that are no images by their ending are left out: {len(odd)}, for example {shown(odd[0])}"
+        )
+    if packed := [other for other in tree.packed if other not in odd]:
+        warnings.append(
+            f"data that are no image files are left out: {', '.join(map(shown, packed[:3]))}"
+            + (f" and {len(packed) - 3} more" if len(packed) > 3 else "")
         )
     classes = {item.class_folder for item in items}
-    for folder in tree.leaf_folders:
-        below = folder[len(outer) :] if folder[: len(outer)] == outer else ()
-        if len(below) == 1:
-            warnings.append(f"the folder {'/'.join(folder)} is empty and not counted as a domain")
-        elif len(below) == 2 + any(item.part is not None for item in items) and below[0] in domains:
-            classes.add(below[-1])
+    class_level = 2 + any(item.part is not None for item in items)
+    for folder in (*tree.empty, *tree.without_images):
+        below, is_empty = folder[len(outer) :] if folder[: len(outer)] == outer else (), folder in tree.empty
+        if len(below) == 1 and is_empty:
+            warnings.append(f"the folder {shown(folder)} is empty and not counted as a domain")
+        elif len(below) == class_level and plain_name(below[0]) in domains:
+            if is_empty:
+                classes.add(plain_name(below[-1]))
+            else:
+                warnings.append(f"the folder {shown(folder)} holds no images and is not counted as a class")
     check_spelling("domain", domains, str(path))
-    check_spelling("class", classes, str(path))
+    check_spelling("class", sorted(classes), str(path))
     items.sort(key=lambda item: (natural_key(item.domain), natural_key(item.name)))
     return Layout(
         tuple(items),
         tuple(domains),
         tuple(sorted(classes, key=natural_key)),
-        tuple(dict.fromkeys(tree.texts)),
+        tuple(dict.fromkeys(_with_lists_beside(path, tree.texts))),
         tuple(warnings),
     )
 
 
-def _walk(path: Path) -> _Tree:
-    def refuse(error: OSError) -> None:
-        raise DataError(
-            f"{error.filename} cannot be read: {error.strerror}; check its permissions"
-        ) from error
+def _spelt_otherwise(items: Sequence[ImageItem], depth: int) -> list[str]:
+    """Notes about domains and classes whose folders are not named by their plain name.
 
-    tree = _Tree()
-    seen: set[str] = set()
-    for folder, subfolders, files in os.walk(path, onerror=refuse, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above would be followed for ever
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if _is_data(name))
-        below = Path(folder).relative_to(path).parts
-        files = sorted(name for name in files if _is_data(name))
-        for name in files:
-            ending = PurePosixPath(name).suffix.casefold()
-            if ending in IMAGE_ENDINGS:
-                tree.images.append((*below, name))
-            elif ending == ".txt":
-                tree.texts.append(Path(folder, name))
-            else:
-                tree.others.append((*below, name))
-        if not files and not subfolders:
-            tree.leaf_folders.append(below)
-    if _WRAPPER.fullmatch(path.name):  # the lists lie beside kfold/ and images/
-        tree.texts += sorted([*path.parent.glob("*.txt"), *path.parent.glob("*/*.txt")])
-    return tree
+    `depth` pieces of a file's path lead to the domains. Raises DataError where two folders beside each other
+    have one plain name.
+    """
+    spelt: dict[tuple[Path, str], Path] = {}
+    other: dict[str, str] = {}
+    for folder in dict.fromkeys(item.file.parent for item in items):
+        for place in (Path(*folder.parts[: depth + 1]), folder):
+            name = plain_name(place.name)
+            first = spelt.setdefault((place.parent, name), place)
+            if first != place:
+                raise DataError(
+                    f"{plain_name(str(place.parent))} holds {name!r} twice, in two Unicode forms "
+                    f"({first.name!a} and {place.name!a}); make one folder of them"
+                )
+            if name != place.name:
+                other.setdefault(name, plain_name("/".join(place.parts[depth:])))
+    return [
+        f"the folder {example} is not named in UTF-8, or not in composed Unicode; it counts as {name}"
+        for name, example in other.items()
+    ]
 
 
-def _is_data(name: str) -> bool:
-    return not name.startswith(".") and name.casefold() not in _LEFT_BEHIND
+def _with_lists_beside(path: Path, texts: list[Path]) -> list[Path]:
+    if not _WRAPPER.fullmatch(path.name):  # the lists lie beside kfold/ and images/
+        return texts
+    return texts + sorted([*path.parent.glob("*.txt"), *path.parent.glob("*/*.txt")])
 
 
-def _outer_folders(tree: _Tree) -> tuple[str, ...]:
+def _outer_folders(tree: Tree) -> tuple[str, ...]:
     """The folders around the domains: single folders, while domain/class/image or more is left inside."""
     outer: tuple[str, ...] = ()
     inside = [image for image in tree.images if len(image) >= 3]
@@ -163,7 +157,7 @@ def _outer_folders(tree: _Tree) -> tuple[str, ...]:
     return outer
 
 
-def _nothing_found(path: Path, tree: _Tree) -> str:
+def _nothing_found(path: Path, tree: Tree) -> str:
     arrays = [other for other in tree.others if other[-1].casefold().endswith(".npz")]
     if any(len(image) == 2 for image in tree.images):
         return (

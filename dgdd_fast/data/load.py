@@ -13,7 +13,8 @@ from .dataset import DomainDataset
 from .embedded_digits import embedded_digits
 from .errors import DataError
 from .folder import load_folder
-from .npz import load_npz
+from .names import near
+from .npz import is_npz, load_npz
 
 EMBEDDED_DIGITS = "embedded-digits"
 
@@ -70,17 +71,28 @@ def load_dataset(
     path = Path(source).expanduser()
     if not path.exists():
         raise DataError(
-            f"{path} does not exist; name a data folder, or '{EMBEDDED_DIGITS}' for the built-in data"
+            f"{path} does not exist{_near(path)}; name a data folder, or '{EMBEDDED_DIGITS}' for the "
+            "built-in data"
         )
     if path.is_dir():
-        if any(path.glob("*.npz")):
-            return load_npz(path, resolution, domains, classes)
-        return load_folder(path, resolution, domains, classes)
-    if path.suffix == ".npz":
+        load = load_npz if any(map(is_npz, path.iterdir())) else load_folder
+        return load(path, resolution, domains, classes)
+    if path.suffix.casefold() == ".npz":
         return load_npz(path, resolution, domains, classes)
     raise DataError(
         f"{path} is a file; unpack it if it is an archive, and name the folder that holds the domains"
     )
+
+
+def _near(path: Path) -> str:
+    """What else is where `path` was looked for, or among the loaders, and is spelt much like it."""
+    there = next((folder for folder in path.parents if folder.is_dir()), Path())
+    missing = path.relative_to(there).parts[0]
+    try:
+        beside = [entry.name for entry in there.iterdir()]
+    except OSError:
+        beside = []
+    return near(missing, beside) or near(str(path), LOADERS)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..seeds import generator
 from .benchmarks import name_key
 from .errors import DataError
+from .names import plain_name
 
 # Lines of the lists that contradict the folders are left out up to this share; beyond it no reading is safe.
 _TOLERATED = 0.01
@@ -138,7 +139,7 @@ def read_lists(train: Path, test: Path, domain: str, class_folders: Sequence[str
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return plain_name(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} cannot be read as a text list ({error}); fetch it again or remove it"

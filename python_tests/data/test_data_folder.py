@@ -403,7 +403,8 @@ def test_stray_files_are_ignored_and_misplaced_images_reported(tmp_path: Path) -
     for stray in (
         ".DS_Store",
         "a/Thumbs.db",
-        "a/cat/.hidden.png",
+        "a/cat/._0.png",
+        "a/cat/0.png~",
         "a/cat/desktop.ini",
         "__MACOSX/a/cat/._0.png",
     ):

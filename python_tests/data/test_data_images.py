@@ -141,19 +141,26 @@ def test_a_truncated_file_is_named(tmp_path: Path, ending: str, kept: float) -> 
     path = saved(Image.fromarray(noise), tmp_path / f"cut.{ending}")
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(DataError, match="cut") as caught:
+    with pytest.raises(DataError, match="is truncated or damaged") as caught:
         read_image(path, str(path))
     assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"<html>404</html>", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
+    "content", [b"<html>404</html>", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
 )
 def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "page.jpg"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"page\.jpg is named like an image but is none"):
         read_image(path, str(path))
+
+
+def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "page.jpg").touch()
+    for source in (tmp_path / "page.jpg", b""):
+        with pytest.raises(DataError, match=r"page\.jpg is empty \(0 bytes\)"):
+            read_image(source, "page.jpg")
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

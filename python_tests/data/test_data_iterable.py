@@ -38,7 +38,7 @@ def test_a_generator_and_test_rows() -> None:
     def stream() -> Iterator[tuple[Any, Any, Any]]:
         yield from rows()
 
-    data = from_iterable(stream(), test_rows=rows()[:4] + rows()[-4:], class_names=["cat", "dog"])
+    data = from_iterable(stream(), test_rows=rows()[::5] + rows()[1::5], class_names=["cat", "dog"])
     assert data.warnings == ()
     assert (len(data.train()), len(data.test())) == (20, 8)
     assert data.item_names[20] == "test row 0"
@@ -131,6 +131,23 @@ def test_labels_from_one_are_repaired_only_where_that_is_sure() -> None:
         (["cat"] * 19 + [1], None, "row 0 has the label 'cat'; expected whole numbers throughout"),
         ([0] * 19 + [None], None, "row 19 has the label None"),
         ([0.5] * 20, None, "row 0 has the label 0.5"),
+        (
+            [0] * 19 + [np.float32(1.7)],
+            None,
+            r"row 19 has the label np.float32\(1.7\); expected whole numbers",
+        ),
+        ([0] * 19 + [torch.tensor(1.7)], None, "row 19 has the label tensor"),
+        ([0] * 19 + [float("nan")], None, "row 19 has the label nan"),
+        ([0] * 19 + [1.0], None, "row 19 has the label 1.0"),
+        ([0] * 19 + [True], None, "row 19 has the label True"),
+        ([0] * 19 + [np.True_], None, "row 19 has the label np.True_"),
+        ([0] * 19 + [torch.tensor(True)], None, r"row 19 has the label tensor\(True\)"),
+        ([np.eye(3)[1]] * 20, None, "row 0 has the label array.*of a one-hot vector its argmax"),
+        ([[0, 1]] * 20, None, r"row 0 has the label \[0, 1\].*one-hot"),
+        ([torch.eye(300)[1]] * 20, None, r"row 0 has the label tensor\(\[0.*\.\.\.; expected.*one-hot"),
+        (["0"] * 19 + ["2"], ["0", "1"], "row 19 has the label '2', which is none of 0, 1"),
+        ([b"cat"] * 20, None, "row 0 has the label b'cat'"),
+        ([1, 2] * 10, ["0", "1"], "count from 1, or 2 may stand for 0"),
         ([0] * 20, ["cat", "dog"], "the class 'dog' has no image in any domain"),
     ],
 )
@@ -139,6 +156,27 @@ def test_bad_labels_are_refused_with_their_row(
 ) -> None:
     with pytest.raises(DataError, match=message):
         from_iterable(rows(labels=labels), class_names=names)
+
+
+def test_whole_numbers_of_every_type_are_labels() -> None:
+    for one in (np.int64(1), np.uint8(1), torch.tensor(1), np.array(1), np.array([1])):
+        labels = [0 if place // 5 % 2 else one for place in range(20)]
+        assert from_iterable(rows(labels=labels)).labels.tolist() == [
+            1 - place // 5 % 2 for place in range(20)
+        ]
+
+
+def test_domains_are_whole_numbers_or_names() -> None:
+    with pytest.raises(DataError, match=r"row 10 has the domain 0\.5"):
+        from_iterable(rows(domains=[0] * 10 + [0.5] * 10))
+    with pytest.raises(DataError, match=r"row 10 has the domain np\.float64"):
+        from_iterable(rows(domains=[0] * 10 + [np.float64(1.5)] * 10))
+
+
+def test_numbers_counted_in_two_ways_are_refused() -> None:
+    labels = [place // 5 % 2 if place < 10 else 1 + place // 5 % 2 for place in range(20)]
+    with pytest.raises(DataError, match=r"are 1\.\.2 in the domain 'sketch' but 0\.\.1 in 'photo'"):
+        from_iterable(rows(labels=labels))
 
 
 def test_bad_rows_are_refused_by_number() -> None:

@@ -76,13 +76,13 @@ def test_floats_are_read_by_their_range(tmp_path: Path, scale: int) -> None:
 
 
 def test_labels_from_one_are_repaired_with_a_warning(tmp_path: Path) -> None:
-    write_npz(tmp_path, "photo", CLASSES)
-    write_npz(tmp_path, "sketch", CLASSES, y_train=np.repeat([1, 2, 3], 4), y_test=np.repeat([1, 2, 3], 2))
+    write_npz(tmp_path, "photo", CLASSES, **one_up())
+    write_npz(tmp_path, "sketch", CLASSES, **one_up())
     data = load_npz(tmp_path)
     sketch = data.select(data.domains == 1)
     assert sketch.train().labels.tolist() == np.repeat([0, 1, 2], 4).tolist()
-    assert any("sketch.npz: its labels count from 1" in warning for warning in data.warnings)
-    assert not any("photo" in warning for warning in data.warnings)
+    for domain in ("photo", "sketch"):
+        assert f"{domain}.npz: its labels count from 1; brought to 0..2" in data.warnings
 
 
 def test_the_item_names_decide_where_the_numbers_alone_do_not(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_class_missing_from_a_domain_is_an_empty_cell_with_a_warning(tmp_path:
         ({"classes": np.array(["cat", "cat", "dog"])}, "names one class twice"),
         ({"classes": np.array(["cat", "Cat", "dog"])}, "'cat' and 'Cat', which differ in case only"),
         ({"classes": np.array(["cat", "dog", "owl", "yak"])}, "'yak' has no image in any domain"),
-        ({"classes": np.array(["cat", {"a": 1}], dtype=object)}, "plain arrays"),
+        ({"classes": np.array(["cat", {"a": 1}], dtype=object)}, "plain array"),
     ],
 )  # fmt: skip
 def test_bad_files_are_refused_by_name(tmp_path: Path, changes: dict[str, object], message: str) -> None:
@@ -182,3 +182,95 @@ def test_no_files_and_mixed_sizes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"photo.npz 8 x 8, sketch.npz 9 x 9.*choose a resolution"):
         load_npz(tmp_path)
     assert load_npz(tmp_path, resolution=8).resolution == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": np.array(CLASSES, dtype=object)}, r"of Python objects.*classes.astype\(str\)"),
+        ({"names_train": np.array(["a"] * 12, dtype=object)}, r"names_train\.astype\(str\)"),
+        ({"y_train": np.repeat([0, 1, 2], 4).astype(object)}, r"y_train\.astype\(numpy\.int64\)"),
+        ({"x_train": np.zeros((12, 8, 8, 3), dtype=object)}, r"x_train\.astype\(numpy\.uint8\)"),
+        ({"classes": np.array([b"z\xe9ro", b"one", b"two"])}, r"z.xe9ro', bytes that are not UTF-8.*latin-1"),
+        ({"names_test": np.array([b"\xff"] * 6)}, "names_test has the name"),
+        ({"classes": np.array([0.5, 1.5, 2.5])}, "classes must be a list of names, got float64"),
+        ({"classes": np.array([True, False])}, "got bool"),
+        ({"classes": np.array([CLASSES])}, r"shape \(1, 3\)"),
+        ({"classes": np.array(["cat", "", "dog"])}, "`classes` has an empty name, for label 1"),
+        ({"y_train": np.repeat(np.eye(3), 4, axis=0)}, r"of one-hot labels take y.argmax\(1\)"),
+        ({"y_train": np.repeat([0.0, 1.0, 1.7], 4)}, "y_train must be 12 integers"),
+        ({"y_train": np.repeat([0.0, 1.0, np.nan], 4)}, "y_train must be 12 integers"),
+        ({"y_train": np.repeat([False, True, True], 4)}, "y_train must be 12 integers.*got bool"),
+        ({"y_train": np.repeat(["0", "1", "2"], 4)}, "y_train must be 12 integers"),
+        ({"y_train": np.repeat([1, 2, 3], 4)}, r"label 3 of train/8 is outside"),  # y_test counts from 0
+        ({"y_train": np.repeat(np.array([0, 1, 2**64 - 1], np.uint64), 4)}, "outside"),
+    ],
+)  # fmt: skip
+def test_arrays_of_the_wrong_kind_are_refused_by_name(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    path = write_npz(tmp_path, "photo", CLASSES, **changes)
+    with pytest.raises(DataError, match=message) as caught:
+        load_npz(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def test_class_names_in_utf8_bytes_or_numbers_are_read(tmp_path: Path) -> None:
+    names = np.array(["z\u00e9ro".encode(), b"one", b"two"])
+    assert load_npz(write_npz(tmp_path, "photo", CLASSES, classes=names)).class_names == (
+        "z\u00e9ro",
+        "one",
+        "two",
+    )
+    assert load_npz(write_npz(tmp_path, "photo", CLASSES, classes=np.arange(3))).class_names == (
+        "0",
+        "1",
+        "2",
+    )
+
+
+def one_up(**changes: object) -> dict[str, object]:
+    return {"y_train": np.repeat([1, 2, 3], 4), "y_test": np.repeat([1, 2, 3], 2), **changes}
+
+
+def test_labels_from_one_beside_labels_from_zero_have_two_readings(tmp_path: Path) -> None:
+    write_npz(tmp_path, "photo", CLASSES)
+    write_npz(tmp_path, "sketch", CLASSES, **one_up())
+    with pytest.raises(
+        DataError,
+        match=r"sketch\.npz: its labels are 1\.\.3.*photo\.npz.*3 may stand for 0",
+    ):
+        load_npz(tmp_path)
+    names = {
+        f"names_{part}": np.array([f"sketch/{CLASSES[label - 1]}/{row}" for row, label in enumerate(labels)])
+        for part, labels in (("train", np.repeat([1, 2, 3], 4)), ("test", np.repeat([1, 2, 3], 2)))
+    }
+    write_npz(tmp_path, "sketch", CLASSES, **one_up(**names))
+    data = load_npz(tmp_path)
+    assert data.counts().tolist() == [[6, 6]] * 3
+    assert data.select(data.domains == 1).train().labels.tolist() == np.repeat([0, 1, 2], 4).tolist()
+
+
+def test_labels_from_one_may_be_the_numbers_that_the_classes_are_called_by(tmp_path: Path) -> None:
+    digits = ["0", "1", "2"]
+    path = write_npz(tmp_path, "svhn", digits, **one_up())
+    with pytest.raises(
+        DataError,
+        match=r"1\.\.3 for classes called 0\.\.2.*from 1, or 3 may stand for 0",
+    ):
+        load_npz(path)
+    path = write_npz(tmp_path, "svhn", ["1", "2", "3"], **one_up())
+    assert load_npz(path).train().labels.tolist() == np.repeat([0, 1, 2], 4).tolist()
+
+
+def test_classes_that_are_counted_in_two_ways_are_refused(tmp_path: Path) -> None:
+    write_npz(tmp_path, "mnist", ["0", "1", "2"])
+    write_npz(tmp_path, "svhn", ["1", "2", "3"])
+    with pytest.raises(DataError, match=r"the classes are 1\.\.3 in the domain 'svhn' but 0\.\.2 in 'mnist'"):
+        load_npz(tmp_path)
+    assert load_npz(tmp_path, classes=["1", "2"]).counts().tolist() == [[6, 6]] * 2
+
+
+def test_a_class_that_only_one_part_has_is_told(tmp_path: Path) -> None:
+    write_npz(tmp_path, "photo", CLASSES, y_test=np.repeat([0, 1], 3))
+    assert "domain 'photo' has no image of owl in its test part" in load_npz(tmp_path).warnings
