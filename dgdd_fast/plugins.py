@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 ENVIRONMENT = "DGDD_PLUGINS"  # the files loaded, for processes that this one starts
@@ -41,3 +42,12 @@ def loaded_plugins() -> list[str]:
     """The files that this process, or the one that started it, has loaded."""
     listed = os.environ.get(ENVIRONMENT, "")
     return listed.split(os.pathsep) if listed else []
+
+
+def check_new_name(kind: str, name: str, taken: Container[str]) -> None:
+    """Raise ValueError unless `name` may be that of another `kind`: not `taken`, and written with what
+    commands, files and studies can write."""
+    if name in taken:
+        raise ValueError(f"the {kind} {name!r} exists already; choose another name")
+    if not re.fullmatch(r"\w[\w-]*", name, re.ASCII):
+        raise ValueError(f"the name of a {kind} is letters, digits, - and _, got {name!r}")

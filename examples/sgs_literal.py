@@ -72,7 +72,7 @@ def datadam_loss(
 
     def means(images: Tensor) -> list[Tensor]:
         maps, result = images, []
-        for block in network.blocks:
+        for block in network.stages:
             convolved = F.conv2d(maps, block.convolution.weight, block.convolution.bias, padding=1)
             active = F.instance_norm(convolved, weight=block.norm.weight, bias=block.norm.bias).relu()
             attention = active.pow(config.attention_power).sum(1).flatten(1)
@@ -105,11 +105,11 @@ def m3d_loss(
 
 def dc_loss(network: ConvNet, synthetic: Tensor, real: Tensor, label: int, **_: object) -> Tensor:
     """DC: 1 - cosine of the weight gradients of each output channel, layer by layer."""
-    weights = [block.convolution.weight for block in network.blocks] + [network.classifier.weight]
+    weights = [block.convolution.weight for block in network.stages] + [network.classifier.weight]
 
     def gradients(images: Tensor) -> tuple[Tensor, ...]:
         maps = images
-        for block in network.blocks:
+        for block in network.stages:
             convolved = F.conv2d(maps, block.convolution.weight, block.convolution.bias, padding=1)
             active = F.instance_norm(convolved, weight=block.norm.weight, bias=block.norm.bias).relu()
             maps = F.avg_pool2d(active, 2)

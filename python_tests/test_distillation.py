@@ -161,7 +161,7 @@ def test_batch_normalised_attention_against_plain_layers(cells: str) -> None:
 
     def parts(images: torch.Tensor, labels: torch.Tensor) -> dict[int, list[torch.Tensor]]:
         maps, compared = augment(images, draw, labels), []
-        for block in network.blocks:
+        for block in network.stages:
             maps = F.conv2d(maps, block.convolution.weight, block.convolution.bias, padding=1)
             maps = F.batch_norm(maps, None, None, training=True).relu()
             compared.append(F.normalize(maps.sum(1).flatten(1), dim=1))
@@ -584,7 +584,10 @@ def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
         ({"objective": "herding", "surgery": SurgeryConfig()}, "'herding' has none"),
         ({"objective": "herding", "init": "noise"}, "herding chooses real images"),
         ({"objective": "herding", "herding_epochs": 0}, "herding_epochs must be at least 1"),
-        ({"objective": "datadam", "network": NetworkConfig("resnet18")}, "attention maps of a convnet"),
+        (
+            {"objective": "datadam", "network": NetworkConfig("vgg11")},
+            "attention maps of a network with stages",
+        ),
         ({"network": NetworkConfig(norm="batch")}, "normalise each sample by itself"),
         ({"factor": 3}, "16 x 16 px cannot be cut into 3 x 3 equal tiles"),
         ({"batch_real": 0}, "batch_real must be at least 1, got 0"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import (
+    ARCHITECTURES,
     RANDOM,
     RECIPES,
     DistillConfig,
@@ -79,7 +80,7 @@ def evaluate(
     architecture: Annotated[
         list[str] | None,
         typer.Option(
-            help="convnet, alexnet, vgg11, resnet18 or resnet50; may be given several times. "
+            help=f"{', '.join(ARCHITECTURES)} or one of yours; may be given several times. "
             "Default: that of the distillation."
         ),
     ] = None,

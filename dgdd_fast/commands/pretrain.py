@@ -77,7 +77,9 @@ def pretrain(
     ] = None,
     architecture: Annotated[
         str | None,
-        typer.Option(help=f"resnet18 or resnet50. Default: {PRETRAIN.network.architecture}."),
+        typer.Option(
+            help=f"A network with stages, resnet50 or one of yours. Default: {PRETRAIN.network.architecture}."
+        ),
     ] = None,
     width: Annotated[
         int | None, typer.Option(min=1, help="Channels of the first stage. Default: 64.")

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..plugins import check_new_name
 from .dataset import DomainDataset
 from .embedded_digits import embedded_digits
 from .errors import DataError
@@ -36,12 +37,9 @@ def register_loader(name: str, load: Load) -> None:
     """Make a loader of your own known: `load_dataset`, the command and studies then take ``name`` and
     ``name:what`` for a source.
 
-    Raises ValueError for a name that is taken.
+    Raises ValueError for a name that is taken or that commands cannot write.
     """
-    if name in LOADERS:
-        raise ValueError(f"there is a loader {name!r} already; choose another name")
-    if not name or ":" in name or "/" in name:
-        raise ValueError(f"a loader's name has no colon and no slash, got {name!r}")
+    check_new_name("loader", name, LOADERS)
     LOADERS[name] = load
 
 

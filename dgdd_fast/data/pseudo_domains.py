@@ -90,7 +90,7 @@ def style_network(resolution: tuple[int, int], network: NetworkConfig, seed: int
 def style_of(convnet: ConvNet, images: Tensor) -> Tensor:
     """The style statistics [N, 2 * width * depth] of normalised images [N, 3, H, W]."""
     maps, statistics = images, []
-    for block in convnet.blocks:
+    for block in convnet.stages:
         maps = block(maps)
         statistics += [maps.mean((2, 3)), maps.std((2, 3), correction=0)]
     return torch.cat(statistics, 1)

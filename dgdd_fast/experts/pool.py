@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..config import NetworkConfig, PretrainSettings, from_dict, to_dict
 from ..data import DomainDataset
 from ..files import write_atomically
-from ..networks import ResNet, build_network
+from ..networks import build_staged_network
 from ..tensor_file import TensorFile, TensorFileError, header_of, loaded
 
 POOL_NAME = "pool.json"
@@ -46,12 +46,12 @@ class _ReverseGradient(torch.autograd.Function):
 
 
 class Expert(nn.Module):
-    """A ResNet with a domain discriminator behind each of its four stages (CADM, Eq. 4).
+    """A network with a domain discriminator behind each of its S stages (CADM, Eq. 4: a ResNet, S = 4).
 
     Attributes:
-        network: the ResNet; its classifier tells the classes.
-        discriminators: ``nn.Linear(network.channels[stage - 1], num_domains)`` for the maps after stages 1 to
-            4, averaged over their pixels.
+        network: a network with stages; its classifier tells the classes.
+        discriminators: ``nn.Linear(network.channels[stage - 1], num_domains)`` for the maps after each
+            stage, averaged over their pixels.
         reversal_weight: what the domain loss's gradient is multiplied with, and reversed, on its way into the
             network.
     """
@@ -65,23 +65,19 @@ class Expert(nn.Module):
         reversal_weight: float,
     ) -> None:
         super().__init__()
-        network = build_network(num_classes, resolution, config)
-        if not isinstance(network, ResNet):
-            raise ValueError(f"an expert is a resnet18 or resnet50, got {config.architecture}")
-        self.network = network
+        self.network = network = build_staged_network(num_classes, resolution, config)
         self.discriminators = nn.ModuleList(nn.Linear(count, num_domains) for count in network.channels)
         self.reversal_weight = reversal_weight
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, 3, H, W] -> class logits [N, K] and the stages' domain logits [4, N, D]."""
+        """[N, 3, H, W] -> class logits [N, K] and the stages' domain logits [S, N, D]."""
         maps = self.network.forward_to(images, 0)
-        features = maps
         domain_logits = []
         for blocks, discriminator in zip(self.network.stages, self.discriminators, strict=True):
             maps = blocks(maps)
-            features = maps.mean((2, 3))
-            domain_logits.append(discriminator(reverse_gradient(features, self.reversal_weight)))
-        return self.network.classifier(features), torch.stack(domain_logits)
+            pooled = maps.mean((2, 3))
+            domain_logits.append(discriminator(reverse_gradient(pooled, self.reversal_weight)))
+        return self.network.classifier(self.network.head(maps)), torch.stack(domain_logits)
 
 
 @dataclass
@@ -96,7 +92,7 @@ class ExpertPool:
         class_names, domain_names, resolution, fingerprint: of the images that they were trained on.
         mean, std: what those were normalised with, per channel, for pixels in [0, 1].
         log: for every expert and epoch "class_loss", "domain_loss", "accuracy" (in percent, in training, over
-            the batches without CutMix; None if there were none) and "domain_accuracy", four of them.
+            the batches without CutMix; None if there were none) and "domain_accuracy", one a stage.
     """
 
     folder: Path

@@ -19,7 +19,7 @@ from ..data.real_images import RealImages
 from ..generalization.fact import draw_partners, mix_normalised
 from ..generalization.irm import invariance_penalty
 from ..interruption import TrainingDivergedError, stop_at_whole_steps
-from ..networks import initialise, is_staged, resolve_network, rows_per_chunk
+from ..networks import has_stages, initialise, resolve_network, rows_per_chunk, staged_architectures
 from ..precision import arithmetic, autocast
 from ..seeds import generator
 from ..tensor_file import TensorFile, TensorFileError, header_of, loaded
@@ -57,7 +57,7 @@ def pretrain(
     """Trains `config.experts` networks on the images of the source domains.
 
     The loss is L_cls + `domain_weight` * L_dom (CADM, Eq. 10): cross entropy on the class, and the mean over
-    the four stages of the cross entropy on the domain, whose gradient is reversed on its way into the
+    the stages of the cross entropy on the domain, whose gradient is reversed on its way into the
     network. SGD; the learning rate falls to a fifth after two thirds and again after five sixths of the
     epochs. Each batch is augmented with parameters of its own for each image; with `cutmix_probability` it is
     then mixed, and both the class and the domain targets are split between an image and its partner like the
@@ -119,10 +119,10 @@ def pretrain(
 def resolve_pretraining(config: PretrainConfig, sources: DomainDataset) -> PretrainSettings:
     """The settings with what follows from the data written out; raises ValueError for what cannot work."""
     checked(config, "pretrain")
-    if not is_staged(config.network.architecture):
+    if not has_stages(config.network.architecture):
         raise ValueError(
-            "experts have domain discriminators behind the four stages of a resnet18 or resnet50, "
-            f"got {config.network.architecture}"
+            f"experts have domain discriminators behind the stages of their network, and "
+            f"{config.network.architecture} has none; take one of {', '.join(staged_architectures())}"
         )
     if config.network.norm == "batch":
         raise ValueError(
@@ -209,7 +209,7 @@ class _Training:
         self.log: list[dict[str, Any]] = []
         # Sums over the epoch: class loss and domain loss; and over its batches without CutMix: images, right
         # classes, right domains by stage. They stay on the device: only the end of an epoch waits for it.
-        self.sums = torch.zeros(8, dtype=torch.float64, device=real.device)
+        self.sums = torch.zeros(4 + len(self.expert.discriminators), dtype=torch.float64, device=real.device)
         self._begin_epoch()
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..networks import ConvNet, Network, ResNet
+from ..networks import Network, StagedNetwork, staged_architectures
 
 PROBABILITY = 0.5
 ALPHA = 0.1
@@ -32,18 +32,17 @@ def mix_style(maps: Tensor, share: Tensor, partner: Tensor) -> Tensor:
 
 
 def install_mixstyle(network: Network, random: torch.Generator) -> None:
-    """Let `network` mix styles while it is in training mode, after every block of a ConvNet but the last, or
-    after stages 1 to 3 of a ResNet.
+    """Let `network` mix styles while it is in training mode, after every stage but the last
+    (a block of a ConvNet is a stage).
 
     Each layer draws anew at each pass: with `PROBABILITY` it mixes, with partners by a permutation of the
-    batch and shares from Beta(ALPHA, ALPHA). Raises ValueError for another network.
+    batch and shares from Beta(ALPHA, ALPHA). Raises ValueError for a network without stages.
     """
-    if isinstance(network, ConvNet):
-        layers = list(network.blocks)[:-1]
-    elif isinstance(network, ResNet):
-        layers = list(network.stages)[:-1]
-    else:
-        raise ValueError(f"mixstyle is for ConvNets and ResNets, got {type(network).__name__}")
+    if not isinstance(network, StagedNetwork):
+        raise ValueError(
+            f"mixstyle mixes between the stages of a network ({', '.join(staged_architectures())}), and "
+            f"{type(network).__name__} has none"
+        )
 
     def mix(layer: nn.Module, _: Any, maps: Tensor) -> Tensor | None:
         if not layer.training or float(torch.rand((), generator=random)) >= PROBABILITY:
@@ -51,7 +50,7 @@ def install_mixstyle(network: Network, random: torch.Generator) -> None:
         share = symmetric_beta(ALPHA, len(maps), random)
         return mix_style(maps, share, torch.randperm(len(maps), generator=random).to(maps.device))
 
-    for layer in layers:
+    for layer in network.stages[:-1]:
         layer.register_forward_hook(mix)
 
 

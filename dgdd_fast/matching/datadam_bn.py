@@ -8,7 +8,7 @@ from torch import Tensor
 from ..config import DistillSettings, Precision
 from ..data.augment import augment
 from ..data.real_images import RealImages
-from ..networks import ConvNet, initialise
+from ..networks import build_staged_network, initialise
 from ..precision import autocast
 from ..seeds import generator
 from ..synthetic.gradients import ImageGradients
@@ -29,8 +29,8 @@ class BatchNormDataDAM(Objective):
 
     def __init__(self, real: RealImages, config: DistillSettings) -> None:
         super().__init__(real, config)
-        self.network = ConvNet(real.num_classes, real.resolution, config.network).to(real.device)
-        self.network.requires_grad_(False)
+        network = build_staged_network(real.num_classes, real.resolution, config.network)
+        self.network = network.to(real.device).requires_grad_(False)
 
     def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
         """The gradients at `images` [N, 3, h, w] with the network, augmentation and real batch of

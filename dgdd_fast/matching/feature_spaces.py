@@ -9,7 +9,7 @@ from torch import Tensor
 from ..config import DistillSettings
 from ..data.real_images import RealImages
 from ..generalization.fact import draw_partners, mix_normalised
-from ..networks import ConvNet, Network, build_network, initialise
+from ..networks import Network, build_network, build_staged_network, initialise
 from ..seeds import generator
 from .losses.attention import attention_vector
 
@@ -49,15 +49,18 @@ class RandomNetwork:
         return self.network.features(images)
 
 
-class RandomAttention(RandomNetwork):
-    """What DataDAM compares, in a freshly initialised ConvNet: attention maps and features."""
+class RandomAttention:
+    """What DataDAM compares, in a freshly initialised network with stages: attention maps and features."""
 
     def __init__(self, real: RealImages, config: DistillSettings) -> None:
-        super().__init__(real, config)
-        self.power = config.attention_power
+        self.seed, self.power = config.seed, config.attention_power
+        network = build_staged_network(real.num_classes, real.resolution, config.network)
+        self.network = network.to(real.device).requires_grad_(False)
+
+    def prepare(self, iteration: int, real_domains: Tensor) -> None:
+        initialise(self.network, generator(self.seed, "network", iteration))
 
     def synthetic(self, images: Tensor, rows: slice) -> Tensor:
-        assert isinstance(self.network, ConvNet)
         activations, features = self.network.activations(images)
         return attention_vector(activations[:-1], features, self.power)
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from ..config import METHODS, DistillConfig, DistillSettings, MethodSpec
 from ..data import DomainDataset
 from ..data.real_images import RealImages
+from ..networks import has_stages, staged_architectures
+from ..plugins import check_new_name
 from .comparison import HyperbolicComparison, KernelComparison
 from .datadam_bn import BatchNormDataDAM
 from .domain_masks import DomainMasks
@@ -54,10 +56,7 @@ def register_objective(
 
     Raises ValueError for a name that is taken or that commands cannot write.
     """
-    if spec.name in METHODS:
-        raise ValueError(f"there is an objective {spec.name!r} already; choose another name")
-    if not spec.name or not spec.name.replace("-", "").replace("_", "").isalnum():
-        raise ValueError(f"an objective's name is letters, digits, - and _, got {spec.name!r}")
+    check_new_name("method", spec.name, METHODS)
     METHODS[spec.name] = spec
     OBJECTIVES[spec.name] = Entry(build, resolve, begin)
 
@@ -88,17 +87,17 @@ def _kernel(real: RealImages, config: DistillSettings, _: Tensor) -> Objective:
     return FeatureMatching(real, config, comparison=comparison)
 
 
-def _convnet_only(config: DistillConfig, _: DomainDataset) -> DistillConfig:
-    if config.network.architecture != "convnet":
+def _staged_only(config: DistillConfig, _: DomainDataset) -> DistillConfig:
+    if not has_stages(config.network.architecture):
         raise ValueError(
-            f"{config.objective} takes the attention maps of a convnet, got the network "
-            f"{config.network.architecture!r}"
+            f"{config.objective} takes the attention maps of a network with stages "
+            f"({', '.join(staged_architectures())}), got {config.network.architecture}"
         )
     return config
 
 
 def _batch_norm(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
-    config = _convnet_only(config, sources)
+    config = _staged_only(config, sources)
     return dataclasses.replace(config, network=dataclasses.replace(config.network, norm="batch"))
 
 
@@ -114,7 +113,7 @@ OBJECTIVES: dict[str, Entry] = {
     "dm": Entry(_means),
     "hdd": Entry(lambda real, config, _: FeatureMatching(real, config, comparison=HyperbolicComparison())),
     "datadam": Entry(
-        lambda real, config, _: FeatureMatching(real, config, RandomAttention(real, config)), _convnet_only
+        lambda real, config, _: FeatureMatching(real, config, RandomAttention(real, config)), _staged_only
     ),
     "datadam-bn": Entry(lambda real, config, _: BatchNormDataDAM(real, config), _batch_norm),
     "m3d": Entry(_kernel),

@@ -1,33 +1,36 @@
 """The networks that features are compared with and that distilled sets are tested on."""
 
 from .build import (
-    Architecture,
     build_network,
+    build_staged_network,
     describe_network,
     has_depth,
-    is_staged,
+    has_stages,
     register_network,
     resolve_network,
+    staged_architectures,
 )
 from .convnet import ConvNet, default_depth
 from .initialisation import initialise
-from .network import Network, allow_second_derivatives, bytes_per_image, rows_per_chunk
-from .resnet import ResNet
+from .network import Network, allow_second_derivatives, bytes_per_image, normalisation, rows_per_chunk
+from .staged import StagedNetwork
 
 __all__ = [
-    "Architecture",
     "ConvNet",
     "Network",
-    "ResNet",
+    "StagedNetwork",
     "allow_second_derivatives",
     "build_network",
+    "build_staged_network",
     "bytes_per_image",
     "default_depth",
     "describe_network",
     "has_depth",
+    "has_stages",
     "initialise",
-    "is_staged",
+    "normalisation",
     "register_network",
     "resolve_network",
     "rows_per_chunk",
+    "staged_architectures",
 ]

@@ -27,7 +27,7 @@ class AlexNet(Network):
     def __init__(
         self, num_classes: int, resolution: tuple[int, int], config: NetworkConfig, channels: int = 3
     ) -> None:
-        width = self.own_width if config.width is None else config.width
+        width = self.settings(config, resolution).width
         if min(resolution) < 8:
             raise ValueError(
                 f"an AlexNet needs sides of at least 8 px, got {resolution[0]} x {resolution[1]}"

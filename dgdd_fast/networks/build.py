@@ -1,76 +1,59 @@
-"""From settings to a network."""
+"""Networks by name: where they are told apart, and where others are added."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import cast
 
-from ..config import ARCHITECTURES, NetworkConfig, NetworkSettings, settled
+from ..config import ARCHITECTURES, NetworkConfig, NetworkSettings
+from ..plugins import check_new_name
 from .alexnet import AlexNet
-from .convnet import ConvNet, default_depth
+from .convnet import ConvNet
 from .network import Network
-from .resnet import ResNet
+from .resnet import ResNet18, ResNet50
+from .staged import StagedNetwork
 from .vgg import VGG11
 
-Build = Callable[[int, tuple[int, int], NetworkSettings, int], Network]
-
-
-class Architecture(NamedTuple):
-    """How a network is built.
-
-    Attributes:
-        build: of the number of classes, the (height, width) of the images, the settings and the number of
-            colour channels.
-        own_width: channels of the first stage where the settings leave them open.
-        own_depth: blocks where the settings leave them open, by (height, width); None where the depth is
-            fixed and not a setting.
-    """
-
-    build: Build
-    own_width: int
-    own_depth: Callable[[tuple[int, int]], int] | None = None
-
-
-_ARCHITECTURES: dict[str, Architecture] = {
-    "convnet": Architecture(ConvNet, ConvNet.own_width, default_depth),
-    "alexnet": Architecture(AlexNet, AlexNet.own_width),
-    "vgg11": Architecture(VGG11, VGG11.own_width),
-    "resnet18": Architecture(ResNet, ResNet.own_width),
-    "resnet50": Architecture(ResNet, ResNet.own_width),
+_NETWORKS: dict[str, type[Network]] = {
+    "convnet": ConvNet,
+    "alexnet": AlexNet,
+    "vgg11": VGG11,
+    "resnet18": ResNet18,
+    "resnet50": ResNet50,
 }
 
 
-def register_network(
-    name: str,
-    build: Build,
-    *,
-    label: str | None = None,
-    own_width: int = 64,
-    own_depth: Callable[[tuple[int, int]], int] | None = None,
-) -> None:
+def register_network(name: str, network: type[Network], *, label: str | None = None) -> None:
     """Make a network of your own known as an architecture, to Python, the command and studies.
 
     Args:
         name: as settings say it.
-        build, own_width, own_depth: see `Architecture`; what is built is a `Network`.
+        network: a subclass of `Network`; of `StagedNetwork`, if experts, masks, DataDAM and MixStyle are to
+            take it.
         label: as texts write it; None: the name.
 
-    Raises ValueError for a name that is taken.
+    Raises ValueError for a name that is taken or that commands cannot write, TypeError for another class.
     """
-    if name in ARCHITECTURES:
-        raise ValueError(f"there is a network {name!r} already; choose another name")
+    check_new_name("network", name, ARCHITECTURES)
+    if not (isinstance(network, type) and issubclass(network, Network)):
+        raise TypeError(f"the network {name!r} must be a subclass of dgdd_fast.networks.Network")
     ARCHITECTURES[name] = label or name
-    _ARCHITECTURES[name] = Architecture(build, own_width, own_depth)
+    _NETWORKS[name] = network
 
 
-def is_staged(architecture: str) -> bool:
-    """Whether a network is a ResNet, whose stages may be passed one by one."""
-    return architecture in _ARCHITECTURES and _ARCHITECTURES[architecture].build is ResNet
+def has_stages(architecture: str) -> bool:
+    """Whether the stages of a network may be passed one by one."""
+    return issubclass(_network(architecture), StagedNetwork)
+
+
+def staged_architectures() -> list[str]:
+    """The networks that have stages, by name."""
+    return [name for name in _NETWORKS if has_stages(name)]
 
 
 def has_depth(architecture: str) -> bool:
     """Whether the depth of an architecture is a setting."""
-    return architecture in _ARCHITECTURES and _ARCHITECTURES[architecture].own_depth is not None
+    return _network(architecture).own_depth((32, 32)) is not None
 
 
 def resolve_network(config: NetworkConfig, resolution: tuple[int, int]) -> NetworkSettings:
@@ -78,17 +61,7 @@ def resolve_network(config: NetworkConfig, resolution: tuple[int, int]) -> Netwo
 
     Raises ValueError for an unknown network, and for a depth where the architecture has its own.
     """
-    architecture = _ARCHITECTURES.get(config.architecture)
-    if architecture is None:
-        known = ", ".join(_ARCHITECTURES)
-        raise ValueError(f"there is no network {config.architecture!r}; there are {known}")
-    width, depth = config.width, config.depth
-    if architecture.own_depth is not None:
-        depth = architecture.own_depth(resolution) if depth is None else depth
-    elif depth is not None:
-        raise ValueError(f"network.depth is for a convnet; the depth of {config.architecture} is its own")
-    width = architecture.own_width if width is None else width
-    return settled(NetworkSettings, config, width=width, depth=depth)
+    return _network(config.architecture).settings(config, resolution)
 
 
 def describe_network(config: NetworkConfig) -> str:
@@ -105,4 +78,23 @@ def build_network(
     Raises ValueError for settings or a resolution that the architecture cannot work with.
     """
     settings = resolve_network(config, resolution)
-    return _ARCHITECTURES[settings.architecture].build(num_classes, resolution, settings, channels)
+    build = cast("Callable[..., Network]", _network(settings.architecture))
+    return build(num_classes, resolution, settings, channels)
+
+
+def build_staged_network(
+    num_classes: int, resolution: tuple[int, int], config: NetworkConfig
+) -> StagedNetwork:
+    """As `build_network`, for RGB images; raises ValueError where the architecture has no stages."""
+    network = build_network(num_classes, resolution, config)
+    if not isinstance(network, StagedNetwork):
+        raise ValueError(
+            f"{config.architecture} has no stages; {', '.join(staged_architectures())} have some"
+        )
+    return network
+
+
+def _network(architecture: str) -> type[Network]:
+    if architecture not in _NETWORKS:
+        raise ValueError(f"there is no network {architecture!r}; there are {', '.join(_NETWORKS)}")
+    return _NETWORKS[architecture]

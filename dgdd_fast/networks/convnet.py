@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import NetworkConfig
-from .network import Network, activate_and_pool, channels_innermost, normalisation
+from .network import activate_and_pool, channels_innermost, normalisation
+from .staged import StagedNetwork
 
 
 def default_depth(resolution: tuple[int, int]) -> int:
@@ -17,7 +20,7 @@ def default_depth(resolution: tuple[int, int]) -> int:
     return max(1, int(math.log2(max(1, min(resolution)))) - 2)
 
 
-class ConvNet(Network):
+class ConvNet(StagedNetwork):
     """`depth` blocks of 3x3 convolution, normalisation, ReLU and 2x2 average pooling, then one linear layer.
 
     `resolution` is (height, width); each block halves both sides, rounding down. A new network holds
@@ -34,9 +37,9 @@ class ConvNet(Network):
         config: NetworkConfig = NetworkConfig(),  # noqa: B008 (frozen)
         channels: int = 3,
     ) -> None:
-        width = self.own_width if config.width is None else config.width
-        depth = default_depth(resolution) if config.depth is None else config.depth
-        if depth < 1:
+        settings = self.settings(config, resolution)
+        width, depth = settings.width, settings.depth
+        if depth is None or depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
         rows, columns = (side >> depth for side in resolution)
         if rows < 1 or columns < 1:
@@ -45,26 +48,29 @@ class ConvNet(Network):
                 f"{2**depth} px, got {resolution[0]} x {resolution[1]}; use a smaller depth or larger images"
             )
         super().__init__(num_classes, (channels, *resolution), width, width * rows * columns)
-        self.blocks = nn.Sequential(
-            *(
-                _Block(channels if i == 0 else width, width, config.norm, last=i == depth - 1)
-                for i in range(depth)
-            )
+        self.stem = nn.Identity()
+        self.stages = nn.ModuleList(
+            _Block(channels if i == 0 else width, width, config.norm, last=i == depth - 1)
+            for i in range(depth)
         )
+        self.channels = (width,) * depth
 
-    def features(self, images: Tensor) -> Tensor:
-        """[N, channels, H, W] -> [N, feature_dim]: the last block after ReLU and pooling, flattened."""
-        return torch.flatten(self.blocks(channels_innermost(images)), 1)
+    @classmethod
+    def own_depth(cls, resolution: tuple[int, int]) -> int:
+        return default_depth(resolution)
+
+    def head(self, maps: Tensor) -> Tensor:
+        """The last maps, flattened."""
+        return torch.flatten(maps, 1)
 
     def activations(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """The ReLU outputs of all blocks, before pooling, and the features: [N, width, h, w] each and [N,
         feature_dim]."""
         maps, activations = channels_innermost(images), []
-        for block in self.blocks:
-            assert isinstance(block, _Block)
+        for block in cast("Iterable[_Block]", self.stages):
             activations.append(block.activation(maps))
             maps = F.avg_pool2d(activations[-1], 2)
-        return activations, torch.flatten(maps, 1)
+        return activations, self.head(maps)
 
 
 class _Block(nn.Module):

@@ -7,18 +7,19 @@ import math
 import torch
 from torch import nn
 
-from .resnet import ResNet
+from .network import Network
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
     """Refill every parameter in place with a draw from the network's usual initialisation.
 
-    Convolutions of a ResNet: normal with variance 2 / fan_out (He et al., 2015); other convolutions and
-    linear layers: weight and bias uniform in +-1/sqrt(fan_in), PyTorch's default; normalisations: weight 1,
-    bias 0, running statistics reset. The values depend on the generator only, not on the network's device.
-    Raises TypeError for a network with layers of another kind.
+    Convolutions of a network with `he_normal`: normal with variance 2 / fan_out (He et al., 2015); other
+    convolutions and linear layers: weight and bias uniform in +-1/sqrt(fan_in), PyTorch's default;
+    normalisations: weight 1, bias 0, running statistics reset. A layer of your own that has other parameters
+    has a method ``initialise(generator)`` that refills them. The values depend on the generator only, not on
+    the network's device. Raises TypeError for another layer.
     """
-    he_normal = isinstance(network, ResNet)
+    he_normal = isinstance(network, Network) and network.he_normal
     with torch.no_grad():
         for module in network.modules():
             if he_normal and isinstance(module, nn.Conv2d):
@@ -31,7 +32,13 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
                     if parameter is not None:
                         draw = torch.empty(parameter.shape, device=generator.device)
                         parameter.copy_(draw.uniform_(-bound, bound, generator=generator))
-            elif isinstance(module, nn.GroupNorm | nn.BatchNorm2d):
+            elif isinstance(module, nn.GroupNorm | nn.BatchNorm2d | nn.InstanceNorm2d | nn.LayerNorm):
                 module.reset_parameters()
             elif next(module.parameters(recurse=False), None) is not None:
-                raise TypeError(f"no initialisation is defined for {type(module).__name__}")
+                own = getattr(module, "initialise", None)
+                if not callable(own):
+                    kind = type(module).__name__
+                    raise TypeError(
+                        f"no initialisation is defined for {kind}; give it a method initialise(generator)"
+                    )
+                own(generator)

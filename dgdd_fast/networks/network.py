@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import NetworkConfig, NetworkSettings, settled
 from ..ops import norm_relu_pool
 from .instance_norm import instance_norm
 
@@ -16,11 +18,20 @@ from .instance_norm import instance_norm
 class Network(nn.Module, ABC):
     """A feature extractor and a linear classifier for images of one size.
 
+    An architecture is a subclass whose constructor takes (num_classes, resolution, config, channels): the
+    (height, width) of the images, a `NetworkConfig` and the number of colour channels. It raises ValueError
+    for what it cannot work with.
+
     Attributes:
+        own_width: channels of the first stage where the settings leave them open.
+        he_normal: whether convolutions are initialised as He et al. do, see `initialise`.
         image_shape: (channels, height, width) of the images.
         feature_dim: the length of a feature vector.
         classifier: the last layer, ``nn.Linear(feature_dim, num_classes)``.
     """
+
+    own_width: ClassVar[int] = 64
+    he_normal: ClassVar[bool] = False
 
     def __init__(
         self, num_classes: int, image_shape: tuple[int, int, int], width: int, feature_dim: int
@@ -33,6 +44,25 @@ class Network(nn.Module, ABC):
         self.image_shape = image_shape
         self.feature_dim = feature_dim
         self.classifier = nn.Linear(feature_dim, num_classes)
+
+    @classmethod
+    def own_depth(cls, resolution: tuple[int, int]) -> int | None:
+        """The number of blocks where the settings leave it open, for images of (height, width); None: it is
+        no setting."""
+        return None
+
+    @classmethod
+    def settings(cls, config: NetworkConfig, resolution: tuple[int, int]) -> NetworkSettings:
+        """What `config` leaves open (None), filled in for images of (height, width).
+
+        Raises ValueError for a depth where the architecture has its own.
+        """
+        own_depth = cls.own_depth(resolution)
+        if own_depth is None and config.depth is not None:
+            raise ValueError(f"network.depth is for a convnet; the depth of {config.architecture} is its own")
+        width = cls.own_width if config.width is None else config.width
+        depth = own_depth if config.depth is None else config.depth
+        return settled(NetworkSettings, config, width=width, depth=depth)
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:

@@ -3,29 +3,36 @@ stage."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import NetworkConfig
-from .network import Network, channels_innermost, normalisation
+from .network import channels_innermost, normalisation
+from .staged import StagedNetwork
 
-STAGES = 4
 _BOTTLENECK_EXPANSION = 4
 
 
-class ResNet(Network):
+class ResNet(StagedNetwork):
     """A stem, four stages of residual blocks, global average pooling and one linear layer.
 
-    `config.architecture` is "resnet18" (blocks of two 3x3 convolutions) or "resnet50" (bottlenecks). The stem
+    A subclass says how many blocks each stage has, and which: two 3x3 convolutions, or bottlenecks. The stem
     follows the shorter side of the images, as is usual in dataset distillation: up to 64 px a 3x3
     convolution; up to 128 px the same and a 2x2 max pooling; beyond, the original 7x7 convolution of stride 2
     and a 3x3 max pooling of stride 2. Stages 2, 3 and 4 halve the sides, rounding up.
 
     Attributes:
-        channels: of the maps after each of the four stages.
+        counts: the blocks of each stage.
+        expansion: the outputs of a block, as a multiple of its width.
     """
 
     own_width = 64
+    he_normal = True
+    counts: ClassVar[tuple[int, ...]]
+    expansion: ClassVar[int]
 
     def __init__(
         self,
@@ -34,12 +41,8 @@ class ResNet(Network):
         config: NetworkConfig,
         channels: int = 3,
     ) -> None:
-        width = self.own_width if config.width is None else config.width
-        counts, block, expansion = {
-            "resnet18": ((2, 2, 2, 2), _basic_block, 1),
-            "resnet50": ((3, 4, 6, 3), _bottleneck, _BOTTLENECK_EXPANSION),
-        }[config.architecture]
-        stage_channels = tuple(width * 2**stage * expansion for stage in range(STAGES))
+        width = self.settings(config, resolution).width
+        stage_channels = tuple(width * 2**stage * self.expansion for stage in range(len(self.counts)))
         super().__init__(num_classes, (channels, *resolution), width, stage_channels[-1])
         self.channels = stage_channels
         if config.norm == "instance" and max(resolution) <= 8:
@@ -51,40 +54,19 @@ class ResNet(Network):
         self.stem = _stem(stem_stride, channels, width, config.norm)
         self.stages = nn.ModuleList()
         inputs = width
-        for stage, count in enumerate(counts):
+        for stage, count in enumerate(self.counts):
             blocks = []
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
-                branch = block(inputs, width * 2**stage, stride, config.norm)
+                branch = self.block(inputs, width * 2**stage, stride, config.norm)
                 blocks.append(_Residual(branch, inputs, self.channels[stage], stride, config.norm))
                 inputs = self.channels[stage]
             self.stages.append(nn.Sequential(*blocks))
 
-    def features(self, images: Tensor) -> Tensor:
-        """[N, channels, H, W] -> [N, feature_dim]: the last maps, averaged over their pixels."""
-        return self.forward_from(self.forward_to(images, STAGES), STAGES)
-
-    def forward_to(self, images: Tensor, stage: int) -> Tensor:
-        """The maps after `stage` (0: after the stem): [N, channels, H, W] -> [N, channels[stage - 1], h, w].
-
-        ``forward_from(forward_to(x, s), s)`` equals ``features(x)`` for every s, on the CPU bit for bit.
-        """
-        maps: Tensor = self.stem(channels_innermost(images))
-        for blocks in self.stages[: _checked(stage)]:
-            maps = blocks(maps)
-        return maps
-
-    def forward_from(self, maps: Tensor, stage: int) -> Tensor:
-        """The features [N, feature_dim] that follow from the maps after `stage`, which stay as they are."""
-        for blocks in self.stages[_checked(stage) :]:
-            maps = blocks(maps)
-        return maps.mean((2, 3))
-
-
-def _checked(stage: int) -> int:
-    if not 0 <= stage <= STAGES:
-        raise ValueError(f"stage must be 0 (the stem) to {STAGES}, got {stage}")
-    return stage
+    @staticmethod
+    @abstractmethod
+    def block(inputs: int, width: int, stride: int, norm: str) -> nn.Module:
+        """The branch of a residual block, with `expansion` * `width` outputs."""
 
 
 class _Residual(nn.Module):
@@ -152,3 +134,19 @@ def _bottleneck(inputs: int, width: int, stride: int, norm: str) -> nn.Sequentia
         nn.Conv2d(width, outputs, kernel_size=1, bias=False),
         normalisation(norm, outputs),
     )
+
+
+class ResNet18(ResNet):
+    """Two blocks a stage, of two 3x3 convolutions each."""
+
+    counts = (2, 2, 2, 2)
+    block = staticmethod(_basic_block)
+    expansion = 1
+
+
+class ResNet50(ResNet):
+    """3, 4, 6 and 3 bottlenecks."""
+
+    counts = (3, 4, 6, 3)
+    block = staticmethod(_bottleneck)
+    expansion = _BOTTLENECK_EXPANSION

@@ -24,7 +24,7 @@ class VGG11(Network):
     def __init__(
         self, num_classes: int, resolution: tuple[int, int], config: NetworkConfig, channels: int = 3
     ) -> None:
-        width = self.own_width if config.width is None else config.width
+        width = self.settings(config, resolution).width
         if min(resolution) < 32:
             raise ValueError(
                 f"a VGG-11 halves an image five times and needs sides of at least 32 px, got "

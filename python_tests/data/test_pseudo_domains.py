@@ -69,7 +69,7 @@ def test_statistics_are_those_of_every_block():
     network = ConvNet(1, (8, 8), dataclasses.replace(NETWORK, norm="none"))  # one class: what it draws
     initialise(network, generator(5, "pseudo-domains", "network"))
     maps, expected = normalise(data.images, *data.channel_statistics()), []
-    for block in network.blocks:
+    for block in network.stages:
         maps = F.conv2d(maps, block.convolution.weight, block.convolution.bias, padding=1)
         maps = F.avg_pool2d(maps.relu(), 2)
         pixels = maps.flatten(2)

@@ -18,6 +18,7 @@ from dgdd_fast.experiments.grid import Workers, read_index, run_grid
 from dgdd_fast.experiments.study import study_from_dict
 from dgdd_fast.matching.registry import OBJECTIVES
 from dgdd_fast.matching.resolve import resolve_distillation
+from dgdd_fast.networks import ConvNet
 from dgdd_fast.plugins import ENVIRONMENT, load_plugins
 
 OWN = Path(__file__).parents[2] / "examples" / "own_objective.py"
@@ -30,8 +31,14 @@ def half(what, resolution):
     return data.select(range(0, len(data), 2))
 
 register_loader("half", half)
-register_network("short", lambda classes, size, config, channels: ConvNet(classes, size, config, channels),
-                 label="Short", own_width=6, own_depth=lambda size: 1)
+class Short(ConvNet):
+    own_width = 6
+
+    @classmethod
+    def own_depth(cls, resolution):
+        return 1
+
+register_network("short", Short, label="Short")
 """
 
 
@@ -110,12 +117,12 @@ def test_a_study_takes_own_names_in_worker_processes_too(tmp_path: Path) -> None
 
 def test_a_name_is_taken_once() -> None:
     build = OBJECTIVES["dm"].build
-    with pytest.raises(ValueError, match="there is an objective 'dm' already"):
+    with pytest.raises(ValueError, match="the method 'dm' exists already"):
         dgdd_fast.register_objective(dgdd_fast.MethodSpec("dm"), build)
     with pytest.raises(ValueError, match="letters, digits"):
         dgdd_fast.register_objective(dgdd_fast.MethodSpec("dm+mine"), build)
     assert "dm+mine" not in METHODS
-    with pytest.raises(ValueError, match="there is a network 'convnet' already"):
-        dgdd_fast.register_network("convnet", lambda *parts: None)  # type: ignore[arg-type, return-value]
-    with pytest.raises(ValueError, match="there is a loader 'embedded-digits' already"):
+    with pytest.raises(ValueError, match="the network 'convnet' exists already"):
+        dgdd_fast.register_network("convnet", ConvNet)
+    with pytest.raises(ValueError, match="the loader 'embedded-digits' exists already"):
         dgdd_fast.register_loader("embedded-digits", lambda what, resolution: toy_domains())

@@ -431,7 +431,7 @@ def test_divergence_is_reported_and_finished_experts_are_kept(data, tmp_path, mo
         ({"reversal_weight": math.nan}, "pretrain.reversal_weight must be finite and not negative, got nan"),
         ({"cutmix_probability": math.nan}, r"cutmix_probability must lie in \[0, 1\], got nan"),
         ({"cutmix_probability": 1.5}, r"cutmix_probability must lie in \[0, 1\]"),
-        ({"network": NetworkConfig()}, "resnet18 or resnet50, got convnet"),
+        ({"network": NetworkConfig("alexnet")}, "alexnet has none; take one of convnet, resnet18, resnet50"),
         ({"network": dataclasses.replace(NETWORK, norm="batch")}, "normalise each sample by itself"),
     ],
 )

@@ -79,16 +79,18 @@ def test_mixstyle_acts_in_training_only_on_half_of_the_passes():
     network.train()
     unchanged = sum(torch.equal(network(images), plain(images)) for _ in range(100))
     assert 10 <= unchanged <= 42  # both layers idle in a quarter of the passes, and 3.5 deviations
-    last = network.blocks[-1]
+    last = network.stages[-1]
     maps = random(6, 8, 4, 4, dtype=torch.float32)
-    assert all(torch.equal(last(maps), plain.blocks[-1](maps)) for _ in range(20))
+    assert all(torch.equal(last(maps), plain.stages[-1](maps)) for _ in range(20))
 
 
 def test_mixstyle_knows_where_it_belongs():
     resnet = network_of(NetworkConfig(architecture="resnet18", width=4))
     install_mixstyle(resnet, generator(0, "mixstyle"))
     assert [len(stage._forward_hooks) for stage in resnet.stages] == [1, 1, 1, 0]
-    with pytest.raises(ValueError, match="ConvNets and ResNets, got AlexNet"):
+    with pytest.raises(
+        ValueError, match=r"between the stages of a network \(convnet, resnet18, resnet50.*AlexNet has none"
+    ):
         install_mixstyle(network_of(NetworkConfig(architecture="alexnet", width=4)), generator(0, "x"))
 
 

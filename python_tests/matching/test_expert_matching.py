@@ -41,7 +41,6 @@ from dgdd_fast.matching.batches import real_batch
 from dgdd_fast.matching.expert_matching import Regularisation
 from dgdd_fast.matching.registry import build_objective
 from dgdd_fast.matching.resolve import resolve_distillation
-from dgdd_fast.networks import ResNet
 from dgdd_fast.synthetic.checkpoint import Checkpoint
 from dgdd_fast.synthetic.gradients import ImageGradients
 from dgdd_fast.synthetic.mosaics import tiles
@@ -442,6 +441,5 @@ def test_the_networks_stay_as_the_pool_says(folder: str) -> None:
     setting = Setting(settings(folder))
     setting.gradients(0, by_domain=True)
     network = setting.objective.matching.space.network
-    assert isinstance(network, ResNet)
     assert not any(parameter.requires_grad for parameter in network.parameters())
     assert all(parameter.grad is None for parameter in network.parameters())

@@ -24,7 +24,7 @@ def random(*shape, seed=0, dtype=torch.float32):
 
 def plain_features(network, images, norm):
     """The features, layer by layer, in contiguous tensors and with PyTorch's own normalisation."""
-    for block in network.blocks:
+    for block in network.stages:
         images = F.conv2d(images.contiguous(), block.convolution.weight, block.convolution.bias, padding=1)
         if norm == "instance":
             images = F.group_norm(images, images.shape[1], block.norm.weight, block.norm.bias, 1e-5)
@@ -55,7 +55,7 @@ def test_features_of_the_standard_resolutions(resolution):
     network = ConvNet(7, resolution)
     assert network.feature_dim == 2048
     assert network(torch.zeros(1, 3, *resolution)).shape == (1, 7)
-    assert [block.convolution.out_channels for block in network.blocks] == [128] * default_depth(resolution)
+    assert [block.convolution.out_channels for block in network.stages] == [128] * default_depth(resolution)
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
@@ -65,7 +65,7 @@ def test_equals_the_plain_layers_with_gradients(norm, resolution, depth):
     for i, parameter in enumerate(network.parameters()):
         parameter.data = random(*parameter.shape, seed=i, dtype=torch.float64)
     images = random(4, 2, *resolution, dtype=torch.float64).requires_grad_()
-    inputs = [images, *network.blocks.parameters()]
+    inputs = [images, *network.stages.parameters()]
     features, expected = network.features(images), plain_features(network, images, norm)
     assert features.shape == (4, network.feature_dim)
     torch.testing.assert_close(features, expected)
@@ -106,7 +106,7 @@ def test_one_operator_ends_a_block_where_first_derivatives_suffice(norm, monkeyp
     assert list(network.state_dict()) == names
     torch.testing.assert_close(twice, expected)
     (grad,) = torch.autograd.grad(twice.square().sum(), images, create_graph=True)
-    torch.autograd.grad(grad.square().sum(), network.blocks[0].convolution.weight)
+    torch.autograd.grad(grad.square().sum(), network.stages[0].convolution.weight)
 
 
 def test_features_leave_autocast_as_wide_as_the_parameters():
@@ -169,7 +169,7 @@ def test_initialise_repeats_the_default_initialisation_of_pytorch(norm):
 def test_initialise_is_uniform_with_the_bound_of_the_fan_in():
     network = ConvNet(10, (32, 32))
     initialise(network, torch.Generator().manual_seed(0))
-    for layer, fan_in in ((network.blocks[1].convolution, 128 * 9), (network.classifier, 2048)):
+    for layer, fan_in in ((network.stages[1].convolution, 128 * 9), (network.classifier, 2048)):
         weight = layer.weight.detach().flatten().double() * math.sqrt(fan_in)
         assert weight.abs().max() <= 1 + 1e-6
         # The Kolmogorov-Smirnov distance to the uniform law; beyond this bound once in about 10^6 draws.
