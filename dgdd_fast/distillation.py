@@ -15,7 +15,7 @@ from .data import DomainDataset
 from .data.pseudo_domains import apply_pseudo_domains
 from .data.real_images import RealImages
 from .experts import ExpertPool
-from .interruption import stop_at_whole_steps
+from .interruption import Interrupted, stop_at_whole_steps
 from .matching.registry import OBJECTIVES, build_objective
 from .matching.resolve import resolve_distillation
 from .precision import arithmetic
@@ -43,8 +43,8 @@ class DistillationDivergedError(RuntimeError):
     """A NaN or Inf in an image gradient. The images are untouched by it."""
 
 
-class DistillationInterrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM; the run was left at a whole iteration."""
+class DistillationInterrupted(Interrupted):
+    """A signal (see `dgdd_fast.interruption`); the run was left at a whole iteration."""
 
 
 def distill(
@@ -77,7 +77,7 @@ def distill(
         ValueError: settings or data that cannot work, a checkpoint in the way, or one of another run.
         DistillationDivergedError: a NaN or Inf in a gradient, with the class, the iteration and the last good
             checkpoint.
-        DistillationInterrupted: Ctrl-C or SIGTERM, after a checkpoint has been written.
+        DistillationInterrupted: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint has been written.
     """
     if target is not None and target in sources.domain_names:
         raise ValueError(f"the target domain {target!r} is among the sources: leave it out before distilling")
@@ -126,9 +126,9 @@ def _distill(
             kept = (tiles, learnt, torch.tensor(losses), to_dict(settings), fingerprint, threads)
             Checkpoint(done, *kept).save(path)
 
-    if first == 0:
-        checkpoint(0)
     with stop_at_whole_steps() as stop:
+        if first == 0:
+            checkpoint(0)
         for iteration in range(first, iterations):
             began = time.perf_counter()
             gradients = objective.gradients(tiles, iteration, by_domain=settings.surgery is not None)
@@ -147,7 +147,8 @@ def _distill(
                 checkpoint(done)
             if stop.is_set():
                 kept = f"resume from {path} with resume=True (--resume)" if path else "nothing is kept"
-                raise DistillationInterrupted(f"stopped after iteration {done} of {iterations}; {kept}")
+                message = f"stopped after iteration {done} of {iterations}; {kept}"
+                raise stop.error(DistillationInterrupted, message)
     return DistilledSet(
         images=mosaic(tiles.cpu(), settings.factor),
         labels=torch.arange(sources.num_classes).repeat_interleave(settings.ipc),

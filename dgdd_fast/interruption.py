@@ -1,35 +1,123 @@
-"""How a loop ends before its time: by a signal, or because its numbers are none any more."""
+"""How a loop ends before its time: by a signal, or because its numbers are none any more.
+
+A handler runs between any two instructions of the main thread, also within itself: it takes no lock, and here
+it does nothing but set an attribute or raise.
+"""
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+# Ctrl-C, `kill`, and a terminal that was closed.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# timeout(1) sends its signal twice, and so does a terminal that is closed: that is one request.
+_seconds_of_one_request = 0.2
 
 
 class TrainingDivergedError(RuntimeError):
     """The loss of a network in training became NaN or infinite."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the work; `number` is the signal's."""
+
+    def __init__(self, message: str = "interrupted", number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class Stop:
+    """The request that a loop ends after its step: the `number` of the signal, None where there was none."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.when = 0.0
+        self.seen = False
+
+    def is_set(self) -> bool:
+        """Whether to end; who asks and is told so has to see to it."""
+        self.seen |= self.number is not None
+        return self.number is not None
+
+    def error(self, kind: type[Interrupted], message: str) -> Interrupted:
+        """What to end with."""
+        return kind(message, signal.SIGINT if self.number is None else self.number)
+
+
 @contextmanager
-def stop_at_whole_steps() -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C or SIGTERM into an event that a loop reads between its steps; a second one
-    interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may handle signals
-        return
+def stop_at_whole_steps() -> Iterator[Stop]:
+    """Turns the first of `SIGNALS` into a request that a loop reads between its steps; a second one raises
+    Interrupted at once.
+
+    A request that nobody has seen raises Interrupted at the end. A signal that was ignored stays ignored
+    (nohup), and in any thread but the main one all signals are left alone.
+    """
+    stop = Stop()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
+        now = time.monotonic()
+        if stop.number is None:
+            stop.number, stop.when = number, now
+        elif number != stop.number or now - stop.when > _seconds_of_one_request:
+            raise Interrupted(number=number)
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handled_by(handle):
         yield stop
+    if stop.number is not None and not stop.seen:
+        raise Interrupted(number=stop.number)
+
+
+@contextmanager
+def raise_at_signals() -> Iterator[None]:
+    """Turns `SIGNALS` into Interrupted, wherever the main thread is."""
+    latest = -math.inf
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal latest
+        now = time.monotonic()
+        again, latest = now - latest < _seconds_of_one_request, now
+        if not again:
+            raise Interrupted(number=number)
+
+    with _handled_by(handle):
+        yield
+
+
+def listen_to_one_request() -> None:
+    """Have no further signal end a loop of this process at once; whoever started it sees to its end."""
+    global _seconds_of_one_request
+    _seconds_of_one_request = math.inf
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Ctrl-C and a closed terminal reach this process afterwards, and a process started here never."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _handled_by(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python lets the main thread alone handle signals
+        return
+    previous = {}
+    try:
+        for number in SIGNALS:
+            found = signal.getsignal(number)
+            if found not in (signal.SIG_IGN, None):  # None: a handler that Python did not set
+                previous[number] = found
+                signal.signal(number, handle)
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

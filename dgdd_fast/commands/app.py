@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 from typing import Annotated, Any
 
 import typer
 import typer.core
 
+from ..interruption import Interrupted, TrainingDivergedError, raise_at_signals
 from ..plugins import load_plugins, loaded_plugins
+from .output import lasting_output, lost_output
 from .terminal import error_console, labelled
 
-USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+USAGE_ERROR, FAILURE = 2, 1
+KILLED = 128  # plus the number of the signal: 130 for Ctrl-C, 143 for SIGTERM
 
 
 class Commands(typer.core.TyperGroup):
     """Ends every foreseeable error in one message and an exit code instead of a traceback."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with lasting_output(), raise_at_signals():
+            return super().main(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
-        except (typer.Exit, BrokenPipeError):
+            result = super().invoke(ctx)
+            if lost := lost_output():
+                raise OSError(f"not all of the output could be written ({lost.strerror}); the work is done")
+            return result
+        except typer.Exit:
             raise
         except Exception as error:
             code = _exit_code(error)
             if code is None or ctx.params["debug"]:
                 raise
-            message = str(error)
+            message = _message(error)
         except KeyboardInterrupt as interrupt:
-            code, message = INTERRUPTED, str(interrupt) or "interrupted"
+            number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
+            code, message = KILLED + number, str(interrupt) or "interrupted"
         error_console.print(labelled("error", "bold red", message))
         raise typer.Exit(code)
 
@@ -39,9 +51,30 @@ def _exit_code(error: Exception) -> int | None:
     if isinstance(error, (ValueError, OSError)):
         return USAGE_ERROR
     from ..distillation import DistillationDivergedError
-    from ..interruption import TrainingDivergedError
 
-    return FAILURE if isinstance(error, (DistillationDivergedError, TrainingDivergedError)) else None
+    failed = (DistillationDivergedError, TrainingDivergedError, MemoryError)
+    return FAILURE if isinstance(error, failed) or _is_out_of_memory(error) else None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation of torch's failed; on the CPU it has no type of its own."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in str(error) or "bad_alloc" in str(error)
+    )
+
+
+def _message(error: Exception) -> str:
+    if not isinstance(error, MemoryError) and not _is_out_of_memory(error):
+        return str(error)
+    reason = str(error).strip().splitlines()
+    return (
+        f"there is not enough memory{f' ({reason[0]})' if reason else ''}; use smaller images, fewer of them, "
+        "or a smaller network"
+    )
 
 
 app = typer.Typer(

@@ -30,6 +30,7 @@ from ..config.run import (
     read_run_config,
     write_run_config,
 )
+from ..interruption import Interrupted
 from .options import (
     SOURCE_HELP,
     Classes,
@@ -244,7 +245,7 @@ def _default_folder(run: RunConfig) -> Path:
 
 def _distill(run: RunConfig, out: Path, resume: bool) -> None:
     from ..data import load_dataset
-    from ..distillation import CHECKPOINT_NAME, DistillationInterrupted
+    from ..distillation import CHECKPOINT_NAME
     from ..distillation import distill as run_distillation
     from ..files import write_atomically
     from ..synthetic.checkpoint import CheckpointError
@@ -285,7 +286,7 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
         if earlier is not None:
             write_atomically(config_file, earlier)  # these settings did not become the run's
         raise
-    except DistillationInterrupted:
+    except Interrupted:
         console.print(f"to go on: dgdd distill --resume --out {out}")
         raise
     distilled.save(out / SET_NAME)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..config import override
+from ..interruption import Interrupted
 from .app import FAILURE
 from .options import PRECISION_HELP, Classes, names_in, set_threads, usable_device
 from .terminal import ProgressDisplay, console, labelled
@@ -93,10 +96,20 @@ def grid(
         chosen = dataclasses.replace(chosen, tuned=str(tuned))
     chosen_workers = workers_to_use(workers, devices, ray, threads)
     out = out or Path("grids") / Path(study).stem
-    with GridProgress() as display:
+    with GridProgress() as display, to_go_on():
         outcome = run_grid(chosen, out, chosen_workers, display.show)
     show_outcome(outcome, out)
     console.print(f"next: dgdd table {out}")
+
+
+@contextmanager
+def to_go_on() -> Iterator[None]:
+    """Says what to do after an interruption."""
+    try:
+        yield
+    except Interrupted:
+        console.print("to go on: the same command again")
+        raise
 
 
 def study_to_run(

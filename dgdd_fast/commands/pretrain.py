@@ -10,6 +10,7 @@ import typer
 from ..config import PretrainConfig, from_dict, override, to_dict, with_assignments
 from ..config.run import NO_TARGET
 from ..config.yaml_text import load_yaml
+from ..interruption import Interrupted
 from .options import (
     SOURCE_HELP,
     Classes,
@@ -112,7 +113,6 @@ def pretrain(
     dgdd pretrain --data pacs/ --target photo --set pretrain.learning_rate=0.02 --set pretrain.refit_epochs=5
     """
     from ..data import load_dataset
-    from ..experts.pretrain import PretrainingInterrupted
     from ..experts.pretrain import pretrain as train_experts
 
     settings = PRETRAIN if config is None else _read_settings(config)
@@ -152,7 +152,7 @@ def pretrain(
                 device=device,
                 progress=lambda state: meter.show(state.expert * state.epochs + state.epoch, _detail(state)),
             )
-    except PretrainingInterrupted:
+    except Interrupted:
         console.print(f"to go on: the same command with --resume --out {out}")
         raise
     console.print(f"written: {out}, {settings.experts} experts")

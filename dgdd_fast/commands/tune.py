@@ -19,6 +19,7 @@ from .grid import (
     WorkerThreads,
     show_outcome,
     study_to_run,
+    to_go_on,
     workers_to_use,
 )
 from .options import Classes
@@ -60,7 +61,7 @@ def tune(
     chosen = study_to_run(study, data, classes, scale, precision)
     chosen_workers = workers_to_use(workers, devices, ray, threads)
     out = out or Path("tunings") / Path(study).stem
-    with GridProgress() as display:
+    with GridProgress() as display, to_go_on():
         found, outcome = run_tuning(chosen, out, chosen_workers, display.show)
     for column, methods in found.items():
         for method, budgets in methods.items():

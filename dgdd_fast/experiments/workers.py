@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
-import signal
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from ..interruption import Interrupted, held_back, listen_to_one_request
 from ..plugins import load_plugins, loaded_plugins
 from .job import EVENTS, JobData, JobProgress, ProgressCallback, run_job
 from .plan import Job, PoolJob
@@ -45,7 +45,8 @@ def run_in_processes(
     """The jobs in `workers` processes of this machine, the devices handed out in turn.
 
     A worker that dies is replaced and its job runs again from its checkpoint, `ATTEMPTS` times in all.
-    Ctrl-C lets every worker write its checkpoint, then ends.
+    A signal (see `dgdd_fast.interruption`) lets every worker write its checkpoint, then ends; a second one
+    ends all at once.
 
     Args:
         threads: CPU threads for each worker; None shares the machine's evenly.
@@ -77,8 +78,21 @@ def run_in_processes(
                         detail = f"its worker died {ATTEMPTS} times: is there enough memory?"
                         tell(JobProgress(lost.name, "failed", 0, 0, detail))
     finally:
+        _stop(team)
+
+
+def _stop(team: Sequence[_Worker]) -> None:
+    """End the workers: those at work are left the time to write their checkpoints, all at the same time."""
+    try:
         for worker in team:
-            worker.stop()
+            worker.ask_to_stop()
+        deadline = time.monotonic() + SECONDS_TO_STOP
+        for worker in team:
+            if worker.job is not None:
+                worker.process.join(max(0.0, deadline - time.monotonic()))
+    finally:
+        for worker in team:
+            worker.kill()
 
 
 class _Worker:
@@ -92,7 +106,8 @@ class _Worker:
         self.process: SpawnProcess = context.Process(
             target=_serve, args=(theirs, root, device, threads), daemon=True
         )
-        self.process.start()
+        with held_back():  # for ever in the process that starts here: its parent hears them and tells it
+            self.process.start()
         theirs.close()
 
     def give(self, job: AnyJob) -> None:
@@ -113,11 +128,12 @@ class _Worker:
         self.pipe.close()
         return self.job
 
-    def stop(self) -> None:
-        """End the process: one at work is left the time to write its checkpoint."""
+    def ask_to_stop(self) -> None:
+        """Have the process end after its step, if it is at work."""
         if self.job is not None and self.process.is_alive():
-            os.kill(self.process.pid or 0, signal.SIGTERM)
-            self.process.join(SECONDS_TO_STOP)
+            self.process.terminate()
+
+    def kill(self) -> None:
         self.process.kill()
         self.process.join()
         self.pipe.close()
@@ -126,10 +142,11 @@ class _Worker:
 def _serve(pipe: Connection, root: Path, device: str, threads: int) -> None:
     """The life of a worker process: jobs in, reports out, until the parent ends it.
 
-    It has a session of its own, so that Ctrl-C reaches the parent alone, which then asks for a checkpoint by
-    SIGTERM once: a second signal would end a distillation without one.
+    Ctrl-C and a closed terminal are for the parent, which then asks for a checkpoint by SIGTERM; a scheduler
+    that sends one to every process asks for no more than that.
     """
     os.setsid()
+    listen_to_one_request()
     load_plugins(loaded_plugins())
     torch.set_num_threads(threads)
     told, data = 0.0, JobData()
@@ -149,7 +166,10 @@ def _serve(pipe: Connection, root: Path, device: str, threads: int) -> None:
             job: AnyJob = pipe.recv()
         except EOFError:
             return
-        run_job(_on_device(job, device), root, tell, data)
+        try:
+            run_job(_on_device(job, device), root, tell, data)
+        except Interrupted:
+            return
 
 
 def run_on_ray(

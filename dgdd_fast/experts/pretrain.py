@@ -18,7 +18,7 @@ from ..data.augment import augment, cutmix, draw_batch, draw_cutmix, mixed_label
 from ..data.real_images import RealImages
 from ..generalization.fact import draw_partners, mix_normalised
 from ..generalization.irm import invariance_penalty
-from ..interruption import TrainingDivergedError, stop_at_whole_steps
+from ..interruption import Interrupted, TrainingDivergedError, stop_at_whole_steps
 from ..networks import has_stages, initialise, resolve_network, rows_per_chunk, staged_architectures
 from ..precision import arithmetic, autocast
 from ..seeds import generator
@@ -41,8 +41,8 @@ class PretrainProgress(NamedTuple):
     measures: dict[str, Any]
 
 
-class PretrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM; the pretraining was left at a whole step."""
+class PretrainingInterrupted(Interrupted):
+    """A signal (see `dgdd_fast.interruption`); the pretraining was left at a whole step."""
 
 
 def pretrain(
@@ -85,7 +85,7 @@ def pretrain(
     Raises:
         ValueError: settings that cannot work, a pool in the way, or one of other settings or data.
         TrainingDivergedError: the loss became NaN or infinite.
-        PretrainingInterrupted: Ctrl-C or SIGTERM, after a checkpoint has been written.
+        PretrainingInterrupted: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint has been written.
     """
     settings = resolve_pretraining(config, sources)
     folder = Path(folder)
@@ -106,10 +106,11 @@ def pretrain(
                 if stopped or (epoch_ended and training.epoch % settings.checkpoint_every == 0):
                     training.save(path)
                 if stopped:
-                    raise PretrainingInterrupted(
+                    raise stop.error(
+                        PretrainingInterrupted,
                         f"stopped after {training.epoch} of {training.epochs} epochs of expert "
                         f"{len(pool) + 1} of {settings.experts}; go on from {folder} with resume=True "
-                        "(--resume)"
+                        "(--resume)",
                     )
             pool.add(training.initial, dict(training.expert.named_parameters()), training.log)
             path.unlink(missing_ok=True)

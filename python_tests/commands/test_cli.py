@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-import threading
+import signal
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from dgdd_fast.config import DistillConfig, NetworkConfig, SurgeryConfig, method
 from dgdd_fast.config.run import RunConfig, read_run_config, write_run_config
 from dgdd_fast.distillation import DistillationInterrupted
 from dgdd_fast.experts import ExpertPool
+from dgdd_fast.interruption import Stop
 from dgdd_fast.synthetic.distilled_set import DistilledSet
 
 TINY = ["--ipc", "3", "--iterations", "2", "--width", "8", "--batch-real", "4"]
@@ -461,6 +462,6 @@ def test_pretrain_goes_on_after_ctrl_c(pictures, tmp_path, monkeypatch):
 
 @contextlib.contextmanager
 def stopped_at_once():
-    stop = threading.Event()
-    stop.set()
+    stop = Stop()
+    stop.number = signal.SIGINT
     yield stop

@@ -170,7 +170,10 @@ class StandIn:
         tell(JobProgress(self.job.name, self.pipe.recv(), 0, 0))
         self.job = None
 
-    def stop(self) -> None:
+    def ask_to_stop(self) -> None:
+        assert self.job is None
+
+    def kill(self) -> None:
         self.pipe.close()
 
 
@@ -218,6 +221,7 @@ def test_a_worker_runs_its_jobs_on_the_device_it_was_given(
 
     monkeypatch.setattr(workers, "run_job", run_job)
     monkeypatch.setattr(os, "setsid", lambda: None)  # this process keeps its session
+    monkeypatch.setattr(workers, "listen_to_one_request", lambda: None)
     threads: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     ours, theirs = multiprocessing.Pipe()
