@@ -14,6 +14,7 @@ from .config import DistillConfig, DistillSettings, method_spec, to_dict
 from .data import DomainDataset
 from .data.pseudo_domains import apply_pseudo_domains
 from .data.real_images import RealImages
+from .data.record import ImageRecord
 from .experts import ExpertPool
 from .interruption import Interrupted, stop_at_whole_steps
 from .matching.registry import OBJECTIVES, build_objective
@@ -95,7 +96,7 @@ def _distill(
     target: str | None,
     progress: Callable[[Progress], None] | None,
 ) -> DistilledSet:
-    real_domains = list(sources.domain_names)
+    real_domains, record = list(sources.domain_names), ImageRecord.of(sources)
     sources = apply_pseudo_domains(sources, config, device)
     settings = resolve_distillation(config, sources)
     fingerprint = _fingerprint(sources, settings)
@@ -162,6 +163,7 @@ def _distill(
         provenance={
             "dataset": sources.name,
             "fingerprint": fingerprint,
+            "learnt_from": record.to_json(),
             "sources": real_domains,
             "target": target,
             "iterations": max(first, iterations),

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from .config import EvaluateConfig, EvaluateSettings, to_dict
+from .config import EvaluateConfig, EvaluateSettings, from_dict, to_dict
 from .data import DomainDataset
 from .networks import describe_network
 from .seeds import derive_seed
 from .synthetic.distilled_set import DistilledSet
-from .training import SCHEDULES, accuracy, resolve_training, train_network
+from .synthetic.meeting import record_of
+from .training import SCHEDULES, accuracy, check_training, resolve_training, train_network
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,16 @@ class Evaluation:
             "config": to_dict(self.config),
         }
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Evaluation:
+        """What `to_dict` gave. Raises ValueError, KeyError or TypeError for anything else."""
+        accuracies = {
+            name: [float(run) for run in part["runs"]] for name, part in values["accuracies"].items()
+        }
+        if len({len(runs) for runs in accuracies.values()}) != 1:
+            raise ValueError("the test sets differ in the number of runs")
+        return cls(accuracies, from_dict(EvaluateSettings, values["config"]))
+
 
 def evaluate(
     training: DistilledSet | DomainDataset,
@@ -86,6 +98,8 @@ def evaluate(
     *,
     device: str | torch.device = "cpu",
     progress: Callable[[int], None] | None = None,
+    done: Evaluation | None = None,
+    keep: Callable[[Evaluation], None] | None = None,
 ) -> Evaluation:
     """Train `config.runs` fresh networks on a distilled set, or on a whole data set, and test each once on
     every test set.
@@ -98,12 +112,18 @@ def evaluate(
         device: where to train and test. On the CPU, with one number of threads, a seed gives the same
             accuracies again.
         progress: called after every epoch with the number of epochs done so far, of ``runs * epochs``.
+        done: the first runs, from an evaluation that was interrupted; only the others are trained.
+        keep: called after every run with the evaluation so far.
+
+    Warns of test images that are pixel for pixel among those that the set was distilled from.
 
     Raises:
-        ValueError: settings out of range, no test set, or one that does not fit.
+        ValueError: settings out of range, no test set, or one that does not fit, a network that cannot be
+            trained, or runs that were done with other settings or tests.
         TrainingDivergedError: the loss became NaN or infinite.
     """
     settings = resolve_training(config, training.resolution, training.flip_safe)
+    check_training(settings, len(training.class_names), training.resolution)
     _check_tests(training, tests)
     if isinstance(training, DistilledSet):
         images, labels, _ = training.training_images
@@ -112,7 +132,10 @@ def evaluate(
         images, labels = training.images, training.labels
         mean, std = training.channel_statistics()
     accuracies: dict[str, list[float]] = {name: [] for name in tests}
-    for run in range(settings.runs):
+    if done is not None:
+        _check_done(done, settings, tests)
+        accuracies = {name: list(done.accuracies[name]) for name in tests}
+    for run in range(0 if done is None else done.runs, settings.runs):
         network = train_network(
             images,
             labels,
@@ -125,6 +148,8 @@ def evaluate(
         )
         for name, test in tests.items():
             accuracies[name].append(accuracy(network, test, mean, std, settings.precision))
+        if keep is not None:
+            keep(Evaluation({name: list(values) for name, values in accuracies.items()}, settings))
     return Evaluation(accuracies, settings)
 
 
@@ -132,7 +157,21 @@ def _shifted(progress: Callable[[int], None], offset: int) -> Callable[[int], No
     return lambda epoch: progress(offset + epoch)
 
 
+def _check_done(done: Evaluation, settings: EvaluateSettings, tests: Mapping[str, DomainDataset]) -> None:
+    if set(done.accuracies) != set(tests):
+        raise ValueError(f"the runs done have the tests {', '.join(done.accuracies)}, not {', '.join(tests)}")
+    if name := other_setting(done.config, settings):
+        raise ValueError(f"the runs done have another {name}")
+
+
+def other_setting(done: EvaluateSettings, wanted: EvaluateSettings) -> str | None:
+    """The first setting in which two evaluations differ so that they cannot be one; None where none is."""
+    there, here = to_dict(dataclasses.replace(done, runs=wanted.runs)), to_dict(wanted)
+    return next((name for name in here if there[name] != here[name]), None)
+
+
 def _check_tests(training: DistilledSet | DomainDataset, tests: Mapping[str, DomainDataset]) -> None:
+    record = record_of(training) if isinstance(training, DistilledSet) else None
     if not tests:
         raise ValueError("evaluate needs at least one test set")
     for name, test in tests.items():
@@ -147,4 +186,11 @@ def _check_tests(training: DistilledSet | DomainDataset, tests: Mapping[str, Dom
             raise ValueError(
                 f"the test set {name!r} has images of {test.resolution} px, the training set of "
                 f"{training.resolution} px; load the data at the resolution of the training set"
+            )
+        known = 0 if record is None else record.without(test)[1]
+        if known:
+            warnings.warn(
+                f"{known} of the {len(test)} images of the test set {name!r} are among those that the set "
+                "was distilled from",
+                stacklevel=3,
             )

@@ -130,6 +130,18 @@ def resolve_training(
     )
 
 
+def check_training(config: EvaluateSettings, num_classes: int, resolution: tuple[int, int]) -> None:
+    """Raise ValueError for a network that cannot be trained with these settings; takes no memory for it."""
+    try:
+        with torch.device("meta"):
+            network = build_network(num_classes, resolution, config.network)
+            training_loss(
+                config, network, torch.zeros(3), torch.ones(3), generator(config.seed, "generalize")
+            )
+    except NotImplementedError:  # a network of a plugin's that computes while it is built
+        pass
+
+
 def train_network(
     images: Tensor,
     labels: Tensor,

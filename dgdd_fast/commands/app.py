@@ -72,8 +72,8 @@ def _message(error: Exception) -> str:
         return str(error)
     reason = str(error).strip().splitlines()
     return (
-        f"there is not enough memory{f' ({reason[0]})' if reason else ''}; use smaller images, fewer of them, "
-        "or a smaller network"
+        f"there is not enough memory{f' ({reason[0]})' if reason else ''}; use smaller images, fewer of "
+        "them, or a smaller network"
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +29,7 @@ from .options import (
     SOURCE_HELP,
     Depth,
     Device,
+    Overwrite,
     Precision,
     Settings,
     Threads,
@@ -38,7 +39,8 @@ from .options import (
     set_threads,
     usable_device,
 )
-from .terminal import Meter, accuracy_table, console
+from .results import ResultsFile
+from .terminal import Meter, accuracy_table, console, note
 
 if TYPE_CHECKING:
     from ..data import DomainDataset
@@ -107,6 +109,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(metavar="JSON", help="Default: evaluation.json beside the set.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train networks from scratch on a distilled set and test them, each once after its last epoch.
 
@@ -114,7 +117,10 @@ def evaluate(
     domains (Random), and for a set of mosaics also in mosaics of real images
     (Random+mosaics). The network is that of the distillation, unless --architecture,
     --width, --depth (of a ConvNet) or --norm say otherwise. Of the data, the classes
-    of the set are used.
+    of the set are used, and no image that it was distilled from.
+
+    Results are written as they come: the same command again goes on after Ctrl-C, and
+    only trains what is missing.
 
     \b
     dgdd evaluate runs/sketch
@@ -123,8 +129,8 @@ def evaluate(
     """
     from ..distillation import distill as distill_set
     from ..evaluation import evaluate as run_evaluation
-    from ..files import write_atomically
     from ..synthetic.distilled_set import DistilledSet
+    from ..training import check_training, resolve_training
 
     if recipe not in RECIPES:
         raise ValueError(f"--recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
@@ -134,18 +140,25 @@ def evaluate(
     set_threads(threads)
     path = set_file(distilled_set)
     distilled = DistilledSet.load(path)
-    sources, tests = _test_sets(distilled, _data_of(path, data), on)
     trained_on = from_dict(DistillConfig, distilled.config)
     config = override(RECIPES[recipe], runs=runs, epochs=epochs, seed=seed)
     config = override(config, generalize=generalize, precision=precision)
     config = with_assignments(config, assignments(settings_given), "evaluate")
-    architectures = architecture or [trained_on.network.architecture]
+    architectures = list(dict.fromkeys(architecture or [trained_on.network.architecture]))
     if depth is not None and not any(map(has_depth, architectures)):
         raise ValueError(
             f"--depth is of a convnet, and {', '.join(architectures)} has a depth of its own; leave --depth "
             "out, or add --architecture convnet"
         )
     networks = [_network(trained_on.network, name, width, depth, norm) for name in architectures]
+    resolved = []
+    for network in networks:
+        given = dataclasses.replace(config, network=network)
+        given = with_assignments(given, assignments(settings_given), "evaluate")
+        settings = resolve_training(given, distilled.resolution, distilled.flip_safe)
+        check_training(settings, len(distilled.class_names), distilled.resolution)
+        resolved.append(settings)
+    sources, tests = _test_sets(distilled, _data_of(path, data), on)
     method = method_name(trained_on)
     sets: dict[str, DistilledSet | DomainDataset] = {method: distilled}
     if not no_random and trained_on.objective != RANDOM:
@@ -158,22 +171,36 @@ def evaluate(
             sets["random+mosaics"] = distill_set(sources, mosaics)
     if whole:
         sets["whole"] = sources
-    report: dict[str, Any] = {"set": str(path), "ipc": distilled.ipc, "provenance": distilled.provenance}
-    report["results"] = {}
-    for network in networks:
-        settings = dataclasses.replace(config, network=network)
-        settings = with_assignments(settings, assignments(settings_given), "evaluate")
-        of_network = f", {settings.network.architecture}" if len(networks) > 1 else ""
+    file = ResultsFile(out or path.with_name("evaluation.json"), path, distilled, tests, overwrite)
+    titles = [
+        {name: f"{name}, {settings.network.architecture}" if len(resolved) > 1 else name for name in sets}
+        for settings in resolved
+    ]
+    for settings, titled in zip(resolved, titles, strict=True):
+        for title in titled.values():
+            file.done(title, settings)  # refuses before anything is trained
+    for settings, titled in zip(resolved, titles, strict=True):
         results = {}
-        for name, images in sets.items():
-            with Meter(f"training on {name}{of_network}", settings.runs * settings.epochs) as meter:
-                results[name] = run_evaluation(images, tests, settings, device=device, progress=meter.show)
-            report["results"][f"{name}{of_network}"] = results[name].to_dict()
+        for name, title in titled.items():
+            found = file.done(title, settings)
+            if found is None or found.runs < settings.runs:
+                with Meter(f"training on {title}", settings.runs * settings.epochs) as meter:
+                    found = run_evaluation(
+                        sets[name],
+                        tests,
+                        settings,
+                        device=device,
+                        progress=meter.show,
+                        done=found,
+                        keep=functools.partial(file.keep, title),
+                    )
+            else:
+                note(f"{title} stands in {file.path} already, {found.runs} networks: not trained again")
+            results[name] = found
         console.print(accuracy_table(results))
         console.print(f"{distilled.ipc} images per class; {results[method].description}")
-    out = out or path.with_name("evaluation.json")
-    write_atomically(out, (json.dumps(report, indent=2) + "\n").encode())
-    console.print(f"written: {out}")
+    file.check()
+    console.print(f"written: {file.path}")
 
 
 def _network(
@@ -202,21 +229,31 @@ def _data_of(path: Path, given: str | None) -> str:
 def _test_sets(
     distilled: DistilledSet, source: str, on: str
 ) -> tuple[DomainDataset, dict[str, DomainDataset]]:
-    """The training part of the set's source domains, and what to test on by name."""
+    """The training part of the set's source domains, and what to test on by name: no image that the set was
+    distilled from, whatever has become of the data since."""
     from ..data import load_dataset
+    from ..synthetic.meeting import meet, record_of
 
     height, width = distilled.resolution
     dataset = load_dataset(source, height if height == width else None, classes=distilled.class_names)
     # The set's own domains may be pseudo-domains.
     seen = distilled.provenance.get("sources", distilled.domain_names)
-    sources = dataset.only_domains(seen)
     target = distilled.provenance.get("target")
     unseen = [name for name in dataset.domain_names if name not in seen] if target is None else [target]
     if on == "target" and not unseen:
         raise ValueError("no domain was held out when this set was distilled; test it --on sources")
+    sources = meet(distilled, dataset.only_domains(seen))
+    if sources.note is not None:
+        note(sources.note)
     tests: dict[str, DomainDataset] = {}
     if on != "sources":
         tests |= {f"{name} (held out)": dataset.only_domains([name]) for name in unseen}
-    if on != "target":
-        tests["source domains"] = sources.test()
-    return sources.train(), tests
+    if on != "target" and (sources.known or on == "sources" or not tests):
+        tests["source domains"] = sources.data.test()
+    record = record_of(distilled)
+    if record is not None:
+        for name, test in tests.items():
+            tests[name], count = record.without(test)
+            if count:
+                note(f"{count} of {len(test)} images of {name} are left out: the set was distilled from them")
+    return sources.data.train(), tests

@@ -10,7 +10,8 @@ import typer
 from ..config import shown
 from ..config.run import NO_TARGET, SET_NAME
 from ..config.yaml_text import parse_yaml
-from .terminal import console, labelled
+from ..files import check_writable
+from .terminal import note
 
 if TYPE_CHECKING:
     from ..data import DomainDataset
@@ -34,6 +35,7 @@ Settings = Annotated[
     ),
 ]
 Width = Annotated[int | None, typer.Option(min=1, help="Channels of the ConvNet.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out names, if it is there.")]
 Depth = Annotated[int | None, typer.Option(min=1, help="Blocks of the ConvNet. Default: by resolution.")]
 
 
@@ -67,6 +69,14 @@ def set_file(path: Path) -> Path:
     return path / SET_NAME if path.is_dir() else path
 
 
+def free_file(path: Path, overwrite: bool) -> Path:
+    """`path`, where a file may be written. Raises ValueError where there is one that may not be replaced."""
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists: choose another --out, or give --overwrite to replace it")
+    check_writable(path)
+    return path
+
+
 def set_threads(threads: int | None) -> None:
     if threads is not None:
         import torch
@@ -93,4 +103,4 @@ def usable_device(name: str | None) -> str:
 
 def show_warnings(dataset: DomainDataset) -> None:
     for warning in dataset.warnings:
-        console.print(labelled("note", "yellow", warning))
+        note(warning)

@@ -1,4 +1,4 @@
-"""Output that cannot be written never costs a result: a stream that is closed, full, or of another encoding."""
+"""Output that cannot be written, on a stream that is closed, full or of another encoding, costs no result."""
 
 from __future__ import annotations
 

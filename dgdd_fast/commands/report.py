@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .options import SOURCE_HELP
-from .terminal import console, labelled
+from .terminal import console, note
 
 
 def report(
@@ -48,7 +48,7 @@ def report(
     except DataError as error:
         if data is not None:
             raise
-        console.print(labelled("note", "yellow", f"{error}; pictures with real images are left out"))
+        note(f"{error}; pictures with real images are left out")
         dataset = None
     out = out or folder / "report.html"
     for section in write_report(out, index, dataset, against):

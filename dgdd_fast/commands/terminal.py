@@ -30,6 +30,11 @@ def labelled(label: str, style: str, text: str) -> Text:
     return Text.assemble((f"{label}:", style), f" {text}")
 
 
+def note(text: str) -> None:
+    """Say what is odd and does not stop the command."""
+    console.print(labelled("note", "yellow", text))
+
+
 def duration(seconds: float) -> str:
     """Seconds for a reader: ``45 s``, ``3 min 20 s``, ``2 h 5 min``."""
     whole = round(seconds)

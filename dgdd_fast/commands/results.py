@@ -1,0 +1,97 @@
+"""The file that `dgdd evaluate` writes: what was tested and how it went, written anew after every network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files import check_writable, write_atomically
+
+if TYPE_CHECKING:
+    from ..config import EvaluateSettings
+    from ..data import DomainDataset
+    from ..evaluation import Evaluation
+    from ..synthetic.distilled_set import DistilledSet
+
+# What must be the same for results to stand in one file.
+_SUBJECT = {"set_sha256": "another set", "tests": "other test images"}
+
+
+class ResultsFile:
+    """Results by name, in a JSON file that holds at any time all that was finished.
+
+    Raises ValueError for a file that holds anything else than results of the same set on the same images,
+    unless `overwrite`; OSError where no file can be written at `path`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        set_path: Path,
+        distilled: DistilledSet,
+        tests: Mapping[str, DomainDataset],
+        overwrite: bool,
+    ) -> None:
+        check_writable(path)
+        self.path = path
+        self._fault: OSError | None = None
+        provenance = {name: value for name, value in distilled.provenance.items() if name != "learnt_from"}
+        self._report: dict[str, Any] = {
+            "set": str(set_path),
+            "set_sha256": hashlib.sha256(set_path.read_bytes()).hexdigest(),
+            "ipc": distilled.ipc,
+            "provenance": provenance,
+            "tests": {
+                name: {"images": len(test), "fingerprint": test.fingerprint()} for name, test in tests.items()
+            },
+            "results": {},
+        }
+        if path.exists() and not overwrite:
+            self._report["results"] = self._earlier()
+
+    def _earlier(self) -> dict[str, Any]:
+        try:
+            earlier = json.loads(self.path.read_bytes())
+            results = earlier["results"]
+            other = next((what for key, what in _SUBJECT.items() if earlier[key] != self._report[key]), None)
+        except (KeyError, TypeError, ValueError):
+            results, other = None, "something else, or results of a version before"
+        if other is not None or not isinstance(results, dict):
+            raise self._in_the_way(f"results of {other}" if other in _SUBJECT.values() else str(other))
+        return results
+
+    def done(self, name: str, settings: EvaluateSettings) -> Evaluation | None:
+        """The runs of a result that are there. Raises ValueError where they are of other settings."""
+        from ..evaluation import Evaluation, other_setting
+
+        values = self._report["results"].get(name)
+        if values is None:
+            return None
+        try:
+            found = Evaluation.from_dict(values)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise self._in_the_way(f"{name} damaged") from None
+        if different := other_setting(found.config, settings):
+            there, here = getattr(found.config, different), getattr(settings, different)
+            raise self._in_the_way(f"{name} with {different} = {there}, not {here}")
+        return found
+
+    def keep(self, name: str, evaluation: Evaluation) -> None:
+        """Write the file; where that fails, `check` tells later: the result is to be shown all the same."""
+        self._report["results"][name] = evaluation.to_dict()
+        try:
+            write_atomically(self.path, (json.dumps(self._report, indent=2) + "\n").encode())
+            self._fault = None
+        except OSError as error:
+            self._fault = error
+
+    def check(self) -> None:
+        """Raises OSError where not all that was kept is in the file."""
+        if self._fault is not None:
+            raise OSError(f"{self.path} could not be written ({self._fault.strerror}): note what is above")
+
+    def _in_the_way(self, what: str) -> ValueError:
+        return ValueError(f"{self.path} holds {what}: write to another file (--out), or give --overwrite")

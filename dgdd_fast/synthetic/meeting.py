@@ -1,0 +1,51 @@
+"""A distilled set meets data: which of their images was it distilled from, and have they changed since?"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from ..config import DistillConfig, from_dict
+from ..data import DomainDataset
+from ..data.pseudo_domains import apply_pseudo_domains
+from ..data.record import ImageRecord
+from .distilled_set import DistilledSet
+
+
+class Meeting(NamedTuple):
+    """The data, of the set's source domains.
+
+    Attributes:
+        data: their training part is what the set was distilled from.
+        note: what has changed, in a sentence; None for nothing.
+        known: False where a set of a version before does not tell what it was distilled from: then the test
+            part may hold some of it.
+    """
+
+    data: DomainDataset
+    note: str | None
+    known: bool
+
+
+def record_of(distilled: DistilledSet) -> ImageRecord | None:
+    """The images that a set was distilled from; None where a version before has not recorded them."""
+    return ImageRecord.from_json(distilled.provenance.get("learnt_from"))
+
+
+def meet(distilled: DistilledSet, data: DomainDataset) -> Meeting:
+    """Raises DataError where `data` are not, or not any more, what the set was distilled from."""
+    record = record_of(distilled)
+    if record is not None:
+        split, change = record.split(data)
+        return Meeting(split, change, True)
+    fingerprint = str(distilled.provenance.get("fingerprint")).partition(" ")[0]  # behind it, the experts'
+    config = from_dict(DistillConfig, distilled.config)
+    if apply_pseudo_domains(data.train(), config, torch.device("cpu")).fingerprint() == fingerprint:
+        return Meeting(data, None, True)
+    return Meeting(
+        data,
+        f"{data.name}, or its split, is not what this set was distilled from, and a set of an earlier "
+        "version does not tell its images: the source domains cannot be tested without a doubt",
+        False,
+    )
