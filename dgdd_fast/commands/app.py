@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import signal
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -111,7 +109,4 @@ def dgdd(
     dgdd table grids/NAME
     dgdd doctor
     """
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is shown as \\xe9
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     load_plugins([*loaded_plugins(), *(plugin or ())])
