@@ -111,11 +111,13 @@ def _distill(
     iterations = 0 if method_spec(settings).family == "coreset" else settings.iterations
 
     # What is optimised are the tiles of the images; without mosaics, a tile is an image.
-    tiles = (start.tiles if resumed is None else resumed.images).to(device, copy=True)
+    tiles = start.tiles.to(device, copy=True)
     optimizer = ImageOptimizer(settings, mean, std, domain_index, tiles, sources.num_classes)
     losses: list[list[float]] = []
     first = 0
-    if resumed is not None:
+    if resumed is not None and path is not None:
+        resumed.check_fits(path, tiles, {**optimizer.state, **objective.state})
+        tiles.copy_(resumed.images)
         optimizer.restore(resumed.optimizer)
         objective.restore(resumed.optimizer)
         losses, first = resumed.losses.tolist(), resumed.iteration

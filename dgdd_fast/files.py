@@ -1,9 +1,36 @@
-"""Writing files so that a crash never leaves half of one."""
+"""Reading and writing files: what never ends is not read, and a crash never leaves half of one."""
 
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
+
+
+def read_file(path: Path, most: int | None = None) -> bytes:
+    """The content of a file.
+
+    Raises ValueError, without the path, for what may have no end (a pipe, a device), for a folder, and for
+    more than `most` bytes; OSError for what is not there or may not be read.
+    """
+    found = os.stat(path)  # before it is opened: to open a pipe is to wait for what writes to it
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"this is {_kind(found.st_mode)}, and a file is needed")
+    if most is not None and found.st_size > most:
+        raise ValueError(f"this has {found.st_size} bytes, far more than a file of its kind")
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _kind(mode: int) -> str:
+    for test, kind in (
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISFIFO, "a pipe"),
+        (stat.S_ISSOCK, "a socket"),
+    ):
+        if test(mode):
+            return kind
+    return "a device"
 
 
 def check_writable(path: Path) -> None:

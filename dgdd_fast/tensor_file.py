@@ -13,8 +13,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .files import write_atomically
+from .files import read_file, write_atomically
+from .json_text import parse_json
+from .messages import shortened
 
+_SHAPES = "tensors"  # the entry of the description that says types and shapes
 _SIGNATURES = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
@@ -56,13 +59,18 @@ class TensorFile:
         """The content of a file. Raises ValueError or TypeError where JSON cannot hold the description."""
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         # The round trip turns tuples into the lists that a reader will see.
-        plain = json.loads(json.dumps({"version": self.version, **description}, allow_nan=False))
+        plain = {"version": self.version, **description, _SHAPES: _shapes(kept)}
+        plain = parse_json(json.dumps(plain, allow_nan=False))
         plain["sha256"] = self._checksum(kept, plain)
         return safetensors.torch.save(kept, {self.key: json.dumps(plain, ensure_ascii=False)})
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
         """Write the file, atomically."""
         write_atomically(path, self.pack(tensors, description))
+
+    def read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """As `unpack`, of the file at `path`. Raises OSError where it cannot be read."""
+        return self.unpack(content_of(path))
 
     def unpack(self, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors, on the CPU, and the description in the content of a file, as they were packed.
@@ -76,11 +84,13 @@ class TensorFile:
             names = ", ".join(sorted(tensors)) or "none"
             raise ForeignFileError(f"a safetensors file but not {self.what} (tensors: {names})")
         try:
-            description = json.loads(header[self.key])
+            description = parse_json(header[self.key])
             version, checksum = description["version"], description.pop("sha256")
         except (ValueError, TypeError, KeyError) as error:
             raise TensorFileError("damaged: its description cannot be read") from error
-        if isinstance(version, int) and version > self.version:
+        if type(version) is not int:
+            raise TensorFileError("damaged: its version is no number")
+        if version > self.version:
             raise NewerFileError(
                 f"format version {version}, but this dgdd-fast reads version {self.version}; "
                 "upgrade dgdd-fast"
@@ -88,6 +98,9 @@ class TensorFile:
         names_differ = self.order is not None and set(tensors) != set(self.order)
         if names_differ or checksum != self._checksum(tensors, description):
             raise TensorFileError("damaged: its content is not what was saved")
+        # Files of before have the bytes of the tensors under their checksum, but not types and shapes.
+        if description.pop(_SHAPES, _shapes(tensors)) != _shapes(tensors):
+            raise TensorFileError("damaged: its tensors are not of the types and shapes that were saved")
         return tensors, description
 
     def _checksum(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
@@ -102,6 +115,14 @@ class TensorFile:
         return digest.hexdigest()
 
 
+def content_of(path: Path) -> bytes:
+    """The bytes of the file at `path`. Raises TensorFileError for what is no file, OSError as `open` does."""
+    try:
+        return read_file(path)
+    except ValueError as error:
+        raise ForeignFileError(str(error)) from error
+
+
 def loaded(data: bytes) -> dict[str, Tensor]:
     """The tensors in the content of any safetensors file. Raises TensorFileError where it is none."""
     try:
@@ -110,13 +131,35 @@ def loaded(data: bytes) -> dict[str, Tensor]:
         kind = next((kind for signature, kind in _SIGNATURES.items() if data.startswith(signature)), None)
         if kind is not None:
             raise ForeignFileError(f"this is {kind}") from error
-        raise TensorFileError(f"damaged, or no safetensors file at all ({error})") from error
+        raise TensorFileError(f"damaged, or no safetensors file at all ({shortened(str(error))})") from error
 
 
 def header_of(data: bytes) -> dict[str, str]:
     """The texts in the header of a safetensors file; none where there is no header to read."""
     try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        return dict(header.get("__metadata__") or {})
+        header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        texts = dict(header.get("__metadata__") or {})
     except (ValueError, AttributeError, TypeError):
         return {}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raises TensorFileError unless `found` has just the names of `wanted`, each of the same type and shape,
+    and no value that is NaN or infinite."""
+    if unequal := sorted(found.keys() ^ wanted.keys()):
+        raise TensorFileError(
+            f"{shortened(unequal[0])} is {'missing' if unequal[0] in wanted else 'not known'}"
+        )
+    for name, tensor in wanted.items():
+        there = found[name]
+        if there.dtype != tensor.dtype or there.shape != tensor.shape:
+            raise TensorFileError(
+                f"{name} is {there.dtype} {list(there.shape)}, expected {tensor.dtype} {list(tensor.shape)}"
+            )
+        if not torch.isfinite(there).all():
+            raise TensorFileError(f"{name} has a value that is NaN or infinite")
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+    return {name: [str(tensors[name].dtype), list(tensors[name].shape)] for name in sorted(tensors)}

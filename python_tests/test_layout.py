@@ -7,9 +7,9 @@ import dgdd_fast
 
 PACKAGE = Path(dgdd_fast.__file__).parent
 FLOORS = (
-    ("_core", "files", "interruption", "ops", "plugins", "seeds"),
-    ("config", "tensor_file"),
-    ("networks", "precision"),
+    ("_core", "files", "interruption", "messages", "ops", "plugins", "seeds"),
+    ("config", "json_text"),
+    ("networks", "precision", "tensor_file"),
     ("data",),
     ("generalization", "surgery"),
     ("experts", "synthetic"),

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import shown
 from ..config.run import NO_TARGET, SET_NAME
 from ..config.yaml_text import parse_yaml
 from ..files import check_writable
+from ..messages import shown
 from .terminal import note
 
 if TYPE_CHECKING:

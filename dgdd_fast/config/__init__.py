@@ -10,7 +10,6 @@ from .convert import (
     nested,
     override,
     setting_names,
-    shown,
     to_dict,
     with_assignments,
 )
@@ -81,7 +80,6 @@ __all__ = [
     "override",
     "setting_names",
     "settled",
-    "shown",
     "to_dict",
     "with_assignments",
     "with_method",

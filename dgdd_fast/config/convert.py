@@ -10,10 +10,10 @@ import typing
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, TypeVar, cast
 
+from ..messages import shown
 from .bounds import Bound
 
 ConfigT = TypeVar("ConfigT")
-SHOWN = 80  # characters of a wrong value
 
 
 class Names:
@@ -48,15 +48,6 @@ def checked(config: ConfigT, name: str = "") -> ConfigT:
     """`config` again, whatever it was made of. Raises ValueError as `from_dict` does."""
     shallow = {field.name: getattr(config, field.name) for field in dataclasses.fields(cast(Any, config))}
     return cast(ConfigT, _converted(type(config), shallow, name))
-
-
-def shown(value: Any) -> str:
-    """A wrong value for a message, cut where it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # whole numbers of more than 4300 digits are not written out
-        text = "a number of thousands of digits"
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 @functools.cache

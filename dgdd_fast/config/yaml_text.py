@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from .convert import shown
+from ..messages import shown
 
 MOST_NODES = 100_000  # with every alias written out; the largest study of the package has some hundreds
 

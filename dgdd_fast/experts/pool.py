@@ -4,8 +4,7 @@ from."""
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,36 @@ import torch
 from torch import Tensor, nn
 
 from ..config import NetworkConfig, PretrainSettings, from_dict, to_dict
+from ..config.bounds import Finite, Positive, Size
 from ..data import DomainDataset
-from ..files import write_atomically
+from ..files import read_file
+from ..json_text import read_json, write_json
+from ..messages import shown
 from ..networks import build_staged_network
-from ..tensor_file import TensorFile, TensorFileError, header_of, loaded
+from ..tensor_file import TensorFile, TensorFileError, check_tensors, content_of, header_of, loaded
 
 POOL_NAME = "pool.json"
 FORMAT = "dgdd-fast experts 1"
 _FILE = TensorFile("dgdd_fast_expert", "an expert", version=1)
-_FACTS = ("data", "class_names", "domain_names", "resolution", "mean", "std", "fingerprint")
 
 
 class ExpertPoolError(ValueError):
     """A pool of experts that is damaged, not finished, or made for other data or settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """What pool.json says, as in `ExpertPool`."""
+
+    config: PretrainSettings
+    data: str
+    class_names: tuple[str, ...]
+    domain_names: tuple[str, ...]
+    resolution: tuple[Size, ...]
+    mean: tuple[Finite, ...]
+    std: tuple[Positive, ...]
+    fingerprint: str
+    log: tuple[tuple[dict[str, Any], ...], ...]
 
 
 def reverse_gradient(features: Tensor, weight: float) -> Tensor:
@@ -131,23 +147,28 @@ class ExpertPool:
         """What is in `folder`, finished or not."""
         path = folder / POOL_NAME
         try:
-            content = json.loads(path.read_text("utf-8"))
-            if content.get("format") != FORMAT:
-                raise ExpertPoolError(f"{path} calls itself {content.get('format')!r}, not {FORMAT!r}")
-            facts = {name: content[name] for name in _FACTS}
-            facts = {name: tuple(item) if isinstance(item, list) else item for name, item in facts.items()}
-            config = from_dict(PretrainSettings, content["config"])
-            return cls(folder=folder, config=config, log=content["log"], **facts)
-        except (AttributeError, KeyError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            content = read_json(path)
+            if not isinstance(content, dict) or content.get("format") != FORMAT:
+                found = content.get("format") if isinstance(content, dict) else content
+                raise ExpertPoolError(f"{path} calls itself {shown(found)}, not {FORMAT!r}")
+            facts = from_dict(_Facts, {name: content[name] for name in content if name != "format"})
+            for name, length in (("resolution", 2), ("mean", 3), ("std", 3)):
+                if len(getattr(facts, name)) != length:
+                    raise ValueError(f"{name} must be {length} numbers, got {shown(getattr(facts, name))}")
+            log = [list(epochs) for epochs in facts.log]
+            named = {item.name: getattr(facts, item.name) for item in fields(_Facts)}
+            return cls(**{**named, "folder": folder, "log": log})
+        except ExpertPoolError:
+            raise
+        except (TypeError, ValueError) as error:
             raise ExpertPoolError(
-                f"{path} is damaged ({error!r}); copy it again, or train experts in a new folder"
+                f"{path} is damaged ({error}); copy it again, or train experts in a new folder"
             ) from error
 
     def write(self) -> None:
         """Write pool.json."""
-        content = {"format": FORMAT, **{name: getattr(self, name) for name in _FACTS}}
-        content |= {"config": to_dict(self.config), "log": self.log}
-        write_atomically(self.folder / POOL_NAME, (json.dumps(content, indent=1) + "\n").encode())
+        facts = {item.name: getattr(self, item.name) for item in fields(_Facts)}
+        write_json(self.folder / POOL_NAME, {"format": FORMAT, **facts, "config": to_dict(self.config)})
 
     def add(self, initial: dict[str, Tensor], trained: dict[str, Tensor], log: list[dict[str, Any]]) -> None:
         """Write the next expert: its parameters by name before and after training, and how that went."""
@@ -159,7 +180,7 @@ class ExpertPool:
 
     def identity(self) -> str:
         """SHA-256 over pool.json: the settings, the data and how every training went."""
-        return hashlib.sha256((self.folder / POOL_NAME).read_bytes()).hexdigest()
+        return hashlib.sha256(read_file(self.folder / POOL_NAME)).hexdigest()
 
     def expert_file(self, index: int) -> Path:
         return self.folder / f"expert_{index:02d}.safetensors"
@@ -222,20 +243,27 @@ class ExpertPool:
 
     def _read_weights(self, expert: Expert, index: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
         path = self.expert_file(index)
+        wanted = {
+            f"{end}.{name}": parameter
+            for name, parameter in expert.named_parameters()
+            for end in ("initial", "trained")
+        }
         try:
-            data = path.read_bytes()
+            data = content_of(path)
             # An expert of the version before has no description and no checksum.
             tensors = _FILE.unpack(data)[0] if header_of(data) else loaded(data)
-            pairs = [
-                (tensors.pop(f"initial.{name}").to(device), tensors.pop(f"trained.{name}").to(device))
-                for name, _ in expert.named_parameters()
-            ]
-        except (TensorFileError, KeyError) as error:
+        except TensorFileError as error:
             raise ExpertPoolError(f"{path} is damaged ({error}); copy it again, or train it anew") from error
-        shapes = [[tuple(tensor.shape) for tensor in pair] for pair in pairs]
-        if shapes != [[tuple(parameter.shape)] * 2 for parameter in expert.parameters()] or tensors:
-            raise ExpertPoolError(f"{path} holds another network than {POOL_NAME} tells; train it anew")
-        return pairs
+        try:
+            check_tensors(tensors, wanted)
+        except TensorFileError as error:
+            raise ExpertPoolError(
+                f"{path} holds another network than {POOL_NAME} tells ({error}); train it anew"
+            ) from error
+        return [
+            (tensors[f"initial.{name}"].to(device), tensors[f"trained.{name}"].to(device))
+            for name, _ in expert.named_parameters()
+        ]
 
 
 def _listed(values: tuple[Any, ...]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,24 +10,37 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from ..config import PretrainConfig, PretrainSettings, checked, settled, to_dict
+from ..config import PretrainConfig, PretrainSettings, checked, from_dict, settled, to_dict
+from ..config.bounds import CountOrNone
 from ..data import DomainDataset
 from ..data.augment import augment, cutmix, draw_batch, draw_cutmix, mixed_labels, resolve_strategy
 from ..data.real_images import RealImages
 from ..generalization.fact import draw_partners, mix_normalised
 from ..generalization.irm import invariance_penalty
 from ..interruption import Interrupted, TrainingDivergedError, stop_at_whole_steps
+from ..json_text import parse_json
+from ..messages import shown
 from ..networks import has_stages, initialise, resolve_network, rows_per_chunk, staged_architectures
 from ..precision import arithmetic, autocast
 from ..seeds import generator
-from ..tensor_file import TensorFile, TensorFileError, header_of, loaded
+from ..tensor_file import TensorFile, TensorFileError, check_tensors, content_of, header_of, loaded
 from .pool import POOL_NAME, Expert, ExpertPool, ExpertPoolError
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 _FILE = TensorFile("dgdd_fast_expert_in_training", "an expert in training", version=2)
 _OLD_KEY = "dgdd-fast expert in training 1"  # the version before, which had no checksum
 _FALL = 0.2  # of the learning rate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _State:
+    """What a checkpoint says beside its tensors, as in `_Training`."""
+
+    expert: CountOrNone
+    steps: CountOrNone
+    log: tuple[dict[str, Any], ...]
 
 
 class PretrainProgress(NamedTuple):
@@ -171,13 +183,14 @@ def _open_pool(folder: Path, config: PretrainSettings, sources: DomainDataset, r
     if different:
         name = different[0]
         raise ExpertPoolError(
-            f"{path} belongs to experts with {name} = {found[name]!r}, now {wanted[name]!r}; give the same "
-            "settings or choose another folder"
+            f"{path} belongs to experts with {name} = {shown(found[name])}, now {shown(wanted[name])}; give "
+            "the same settings or choose another folder"
         )
     if len(pool) > config.experts:
         raise ExpertPoolError(f"{folder} already holds {len(pool)} experts, more than {config.experts}")
-    pool.config = config
-    pool.write()
+    if pool.config != config:
+        pool.config = config
+        pool.write()
     return pool
 
 
@@ -271,36 +284,44 @@ class _Training:
         self._end_epoch()
         return True
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint: the old file or the new one, whole, is there at any moment."""
+    def _tensors(self) -> dict[str, Tensor]:
+        """The tensors of a checkpoint, to write or to fill; zero is the momentum of what has not moved."""
         tensors = {"sums": self.sums}
         for name, parameter in self.expert.named_parameters():
+            state = self.optimizer.state[parameter]
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
             tensors[f"parameter.{name}"] = parameter.detach()
-            tensors[f"momentum.{name}"] = self.optimizer.state[parameter]["momentum_buffer"]
-        _FILE.write(path, tensors, {"expert": self.index, "steps": self.steps, "log": self.log})
+            tensors[f"momentum.{name}"] = state["momentum_buffer"]
+        return tensors
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint: the old file or the new one, whole, is there at any moment."""
+        _FILE.write(path, self._tensors(), {"expert": self.index, "steps": self.steps, "log": self.log})
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint, unless it is of an expert that was finished since."""
-        data = path.read_bytes()
         try:
+            data = content_of(path)
             header = header_of(data)
             if _OLD_KEY in header:
-                tensors, state = loaded(data), json.loads(header[_OLD_KEY])
+                tensors, content = loaded(data), parse_json(header[_OLD_KEY])
             else:
-                tensors, state = _FILE.unpack(data)
-            if state["expert"] != self.index:
+                tensors, content = _FILE.unpack(data)
+                content.pop("version")
+            state = from_dict(_State, content)
+            if state.expert != self.index:
                 return
-            with torch.no_grad():
-                for name, parameter in self.expert.named_parameters():
-                    parameter.copy_(tensors[f"parameter.{name}"])
-                    momentum = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
-                    self.optimizer.state[parameter]["momentum_buffer"] = momentum
-                self.sums.copy_(tensors["sums"])
-            self.steps, self.log = state["steps"], state["log"]
-        except (TensorFileError, KeyError, json.JSONDecodeError) as error:
+            wanted = self._tensors()
+            check_tensors(tensors, wanted)
+        except (TensorFileError, TypeError, ValueError) as error:
             raise ExpertPoolError(
                 f"{path} is damaged or no checkpoint ({error}); delete it to start this expert again"
             ) from error
+        with torch.no_grad():
+            for name, tensor in wanted.items():
+                tensor.copy_(tensors[name])
+        self.steps, self.log = state.steps, list(state.log)
         self._begin_epoch()
 
     def _generator(self, *names: str | int) -> torch.Generator:

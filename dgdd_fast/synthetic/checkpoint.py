@@ -6,9 +6,8 @@ Every random draw is a function of (seed, name, iteration), so there is no gener
 
 from __future__ import annotations
 
-import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,10 @@ import torch
 from torch import Tensor
 
 from ..config import DistillConfig, DistillSettings, from_dict, to_dict
-from ..tensor_file import TensorFile, TensorFileError, header_of, loaded
+from ..config.bounds import CountOrNone, Size
+from ..json_text import parse_json
+from ..messages import shown
+from ..tensor_file import TensorFile, TensorFileError, check_tensors, content_of, header_of, loaded
 
 FILE = TensorFile("dgdd_fast_checkpoint", "a checkpoint", version=4)
 _OLD_KEY = "dgdd-fast checkpoint 2"  # the version before, which had no checksum
@@ -25,6 +27,16 @@ STATE = "optimizer."  # what the names of the optimiser's tensors begin with
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read, or that belongs to another run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """What a checkpoint says beside its tensors, as in `Checkpoint`."""
+
+    iteration: CountOrNone
+    config: dict[str, Any]
+    fingerprint: str
+    threads: Size
 
 
 @dataclass(frozen=True)
@@ -52,22 +64,23 @@ class Checkpoint:
         """Writes the checkpoint; a crash leaves either the old file or the new one, whole."""
         tensors = {"images": self.images, "losses": self.losses}
         tensors |= {STATE + name: tensor for name, tensor in self.optimizer.items()}
-        settings = {name: getattr(self, name) for name in ("iteration", "config", "fingerprint", "threads")}
-        FILE.write(path, tensors, settings)
+        FILE.write(path, tensors, {item.name: getattr(self, item.name) for item in fields(_Facts)})
 
     @staticmethod
     def load(path: Path) -> Checkpoint:
         """Reads a checkpoint. Raises CheckpointError where the file is not one or is damaged."""
-        data = path.read_bytes()
         try:
-            tensors, settings, version = _unpacked(data)
-            state = {
-                name.removeprefix(STATE): part for name, part in tensors.items() if name.startswith(STATE)
-            }
-            images, losses = tensors["images"], tensors["losses"]
+            tensors, description, version = _unpacked(content_of(path))
+            facts = from_dict(_Facts, description)
+            images, losses = tensors.pop("images"), tensors.pop("losses")
+            _check(images, losses, facts.iteration)
+            if strange := [name for name in tensors if not name.startswith(STATE)]:
+                raise TensorFileError(f"the tensor {shown(strange[0])} is not known")
+            state = {name.removeprefix(STATE): part for name, part in tensors.items()}
+            settings = {item.name: getattr(facts, item.name) for item in fields(_Facts)}
             checkpoint = Checkpoint(images=images, optimizer=state, losses=losses, **settings)
             of_old_loss = version < 4 and checkpoint.config["objective"] == "hdd"
-        except (TensorFileError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{path} is damaged or no checkpoint ({error}); delete it to start the run again"
             ) from error
@@ -104,8 +117,8 @@ class Checkpoint:
         for name, value in wanted.items():
             if there[name] != value:
                 raise CheckpointError(
-                    f"{path} belongs to a run with {name} = {there[name]!r}, now {value!r}; give the "
-                    "same settings or choose another folder"
+                    f"{path} belongs to a run with {name} = {shown(there[name])}, now {shown(value)}; give "
+                    "the same settings or choose another folder"
                 )
         if checkpoint.iteration > config.iterations:
             raise CheckpointError(
@@ -119,11 +132,35 @@ class Checkpoint:
             )
         return checkpoint
 
+    def check_fits(self, path: Path, images: Tensor, state: dict[str, Tensor]) -> None:
+        """Raises CheckpointError unless the images and what was learnt are of the names, types and shapes of
+        those that the run begins with."""
+        try:
+            check_tensors({"images": self.images}, {"images": images})
+            check_tensors(self.optimizer, state)
+        except TensorFileError as error:
+            raise CheckpointError(
+                f"{path} does not fit this run ({error}); delete it to start the run again"
+            ) from error
+
 
 def _unpacked(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any], int]:
     """The tensors, the rest, and the version of the format."""
     header = header_of(data)
     if _OLD_KEY in header:
-        return loaded(data), json.loads(header[_OLD_KEY]), 2
+        return loaded(data), parse_json(header[_OLD_KEY]), 2
     tensors, settings = FILE.unpack(data)
     return tensors, settings, settings.pop("version")
+
+
+def _check(images: Tensor, losses: Tensor, iteration: int) -> None:
+    if images.dtype != torch.float32 or images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0:
+        raise TensorFileError(f"images must be float32 [N, 3, h, w], got {images.dtype} {list(images.shape)}")
+    if (
+        losses.dtype != torch.float32
+        or losses.shape[0] != iteration
+        or losses.ndim != (2 if iteration else 1)
+    ):
+        raise TensorFileError(
+            f"losses must be float32 [{iteration}, L], got {losses.dtype} {list(losses.shape)}"
+        )

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..files import write_atomically
-from ..tensor_file import ForeignFileError, NewerFileError, TensorFile, TensorFileError
+from ..messages import shown
+from ..tensor_file import ForeignFileError, NewerFileError, TensorFile, TensorFileError, content_of
 from .contact_sheet import draw_contact_sheet
 from .mosaics import check_factor, decode, tiles
 
@@ -82,22 +83,42 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
             names = getattr(self, name)
             _require(
                 isinstance(names, tuple) and names and all(isinstance(item, str) and item for item in names),
-                f"{name} must be a tuple of one or more non-empty strings, got {names!r}",
+                f"{name} must be a tuple of one or more non-empty strings, got {shown(names)}",
             )
-            _require(len(set(names)) == len(names), f"{name} must not repeat a name, got {names!r}")
+            _require(len(set(names)) == len(names), f"{name} must not repeat a name, got {shown(names)}")
         for name in ("mean", "std"):
             values = getattr(self, name)
             _require(
                 isinstance(values, tuple)
                 and len(values) == 3
                 and all(isinstance(value, float) and math.isfinite(value) for value in values),
-                f"{name} must be a tuple of 3 finite numbers, one per colour channel, got {values!r}",
+                f"{name} must be a tuple of 3 finite numbers, one per colour channel, got {shown(values)}",
             )
-        _require(all(value > 0 for value in self.std), f"std must be positive, got {self.std!r}")
-        _require(isinstance(self.flip_safe, bool), f"flip_safe must be true or false, got {self.flip_safe!r}")
+        _require(all(value > 0 for value in self.std), f"std must be positive, got {shown(self.std)}")
+        _require(
+            isinstance(self.flip_safe, bool), f"flip_safe must be true or false, got {shown(self.flip_safe)}"
+        )
         for name in ("config", "provenance"):
             _require(isinstance(getattr(self, name), dict), f"{name} must be a mapping")
+        self._check_provenance()
         self._check_tensors()
+
+    def _check_provenance(self) -> None:
+        """What others read of it, where it is there: the rest is for the record."""
+        sources, target = self.provenance.get("sources", []), self.provenance.get("target")
+        _require(
+            isinstance(sources, (list, tuple)) and all(isinstance(name, str) for name in sources),
+            f"provenance: sources must be a list of names, got {shown(sources)}",
+        )
+        _require(
+            target is None or isinstance(target, str),
+            f"provenance: target must be a name or none, got {shown(target)}",
+        )
+        iterations = self.provenance.get("iterations", 0)
+        _require(
+            type(iterations) is int and iterations >= 0,
+            f"provenance: iterations must be a whole number, got {shown(iterations)}",
+        )
 
     def _check_tensors(self) -> None:
         images = self.images
@@ -110,7 +131,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
             and images.numel() > 0,
             f"images must be float32 [N, 3, H, W] with N, H, W > 0, got {images.dtype} {list(images.shape)}",
         )
-        _require(type(self.factor) is int, f"factor must be a whole number, got {self.factor!r}")
+        _require(type(self.factor) is int, f"factor must be a whole number, got {shown(self.factor)}")
         try:
             check_factor(self.factor, self.resolution)
         except ValueError as error:
@@ -193,9 +214,8 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
         Raises DistilledSetError for a damaged or foreign file, NewerFormatError for one of a newer format,
         OSError for one that cannot be opened.
         """
-        data = Path(path).read_bytes()
         try:
-            content = _unpack(data)
+            content = _unpack(Path(path))
             missing = [name for name in _DESCRIPTION if name not in content]
             _require(not missing, f"damaged: no {', '.join(missing)}; {_AGAIN}")
             for name in ("mean", "std", "class_names", "domain_names"):
@@ -257,10 +277,10 @@ def _require(holds: object, message: str) -> None:
         raise DistilledSetError(message)
 
 
-def _unpack(data: bytes) -> dict[str, Any]:
-    """The fields in the bytes of a file, known to be those of a distilled set as it was saved."""
+def _unpack(path: Path) -> dict[str, Any]:
+    """The fields in a file, known to be those of a distilled set as it was saved."""
     try:
-        tensors, description = _FILE.unpack(data)
+        tensors, description = _FILE.unpack(content_of(path))
     except NewerFileError as error:
         raise NewerFormatError(str(error)) from error
     except ForeignFileError as error:
