@@ -148,9 +148,8 @@ def check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
     """Raises TensorFileError unless `found` has just the names of `wanted`, each of the same type and shape,
     and no value that is NaN or infinite."""
     if unequal := sorted(found.keys() ^ wanted.keys()):
-        raise TensorFileError(
-            f"{shortened(unequal[0])} is {'missing' if unequal[0] in wanted else 'not known'}"
-        )
+        fault = "missing" if unequal[0] in wanted else "not known"
+        raise TensorFileError(f"the tensor {shortened(unequal[0])} is {fault}")
     for name, tensor in wanted.items():
         there = found[name]
         if there.dtype != tensor.dtype or there.shape != tensor.shape:

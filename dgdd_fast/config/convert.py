@@ -104,6 +104,10 @@ def _configuration(cls: type, value: Any, path: str, name: str) -> Any:
             raise ValueError(
                 f"unknown setting {shown(key)}{where}; known settings: {', '.join(hints)}{_meant(key, hints)}"
             )
+    for field in dataclasses.fields(cls):
+        optional = (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
+        if not optional and field.name not in value:
+            raise ValueError(f"{path}.{field.name} is missing" if path else f"{field.name} is missing")
     return cls(
         **{key: _converted(hints[key], item, f"{path}.{key}" if path else key) for key, item in value.items()}
     )

@@ -8,19 +8,39 @@ from typing import Any
 
 import yaml
 
-from ..messages import shown
+from ..files import read_file
+from ..messages import shortened, shown
 
-MOST_NODES = 100_000  # with every alias written out; the largest study of the package has some hundreds
+MOST_BYTES = 2**18
+MOST_NODES = 10_000  # with every alias written out; the largest study of the package has some hundreds
+MOST_DEPTH = 100  # of lists and mappings in one another
+MOST_DIGITS = 64  # of a number as it is written
+_SCALARS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "merge"))
+_COLLECTIONS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("seq", "map"))
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-3 for a text, for want of a point; here it is a number. A key twice is an error."""
+    """YAML 1.1 takes 1e-3 for a text, for want of a point; here it is a number. A key twice is an error, and
+    so is more than any settings hold, as soon as it is met."""
+
+    composed = 0
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        if self.flow_level >= MOST_DEPTH:
+            raise ValueError("the YAML text is nested too deeply")
+        super().fetch_flow_collection_start(TokenClass)
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.composed += 1
+        if self.composed > MOST_NODES:
+            raise ValueError(f"the YAML text has more than {MOST_NODES} values")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            name = f"{key.tag} {key.value}"
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge" and name in seen:
+            name = f"{key.tag} {key.value}" if isinstance(key, yaml.ScalarNode) else ""
+            if name and key.tag != "tag:yaml.org,2002:merge" and name in seen:
                 line = key.start_mark.line + 1
                 raise ValueError(f"the key {shown(key.value)} stands twice in a mapping, line {line}")
             seen.add(name)
@@ -37,7 +57,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
     Raises ValueError where it is no mapping, has a key twice, or is far larger than any settings are.
     """
-    values = parse_yaml(path.read_text("utf-8"))
+    values = parse_yaml(read_file(path, MOST_BYTES).decode())
     if values is not None and not isinstance(values, dict):
         raise ValueError(f"the configuration must be a mapping of settings, got {shown(values)}")
     return values or {}
@@ -56,12 +76,26 @@ def parse_yaml(text: str) -> Any:
     except RecursionError:
         raise ValueError("the YAML text is nested too deeply") from None
     except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(shortened(str(error), 500)) from error
+    except (KeyError, IndexError) as error:  # such as !!bool maybe
+        raise ValueError("a value in the YAML text is not of the type that its tag says") from error
 
 
 def _written_out(node: yaml.Node, known: dict[int, int]) -> int:
     """How many values a node has with its aliases written out. Raises ValueError for one within itself."""
-    if isinstance(node, yaml.ScalarNode):
+    is_scalar = isinstance(node, yaml.ScalarNode)
+    where = f"in line {node.start_mark.line + 1} of the YAML text"
+    if node.tag not in (_SCALARS if is_scalar else _COLLECTIONS):
+        what = shown(node.value) if is_scalar else "what stands"
+        raise ValueError(
+            f"{what} {where} is read as {shortened(node.tag.rpartition(':')[2])}, which no setting is; "
+            "put it in quotes if it is a text"
+        )
+    if is_scalar:
+        if node.tag.endswith((":int", ":float")) and len(node.value) > MOST_DIGITS:
+            raise ValueError(f"the number {shortened(node.value)} {where} is too long")
+        if "\0" in node.value or not _is_unicode(node.value):
+            raise ValueError(f"the text {shown(node.value)} {where} has characters that no text has")
         return 1
     if id(node) not in known:
         known[id(node)] = -1
@@ -70,6 +104,14 @@ def _written_out(node: yaml.Node, known: dict[int, int]) -> int:
     if known[id(node)] < 0:
         raise ValueError(f"an alias in line {node.start_mark.line + 1} of the YAML text stands within itself")
     return known[id(node)]
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 def dump_yaml(values: dict[str, Any]) -> bytes:

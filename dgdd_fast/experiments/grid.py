@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import to_dict
+from ..config import from_dict, to_dict
+from ..config.bounds import Size
 from ..data import DataError, DomainDataset
-from ..files import write_atomically
+from ..json_text import read_json, write_json
+from ..messages import shown
 from .job import JobData, JobProgress, ProgressCallback, is_complete, read_evaluation
 from .plan import JOBS_FOLDER, Job, Plan, PoolJob, TableEntry, plan
 from .published import published_table
@@ -132,6 +134,32 @@ def _run(
         run_here(jobs, root, tell, data)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _RowFacts:
+    key: str
+    label: str
+    entry: str
+    sweep: tuple[Any, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DataFacts:
+    name: str
+    resolution: tuple[Size, ...]
+    classes: tuple[str, ...]
+    domains: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """What an index says beside the study and the entries, as in `GridIndex`."""
+
+    data: _DataFacts
+    rows: tuple[_RowFacts, ...]
+    columns: tuple[str, ...]
+    evaluations: tuple[str, ...]
+
+
 class GridIndex(NamedTuple):
     """What the folder of a grid holds, without its data.
 
@@ -161,17 +189,19 @@ def read_index(folder: Path, name: str = INDEX_NAME) -> GridIndex:
     if not path.exists():
         raise ValueError(f"{folder} is not the folder of a grid: no {path.name}; make one with dgdd grid")
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         study = study_from_dict(content["study"])
         entries = [
-            TableEntry(**{**entry, "tests": tuple(entry["tests"])})
+            from_dict(TableEntry, entry, "an entry")
             for entry in (
                 _older_entries(content["cells"], folder) if "cells" in content else content["entries"]
             )
         ]
-        rest = {name: content[name] for name in ("data", "rows", "columns", "evaluations")}
-        return GridIndex(folder, study, **rest, entries=entries)
-    except (KeyError, TypeError, ValueError) as error:
+        facts = from_dict(_Facts, {item.name: content[item.name] for item in dataclasses.fields(_Facts)})
+        if len(facts.data.resolution) != 2:
+            raise ValueError(f"data.resolution must be 2 numbers, got {shown(facts.data.resolution)}")
+        return GridIndex(folder, study, **to_dict(facts), entries=entries)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); write it again with dgdd grid") from error
 
 
@@ -191,7 +221,7 @@ def _write_index(path: Path, study: Study, grid: Plan, dataset: DomainDataset) -
         "evaluations": list(study.evaluations) or [""],
         "entries": [dataclasses.asdict(entry) for entry in grid.entries],
     }
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_json(path, content)
 
 
 # Grids once kept their jobs in cells/, and called the entries of the table cells, too.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import time
 import traceback
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from ..distillation import Progress, distill
 from ..evaluation import evaluate
 from ..experts.pretrain import PretrainProgress, pretrain
 from ..files import write_atomically
+from ..json_text import read_json, write_json
 from ..matching.resolve import resolve_distillation
 from ..synthetic.distilled_set import DistilledSet, DistilledSetError, NewerFormatError
 from .plan import Job, PoolJob
@@ -82,22 +82,20 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
     Raises DamagedEvaluationError for content that is not all there.
     """
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        report: dict[str, Any] = json.loads(content)
+        report: dict[str, Any] = read_json(path)
         if "protocol" in report:  # what older grids called the description
             report["description"] = report.pop("protocol")
         runs = [part["runs"] for part in report["accuracies"].values()]
         whole = (
-            {len(values) for values in runs} == {report["config"]["runs"]}
+            {len(values) for values in runs} == {report["config"]["runs"]} != {0}
             and all(0 <= accuracy <= 100 for values in runs for accuracy in values)
             and all(report["images"][test] > 0 for test in report["accuracies"])
             and isinstance(report["config"]["generalize"], str)
             and isinstance(report["description"], str)
             and report["seconds"] >= 0
         )
+    except FileNotFoundError:
+        return None
     except (AttributeError, KeyError, TypeError, ValueError):
         whole = False
     if not whole:
@@ -194,7 +192,7 @@ def _distil_and_evaluate(job: Job, root: Path, tell: ProgressCallback, data: Job
             "device": job.run.device,
             "threads": torch.get_num_threads(),
         }
-        write_atomically(folder / name, (json.dumps(report, indent=1) + "\n").encode())
+        write_json(folder / name, report)
 
 
 def _tell_epochs(tell: ProgressCallback, name: str, total: int, done: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from ..config import RANDOM, merged, method_name, nested
 from ..data import DomainDataset
-from ..files import write_atomically
+from ..json_text import write_json
 from ..seeds import derive_seed
 from ..training import resolve_training
 from .grid import GridOutcome, Workers, load_data, read_index, run_grid
@@ -259,4 +258,4 @@ def _write(
         "seeds": list(study.tune.seeds),
         "columns": columns,
     }
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_json(path, content)

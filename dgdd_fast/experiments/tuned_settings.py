@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..config import from_dict
+from ..config.bounds import Size
+from ..json_text import read_json
 from .study import Row, is_tunable, with_setting
 
 TUNING_NAME = "tuning.json"
@@ -23,6 +26,21 @@ class TunedColumn(NamedTuple):
     rows: dict[str, dict[int, dict[str, Any]]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _ColumnFacts:
+    sources: dict[str, str]
+    rows: dict[str, dict[str, dict[str, Any]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """What is read of a tuning."""
+
+    protocol: str
+    resolution: tuple[Size, ...]
+    columns: dict[str, _ColumnFacts]
+
+
 class TunedSettings(NamedTuple):
     """A tuning: the protocol it was made for, the height and width of the images, and its columns."""
 
@@ -38,23 +56,38 @@ def read_tuned_settings(folder: Path) -> TunedSettings:
     if not path.exists():
         raise ValueError(f"{folder} holds no tuning: no {TUNING_NAME} there; make one with dgdd tune")
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         if "protocol" not in content:
             raise ValueError(
                 "an older version wrote it, without the protocol and the data that the choice was made on"
             )
         columns = {
-            column: TunedColumn(
-                tuned["sources"],
-                {
-                    row: {int(ipc): found["settings"] for ipc, found in budgets.items()}
+            column: {
+                "sources": tuned["sources"],
+                "rows": {
+                    row: {ipc: found["settings"] for ipc, found in budgets.items()}
                     for row, budgets in tuned["rows"].items()
                 },
-            )
+            }
             for column, tuned in content["columns"].items()
         }
-        height, width = content["resolution"]
-        return TunedSettings(content["protocol"], (height, width), columns)
+        read = {"protocol": content["protocol"], "resolution": content["resolution"], "columns": columns}
+        facts = from_dict(_Facts, read)
+        height, width = facts.resolution
+        return TunedSettings(
+            facts.protocol,
+            (height, width),
+            {
+                column: TunedColumn(
+                    tuned.sources,
+                    {
+                        row: {int(ipc): settings for ipc, settings in budgets.items()}
+                        for row, budgets in tuned.rows.items()
+                    },
+                )
+                for column, tuned in facts.columns.items()
+            },
+        )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be used ({error}); make it anew with dgdd tune") from error
 

@@ -100,7 +100,7 @@ def test_yaml_takes_a_key_once_and_aliases_up_to_a_size(tmp_path: Path) -> None:
     assert parse_yaml("a: &x [1, 2]\nb: *x") == {"a": [1, 2], "b": [1, 2]}
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
     bomb += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 20))
-    with pytest.raises(ValueError, match="more than 100000 values, aliases written out"):
+    with pytest.raises(ValueError, match="more than 10000 values, aliases written out"):
         parse_yaml(bomb)
     with pytest.raises(ValueError, match="stands within itself"):
         parse_yaml("a: &a [*a]")
@@ -171,3 +171,31 @@ def test_off_and_on_are_what_yaml_takes_them_for() -> None:
         ValueError, match=r"experts\.matching must be one of 'off', 'plain', 'masked', got True"
     ):
         from_dict(DistillConfig, {"experts": {"matching": True}})
+
+
+HOSTILE_YAML = {
+    "200,000 brackets": ("a: " + "[" * 200_000, "nested too deeply"),
+    "200,000 braces": ("{" * 200_000, "nested too deeply"),
+    "lists in lists": ("- " * 20_000, "nested too deeply"),
+    "a base-60 number without end": ("a: " + "9:" * 100_000 + "9", "the number 9:9.* is too long"),
+    "5000 digits": ("a: " + "1" * 5000, "the number 111.* is too long"),
+    "5000 hexadecimal digits": ("a: 0x" + "f" * 5000, "is too long"),
+    "more values than settings": ("[" + "1," * 11_000 + "]", "more than 10000 values"),
+    "a date": ("a: 2001-02-03", "'2001-02-03' in line 1 .* read as timestamp.*put it in quotes"),
+    "a date that is none": ("a: 2001-99-99", "put it in quotes"),
+    "an object of Python": ("a: !!python/object:os.system ls", "read as os.system, which no setting is"),
+    "a set": ("a: !!set {b}", "read as set"),
+    "a tag that the value does not fit": ("a: !!bool maybe", "not of the type that its tag says"),
+    "a tag without a value": ("a: !!int ''", "not of the type that its tag says"),
+    "a scalar for a mapping": ("a: !!map x", "read as map"),
+    "NUL in a text": ('a: "b\\0"', "characters that no text has"),
+    "half a surrogate pair": ('a: "\\ud800"', "characters that no text has"),
+    "a key that is a list": ("? [a]\n: b", "unhashable key"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), HOSTILE_YAML.values(), ids=HOSTILE_YAML)
+def test_hostile_yaml_is_refused_in_a_few_words(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refusal:
+        parse_yaml(text)
+    assert len(str(refusal.value)) < 600

@@ -75,6 +75,7 @@ def without(*path: str) -> Callable[[bytes], bytes]:
 
     def damage(content: bytes) -> bytes:
         report = json.loads(content)
+        del report["sha256"]  # as earlier versions wrote it
         place = report
         for name in path[:-1]:
             place = place[name]
@@ -85,7 +86,12 @@ def without(*path: str) -> Callable[[bytes], bytes]:
 
 
 def changed(**values: Any) -> Callable[[bytes], bytes]:
-    return lambda content: json.dumps({**json.loads(content), **values}).encode()
+    def damage(content: bytes) -> bytes:
+        report = json.loads(content)
+        del report["sha256"]
+        return json.dumps({**report, **values}).encode()
+
+    return damage
 
 
 DAMAGES = {
@@ -109,6 +115,7 @@ DAMAGES = {
     "no description": without("description"),
     "no settings": without("config"),
     "settings missing": without("config", "generalize"),
+    "another digit": lambda content: content.replace(b'"seconds": ', b'"seconds": 1'),
 }
 
 
@@ -118,7 +125,7 @@ def test_a_damaged_evaluation_is_known_and_named(
 ) -> None:
     path = next(finished.glob("jobs/*/evaluation-*"))
     report = read_evaluation(path)
-    assert report == json.loads(path.read_text())
+    assert {**report, "sha256": None} == {**json.loads(path.read_text()), "sha256": None}
     (tmp_path / "evaluation.json").write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=r"evaluation\.json is damaged; run dgdd grid again"):
         read_evaluation(tmp_path / "evaluation.json")

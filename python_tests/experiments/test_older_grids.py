@@ -44,15 +44,17 @@ def newer(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def older(newer: Path, tmp_path: Path) -> Path:
-    """The grid as it used to be written: other names of the folder and of two keys."""
+    """The grid as it used to be written: other names of the folder and of two keys, and no checksums."""
     folder = Path(shutil.copytree(newer, tmp_path / "older"))
     (folder / "jobs").rename(folder / "cells")
     index = json.loads((folder / "grid.json").read_text().replace('"jobs/', '"cells/'))
     index["cells"] = index.pop("entries")
+    del index["sha256"]
     (folder / "grid.json").write_text(json.dumps(index))
     for path in folder.glob("cells/*/evaluation-*.json"):
         report = json.loads(path.read_text())
         report["protocol"] = report.pop("description")
+        del report["sha256"]
         path.write_text(json.dumps(report))
     return folder
 
