@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from ..messages import shown
+from ..messages import shortened, shown
 from .bounds import Bound
 
 ConfigT = TypeVar("ConfigT")
@@ -138,7 +138,7 @@ def _one_of(choices: tuple[Any, ...], value: Any, name: str) -> Any:
 
 
 def _meant(name: Any, known: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), known, n=3)
+    close = difflib.get_close_matches(shortened(str(name)), known, n=3)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
@@ -182,7 +182,7 @@ def _completed(setting: str, known: list[str]) -> str:
     """What may have been meant: names that begin or end like it, and names that look like it."""
     last = setting.rpartition(".")[2]
     found = [name for name in known if name.startswith(setting) or name.rpartition(".")[2].startswith(last)]
-    found += [name for name in difflib.get_close_matches(setting, known, n=5) if name not in found]
+    found += [name for name in difflib.get_close_matches(shortened(setting), known, n=5) if name not in found]
     return f": did you mean {', '.join(found[:8])}?" if found else f"; there are {', '.join(known)}"
 
 

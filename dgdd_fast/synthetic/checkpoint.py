@@ -19,6 +19,7 @@ from ..config.bounds import CountOrNone, Size
 from ..json_text import parse_json
 from ..messages import shown
 from ..tensor_file import TensorFile, TensorFileError, check_tensors, content_of, header_of, loaded
+from .optimizer import SINCE_LATER
 
 FILE = TensorFile("dgdd_fast_checkpoint", "a checkpoint", version=4)
 _OLD_KEY = "dgdd-fast checkpoint 2"  # the version before, which had no checksum
@@ -135,9 +136,10 @@ class Checkpoint:
     def check_fits(self, path: Path, images: Tensor, state: dict[str, Tensor]) -> None:
         """Raises CheckpointError unless the images and what was learnt are of the names, types and shapes of
         those that the run begins with."""
+        absent = SINCE_LATER - self.optimizer.keys()
         try:
             check_tensors({"images": self.images}, {"images": images})
-            check_tensors(self.optimizer, state)
+            check_tensors(self.optimizer, {name: state[name] for name in state.keys() - absent})
         except TensorFileError as error:
             raise CheckpointError(
                 f"{path} does not fit this run ({error}); delete it to start the run again"

@@ -11,6 +11,7 @@ from .gradients import ImageGradients
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
+SINCE_LATER = frozenset({"length_ratio"})  # parts of the state that checkpoints once knew nothing of
 
 
 class ImageOptimizer:
@@ -50,7 +51,7 @@ class ImageOptimizer:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from `state`, what an earlier one held, among other things."""
         for name, tensor in self.state.items():
-            if name in state or name != "length_ratio":  # of which checkpoints once knew nothing
+            if name in state or name not in SINCE_LATER:
                 tensor.copy_(state[name])
 
     @property
