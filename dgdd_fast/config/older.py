@@ -23,7 +23,7 @@ def renewed_distillation(values: dict[str, Any]) -> dict[str, Any]:
     }
     if not there:
         return values
-    objective = METHODS.get(values.get("objective", ""))
+    objective = METHODS.get(str(values.get("objective", "")))
     masks_anything = objective is not None and objective.masks
     for term, switch in _TERMS.items():
         if there.get(switch) is False:
