@@ -5,10 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from .dataset import DomainDataset
 from .errors import DataError
 from .labels import check_counting
 from .names import listed
+
+_DARK = 64  # of 255: a domain without a brighter pixel may have another range
 
 
 def check_resolution(resolution: int | None) -> None:
@@ -50,9 +55,34 @@ def checked_dataset(dataset: DomainDataset, warnings: Sequence[str], where: str)
             if absent:
                 names = listed([dataset.class_names[label] for label in absent])
                 found.append(f"domain {name!r} has no image of {names} in its {part} part")
+        brightest = int(dataset.images[dataset.domains == domain].max())
+        if brightest < _DARK:
+            found.append(
+                f"domain {name!r} is dark: no pixel is brighter than {brightest} of 255; if its pixels have "
+                "another range, scale them first"
+            )
+    plain = _of_one_colour(dataset.images)
+    if len(plain):
+        found.append(
+            f"images of one colour throughout: {len(plain)}, for example {dataset.item_names[plain[0]]}"
+        )
     if dataset.num_domains == 1:
         found.append(
             f"there is one domain only, {dataset.domain_names[0]!r}; leave-one-domain-out needs two or more "
             "(a data folder is laid out as domain/class/image)"
         )
+    if dataset.num_classes == 1:
+        found.append(
+            f"there is one class only, {dataset.class_names[0]!r}, so there is nothing to tell it from"
+        )
     return dataclasses.replace(dataset, warnings=tuple(found))
+
+
+def _of_one_colour(images: Tensor) -> list[int]:
+    """The rows of uint8 [N, 3, H, W] that are one colour throughout."""
+    flat = [part.amax((2, 3)) == part.amin((2, 3)) for part in torch.split(images, 1024)]
+    return (
+        []
+        if images.shape[-1] * images.shape[-2] == 1
+        else torch.cat(flat).all(1).nonzero().flatten().tolist()
+    )

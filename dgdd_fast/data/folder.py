@@ -25,6 +25,7 @@ from .benchmarks import CORE50_CATEGORIES, CORE50_HARD, VLCS, Benchmark, recogni
 from .checks import check_resolution, checked_dataset
 from .dataset import DomainDataset
 from .errors import DataError
+from .findings import Findings
 from .images import read_image
 from .layouts import ImageItem, Layout, read_layout
 from .names import chosen_names, plain_name
@@ -98,9 +99,10 @@ def load_folder(
             f"by its names this is {benchmark.name}, so the images are resized to {resolution} x "
             f"{resolution}; choose a resolution if it is not"
         )
+    images = _decode(items, resolution, warnings)
     dataset = DomainDataset(
         name=plain_name(path.resolve().name),
-        images=_decode(items, resolution),
+        images=images,
         labels=labels,
         domains=numbers,
         is_test=is_test,
@@ -229,8 +231,11 @@ def _last_frames(items: Sequence[ImageItem], share: float) -> Tensor:
     return is_test
 
 
-def _decode(items: Sequence[ImageItem], resolution: int | None) -> Tensor:
-    """All images as uint8 [N, 3, H, W]. Raises DataError naming every file that cannot be used."""
+def _decode(items: Sequence[ImageItem], resolution: int | None, warnings: list[str]) -> Tensor:
+    """All images as uint8 [N, 3, H, W]. Appends to `warnings` what was done to them. Raises DataError for
+    files that cannot be used, with all of them in its `problems`.
+    """
+    findings = Findings()
     if resolution is not None:
         height = width = resolution
     else:
@@ -241,7 +246,7 @@ def _decode(items: Sequence[ImageItem], resolution: int | None) -> Tensor:
     def decode(row: int) -> str | None:
         shown = plain_name(str(items[row].file))
         try:
-            pixels = read_image(items[row].file, shown, resolution)
+            pixels = read_image(items[row].file, shown, resolution, findings)
         except DataError as error:
             return str(error)
         if pixels.shape[:2] != (height, width):
@@ -263,8 +268,9 @@ def _decode(items: Sequence[ImageItem], resolution: int | None) -> Tensor:
     finally:
         pool.shutdown(cancel_futures=True)  # so that an interrupt does not wait for all the rest
     if problems:
-        shown = problems[:5] + ([f"and {len(problems) - 5} more files"] if len(problems) > 5 else [])
-        raise DataError("\n".join(shown))
+        rest = f"and {len(problems) - 5} more files: dgdd data FOLDER --problems FILE lists them all"
+        raise DataError("\n".join(problems[:5] + ([rest] if len(problems) > 5 else [])), problems)
+    warnings += findings.notes()
     return images
 
 

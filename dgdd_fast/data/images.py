@@ -7,7 +7,7 @@
 * A resolution means a square: bicubic resampling (Pillow, which anti-aliases when it shrinks), without a
   crop.
 * Arrays are [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]; uint8 as it is, uint16 as 16 bits, floats in 0..1 or
-  in 0..255.
+  in 0..255. Their colours are RGB: nothing tells BGR (as OpenCV reads files) from it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import DataError
+from .findings import Findings
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -31,6 +32,8 @@ IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".p
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
 _REGISTERING = threading.Lock()
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa")
+_PLAIN = ("1", "L", "P", "RGB", "RGBA")
+_ORIENTATION = 0x0112  # in EXIF
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L")
 
 
@@ -42,8 +45,11 @@ def _register_decoders() -> None:
         Image.init()
 
 
-def read_image(source: Path | bytes, item: str, resolution: int | None = None) -> Pixels:
+def read_image(
+    source: Path | bytes, item: str, resolution: int | None = None, findings: Findings | None = None
+) -> Pixels:
     """Decodes one file (a path, or its bytes) to uint8 [H, W, 3], resized to `resolution` square where given.
+    What was done to it goes to `findings`.
 
     Raises DataError naming `item` where the file cannot be read, is no image, is truncated, or unpacks to
     more pixels than Pillow's limit against decompression bombs.
@@ -54,7 +60,7 @@ def read_image(source: Path | bytes, item: str, resolution: int | None = None) -
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height}, the limit is {limit}")
-            return image_to_pixels(image, item, resolution)
+            return image_to_pixels(image, item, resolution, findings)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
             f"{item} unpacks to far more pixels than an image should ({error}); remove it, or shrink it "
@@ -80,32 +86,47 @@ def _is_empty(source: Path | bytes) -> bool:
     return not source if isinstance(source, bytes) else source.stat().st_size == 0
 
 
-def image_to_pixels(image: Image.Image, item: str, resolution: int | None = None) -> Pixels:
-    """A Pillow image of any mode as uint8 [H, W, 3], resized to `resolution` square where given.
+def image_to_pixels(
+    image: Image.Image, item: str, resolution: int | None = None, findings: Findings | None = None
+) -> Pixels:
+    """A Pillow image of any mode as uint8 [H, W, 3], resized to `resolution` square where given. What was
+    done to it goes to `findings`.
 
     Raises DataError naming `item` where the pixels cannot be decoded or have no known range.
     """
+    findings = findings or Findings()
     try:
+        is_turned = image.getexif().get(_ORIENTATION, 1) != 1
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            findings.add("of animations and files of several pages the first image is taken", item)
         image = ImageOps.exif_transpose(image)
     except Exception as error:  # a damaged file makes the decoders raise almost anything
         raise DataError(f"{item} is truncated or damaged ({error}); fetch it again or remove it") from error
+    if is_turned:
+        findings.add("images are turned as their camera recorded it", item)
     if image.mode in _SIXTEEN_BIT:
-        image = Image.fromarray(_eight_bits(np.asarray(image), item))
+        image = Image.fromarray(_eight_bits(np.asarray(image), item, findings))
     if image.mode == "F":
         raise DataError(
             f"{item} is a floating-point image (mode F), whose range is unknown; convert it to 8 bits first"
         )
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         rgba = image.convert("RGBA")
+        if rgba.getchannel("A").getextrema() != (255, 255):
+            findings.add("images with transparent parts are laid over white", item)
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    if image.mode not in _PLAIN:
+        findings.add(f"images in {image.mode} are converted to RGB", item)
     return _resized(image.convert("RGB"), resolution)
 
 
-def array_to_pixels(array: npt.NDArray[Any], item: str, resolution: int | None = None) -> Pixels:
+def array_to_pixels(
+    array: npt.NDArray[Any], item: str, resolution: int | None = None, findings: Findings | None = None
+) -> Pixels:
     """An array of one image as uint8 [H, W, 3], resized to `resolution` square where given.
 
-    Floats must be finite and in 0..1 or 0..255. Which of the two is decided by this array alone (a maximum of
-    at most 1 means 0..1), so a caller with several images has to check that they agree: see `float_scale`.
+    Floats must be finite and in 0..1 or 0..255, unsigned integers of 16 bits in 0..65535. Whether they are is
+    not told by one image: `findings` gathers what is seen, for all images together to be judged.
     """
     if array.ndim == 2:
         array = array[:, :, None]
@@ -114,33 +135,25 @@ def array_to_pixels(array: npt.NDArray[Any], item: str, resolution: int | None =
             f"{item} has the shape {array.shape}; expected [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] with "
             "the channels last"
         )
+    if array.shape[0] == 3 and array.shape[1] > 4:
+        raise DataError(
+            f"{item} has the shape {array.shape}, whose channels may be first or last; give it as a Pillow "
+            "image"
+        )
+    findings = findings or Findings()
     if np.issubdtype(array.dtype, np.floating):
-        scale = 255 if float_scale(array, item) == 1 else 1
-        array = np.rint(array * scale).astype(np.uint8)
+        array = np.rint(array * (255 // findings.add_floats(array, item))).astype(np.uint8)
     elif array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
+    elif array.dtype == np.uint16:
+        array = _eight_bits(array, item, findings)
     elif array.dtype != np.uint8:
-        array = _eight_bits(array, item)
+        raise DataError(
+            f"{item} has pixels of type {array.dtype}, whose range is not clear; expected uint8, uint16, "
+            "bool or floats (where they are in 0..255, give array.astype(numpy.uint8))"
+        )
     image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else np.ascontiguousarray(array))
-    return image_to_pixels(image, item, resolution)
-
-
-def float_scale(array: npt.NDArray[Any], item: str) -> int | None:
-    """Which range a float image uses: 1 or 255, or None for an image that is zero everywhere (the same in
-    both).
-    """
-    finite = np.isfinite(array)
-    if not finite.all():
-        raise DataError(
-            f"{item} has {int((~finite).sum())} pixels that are NaN or infinite; repair or remove it"
-        )
-    low, high = float(array.min()), float(array.max())
-    if low < 0 or high > 255:
-        raise DataError(
-            f"{item} has float pixels in {low:g}..{high:g}; expected 0..1 or 0..255 (undo a normalisation "
-            "first)"
-        )
-    return None if high == 0 else 1 if high <= 1 else 255
+    return image_to_pixels(image, item, resolution, findings)
 
 
 def resize_all(images: Pixels, resolution: int | None) -> Pixels:
@@ -159,10 +172,10 @@ def _resized(image: Image.Image, resolution: int | None) -> Pixels:
     return np.array(image)
 
 
-def _eight_bits(array: npt.NDArray[Any], item: str) -> Pixels:
-    """uint16, or the 32-bit integers that Pillow holds 16 bits in, as uint8 with 65535 as 255."""
-    if (array.dtype.kind, array.dtype.itemsize) not in (("u", 2), ("i", 4)):
-        raise DataError(f"{item} has pixels of type {array.dtype}; expected uint8, uint16, or floats")
-    if int(array.min()) < 0 or int(array.max()) > 65535:
-        raise DataError(f"{item} has pixels in {array.min()}..{array.max()}; expected 16 bits (0..65535)")
+def _eight_bits(array: npt.NDArray[Any], item: str, findings: Findings) -> Pixels:
+    """16 bits, also as the 32-bit integers that Pillow holds them in, as uint8 with 65535 as 255."""
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > 65535:
+        raise DataError(f"{item} has pixels in {low}..{high}; expected 16 bits (0..65535)")
+    findings.add_deep(high, item)
     return np.rint(array / 257).astype(np.uint8)

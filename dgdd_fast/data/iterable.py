@@ -13,8 +13,9 @@ from PIL import Image
 from .checks import check_resolution, checked_dataset
 from .dataset import DomainDataset
 from .errors import DataError
+from .findings import Findings
 from .folder import DEFAULT_TEST_SHARE
-from .images import Pixels, array_to_pixels, float_scale, image_to_pixels, read_image
+from .images import Pixels, array_to_pixels, image_to_pixels, read_image
 from .labels import counts_from_one, whole_number
 from .names import check_spelling, listed, natural_key, near, plain_name
 from .splits import stratified_split
@@ -62,7 +63,7 @@ def from_iterable(
     if not collector.images:
         raise DataError(f"{name} holds no rows")
 
-    warnings: list[str] = []
+    warnings = collector.findings.notes()
     labels, class_names = _numbered(
         "label", collector.labels, collector.items, class_names or _feature_names(rows, label_key), warnings
     )
@@ -108,7 +109,7 @@ class _Collector:
         self.domains: list[Any] = []
         self.items: list[str] = []
         self.is_test: list[bool] = []
-        self.float_images: dict[int, str] = {}  # the value of white -> the first float image that uses it
+        self.findings = Findings()
 
     def add(self, row: Any, item: str, is_test: bool) -> None:
         if isinstance(row, Mapping):
@@ -139,29 +140,26 @@ class _Collector:
         if isinstance(image, Mapping) and ("bytes" in image or "path" in image):
             image = image.get("bytes") or image.get("path")
         if isinstance(image, Image.Image):
-            return image_to_pixels(image, item, self.resolution)
+            return image_to_pixels(image, item, self.resolution, self.findings)
         if isinstance(image, (str, Path)):
-            return read_image(Path(image), str(image), self.resolution)
+            return read_image(Path(image), plain_name(str(image)), self.resolution, self.findings)
         if isinstance(image, bytes):
-            return read_image(image, item, self.resolution)
+            return read_image(image, item, self.resolution, self.findings)
         if isinstance(image, torch.Tensor):
+            if image.dim() not in (2, 3) or (image.dim() == 3 and image.shape[0] not in (1, 3, 4)):
+                raise DataError(
+                    f"{item} has the shape {tuple(image.shape)}; a tensor is [3, H, W] or [H, W], an array "
+                    "[H, W, 3]"
+                )
             image = image.detach().cpu()
+            image = image.float() if image.dtype == torch.bfloat16 else image
             image = (image.permute(1, 2, 0) if image.dim() == 3 else image).numpy()
         if not isinstance(image, np.ndarray):
             raise DataError(
                 f"{item}: an image must be a Pillow image, an array, a tensor, a path or bytes, got "
                 f"{type(image).__name__}"
             )
-        if np.issubdtype(image.dtype, np.floating) and image.size:
-            white = float_scale(image, item)
-            if white is not None:
-                self.float_images.setdefault(white, item)
-            if len(self.float_images) > 1:
-                raise DataError(
-                    f"{self.float_images[1]} has float pixels in 0..1 and {self.float_images[255]} in "
-                    "0..255; give all images as uint8"
-                )
-        return array_to_pixels(image, item, self.resolution)
+        return array_to_pixels(image, item, self.resolution, self.findings)
 
 
 def _feature_names(rows: Any, key: str) -> list[str] | None:

@@ -18,7 +18,8 @@ import torch
 from .checks import check_resolution, checked_dataset
 from .dataset import DomainDataset
 from .errors import DataError
-from .images import Pixels, float_scale, resize_all
+from .findings import Findings
+from .images import Pixels, resize_all
 from .labels import STORE, counts_from_one
 from .names import check_spelling, chosen_names, plain_name
 from .tree import is_left_behind, shown, walk
@@ -61,7 +62,9 @@ def load_npz(
     names = [plain_name(path.stem) for path in paths]
     check_spelling("domain", names, str(folder))
     wanted = chosen_names("domain", names, domains, str(folder))
-    files = [_read(path, resolution) for path, name in zip(paths, names, strict=True) if name in wanted]
+    files = [
+        _read(path, resolution, warnings) for path, name in zip(paths, names, strict=True) if name in wanted
+    ]
 
     class_names = tuple(dict.fromkeys(name for file in files for name in file.classes))
     check_spelling("class", class_names, str(folder))
@@ -117,7 +120,7 @@ def _files_in(folder: Path, warnings: list[str]) -> list[Path]:
     return paths
 
 
-def _read(path: Path, resolution: int | None) -> _DomainFile:
+def _read(path: Path, resolution: int | None, warnings: list[str]) -> _DomainFile:
     arrays = _arrays(path)
     missing = [key for key in ("x_train", "y_train", "x_test", "y_test", "classes") if key not in arrays]
     if missing:
@@ -127,7 +130,9 @@ def _read(path: Path, resolution: int | None) -> _DomainFile:
         raise DataError(f"{path}: `classes` has an empty name, for label {classes.index('')}")
     if len(set(classes)) != len(classes):
         raise DataError(f"{path}: `classes` names one class twice: {', '.join(classes)}")
-    images = _images(path, arrays["x_train"], arrays["x_test"])
+    findings = Findings()
+    images = _images(path, arrays["x_train"], arrays["x_test"], findings)
+    warnings += findings.notes()
     train_rows = len(arrays["x_train"])
     names: list[str] = []
     labels = []
@@ -192,7 +197,7 @@ def _texts(path: Path, key: str, values: npt.NDArray[Any]) -> list[str]:
     return [plain_name(name) for name in decoded]
 
 
-def _images(path: Path, train: npt.NDArray[Any], test: npt.NDArray[Any]) -> Pixels:
+def _images(path: Path, train: npt.NDArray[Any], test: npt.NDArray[Any], findings: Findings) -> Pixels:
     """Both parts, one after the other, as uint8 [N + M, H, W, 3]."""
     for part, images in zip(_PARTS, (train, test), strict=True):
         if images.ndim != 3 and (images.ndim != 4 or images.shape[3] not in (1, 3)):
@@ -208,19 +213,18 @@ def _images(path: Path, train: npt.NDArray[Any], test: npt.NDArray[Any]) -> Pixe
     if len(train) + len(test) == 0 or 0 in train.shape[1:]:
         raise DataError(f"{path} holds no images; remove it or fill it")
     if np.issubdtype(train.dtype, np.floating):
-        scales = {
-            float_scale(part, f"{path} x_{name}")
-            for part, name in ((train, "train"), (test, "test"))
-            if part.size
-        }
-        if {1, 255} <= scales:
-            raise DataError(
-                f"{path}: x_train and x_test differ in range (0..1 and 0..255); store both as uint8"
-            )
-        scale = 255 if 1 in scales else 1
-        train, test = (np.rint(part * scale).astype(np.uint8) for part in (train, test))
+        whites = [
+            findings.add_floats(image, f"{path} x_{part}[{row}]")
+            for part, images in zip(_PARTS, (train, test), strict=True)
+            for row, image in enumerate(images)
+        ]
+        white = max(whites)  # all the same, but for black images: see `Findings.notes`
+        train, test = (np.rint(part * (255 // white)).astype(np.uint8) for part in (train, test))
     if train.dtype != np.uint8:
-        raise DataError(f"{path}: x_train has the type {train.dtype}; expected uint8 in 0..255, or floats")
+        raise DataError(
+            f"{path}: x_train has the type {train.dtype}; expected uint8 in 0..255, or floats "
+            "(if they are in 0..255, store x.astype(numpy.uint8))"
+        )
     images = np.concatenate([train, test])
     if images.ndim == 3:
         images = images[..., None]

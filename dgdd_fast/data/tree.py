@@ -109,7 +109,8 @@ def walk(path: Path) -> Tree:
     if broken:
         raise DataError(
             f"{_some(broken)}: a link that leads nowhere, or no plain file; mend it (is what it points to "
-            "moved, or not mounted?) or remove it"
+            "moved, or not mounted?) or remove it",
+            broken,
         )
     if left_behind:
         tree.warnings.append(

@@ -119,8 +119,14 @@ def test_a_boolean_array_is_black_and_white() -> None:
         (np.full((4, 4), np.inf), "NaN or infinite"),
         (np.full((4, 4), -1.0), r"-1\.\.-1; expected 0\.\.1 or 0\.\.255"),
         (np.full((4, 4), 300.0), r"300\.\.300; expected"),
-        (np.zeros((4, 4), np.int64), "type int64; expected uint8"),
-        (np.full((4, 4), -1, np.int32), "16 bits"),
+        (np.zeros((4, 4), np.int64), "type int64, whose range"),
+        (np.full((4, 4), -1, np.int32), "type int32"),
+        (np.full((4, 4), 200, np.int32), r"int32, whose range is not clear.*astype\(numpy.uint8\)"),
+        (np.full((4, 4), 200, np.int16), "type int16"),
+        (np.full((4, 4), 1j), "type complex128"),
+        (np.zeros((3, 8, 3), np.uint8), "channels may be first or last"),
+        (np.pad([[255.0]], (0, 20), constant_values=0.5), r"0\.\.1 but for 1 that reach 255"),
+        (np.pad([[1.2]], (0, 20), constant_values=0.5), r"0\.\.1 but for 1 that reach 1\.2"),
     ],
 )
 def test_bad_arrays_are_refused_by_name(array: np.ndarray, message: str) -> None:

@@ -46,10 +46,12 @@ def colour_of(path: str) -> tuple[int, int, int]:
 
 
 def write_image(root: Path, path: str, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Path:
-    """A one-coloured image at root/path."""
+    """An image at root/path, of one colour but for its last pixel."""
     file = root / path
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour_of(path)).convert(mode).save(file)
+    image = Image.new("RGB", size, colour_of(path))
+    image.putpixel((size[0] - 1, size[1] - 1), (255, 254, 253))
+    image.convert(mode).save(file)
     return file
 
 
