@@ -19,6 +19,7 @@ from .experts import ExpertPool
 from .interruption import Interrupted, stop_at_whole_steps
 from .matching.registry import OBJECTIVES, build_objective
 from .matching.resolve import resolve_distillation
+from .parallel import side_by_side, thread_count
 from .precision import arithmetic
 from .synthetic.checkpoint import Checkpoint
 from .synthetic.distilled_set import DistilledSet
@@ -83,7 +84,7 @@ def distill(
     if target is not None and target in sources.domain_names:
         raise ValueError(f"the target domain {target!r} is among the sources: leave it out before distilling")
     device = torch.device(device)
-    with arithmetic(config.precision, device):
+    with arithmetic(config.precision, device), side_by_side(device):
         return _distill(sources, config, run_folder, resume, device, target, progress)
 
 
@@ -125,7 +126,7 @@ def _distill(
     def checkpoint(done: int) -> None:
         if path is not None:
             learnt = {**optimizer.state, **objective.state}
-            threads = torch.get_num_threads()
+            threads = thread_count()
             kept = (tiles, learnt, torch.tensor(losses), to_dict(settings), fingerprint, threads)
             Checkpoint(done, *kept).save(path)
 
@@ -171,7 +172,7 @@ def _distill(
             "iterations": max(first, iterations),
             "length_ratio": optimizer.length_ratio,
             "device": device.type,
-            "threads": torch.get_num_threads(),
+            "threads": thread_count(),
             "dgdd_fast": version("dgdd-fast"),
             "torch": torch.__version__,
         },

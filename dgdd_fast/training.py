@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -15,6 +17,7 @@ from .data.augment import augmented_rows, cutmix, draw_batch, draw_cutmix, mixed
 from .generalization import training_loss
 from .interruption import TrainingDivergedError
 from .networks import Network, build_network, initialise, resolve_network, rows_per_chunk
+from .parallel import all_threads, each, side_by_side, slices, sum_gradients_
 from .precision import arithmetic, autocast
 from .seeds import generator
 
@@ -177,7 +180,7 @@ def train_network(
             f"training needs images with a label each, got {len(images)} and {list(labels.shape)}"
         )
     device = torch.device(device)
-    with arithmetic(config.precision, device):
+    with arithmetic(config.precision, device), side_by_side(device):
         return _train(images.to(device), labels.to(device), num_classes, config, mean, std, progress)
 
 
@@ -200,9 +203,14 @@ def _train(
     mean, std = (torch.as_tensor(values, device=device) for values in (mean, std))
     loss_of = training_loss(config, network, mean, std, generator(config.seed, "generalize"))
     # Where nothing mixes the images of a batch, its gradient is summed over parts that are fast to compute.
-    rows = config.batch_size
-    if config.network.norm != "batch" and config.generalize == "none":
-        rows = min(rows, rows_per_chunk(network, device))
+    mixed = config.network.norm == "batch" or config.generalize != "none"
+    rows = config.batch_size if mixed else min(config.batch_size, rows_per_chunk(network, device))
+
+    def weighted_loss(inputs: Tensor, wanted: Tensor, epoch: int, part: slice) -> Tensor:
+        with autocast(config.precision, device):
+            return loss_of(inputs[part], wanted[part], epoch) * len(inputs[part]) / len(inputs)
+
+    parameters = list(network.parameters())
     schedule = SCHEDULES[config.optimizer](config)
     for epoch in range(config.epochs):
         if epoch in schedule.fresh_starts:
@@ -216,13 +224,9 @@ def _train(
             mix = draw_cutmix(config.cutmix_probability, resolution, len(batch), mixes)
             inputs = cutmix(augmented_rows(images, batch, mean, std, draw), mix)
             wanted = mixed_labels(labels[batch], mix, num_classes)
-            optimizer.zero_grad()
-            parts, targets = torch.split(inputs, rows), torch.split(wanted, rows)
-            for part, target in zip(parts, targets, strict=True):
-                with autocast(config.precision, device):
-                    loss = loss_of(part, target, epoch) * len(part) / len(batch)
-                loss.backward()  # type: ignore[no-untyped-call]
-                total += loss.detach()
+            passed = functools.partial(weighted_loss, inputs, wanted, epoch)
+            with all_threads() if mixed else contextlib.nullcontext():
+                total += torch.stack(sum_gradients_(parameters, passed, slices(len(batch), rows))).sum()
             optimizer.step()
         if not math.isfinite(total):
             raise TrainingDivergedError(
@@ -234,7 +238,6 @@ def _train(
     return network.eval()
 
 
-@torch.inference_mode()
 def accuracy(
     network: Network,
     test: DomainDataset,
@@ -244,11 +247,12 @@ def accuracy(
 ) -> float:
     """The percentage of `test`, normalised with `mean` and `std`, that the network classifies correctly."""
     device = network.classifier.weight.device
-    rows = rows_per_chunk(network, device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    parts = zip(torch.split(test.images, rows), torch.split(test.labels, rows), strict=True)
-    with arithmetic(precision, device), autocast(precision, device):
-        for images, labels in parts:
-            predicted = network(normalise(images.to(device), mean, std)).argmax(1)
-            correct += (predicted == labels.to(device)).sum()
-    return 100 * correct.item() / len(test)
+
+    def correct(part: slice) -> Tensor:
+        with torch.inference_mode(), autocast(precision, device):
+            predicted = network(normalise(test.images[part].to(device), mean, std)).argmax(1)
+            return (predicted == test.labels[part].to(device)).sum()
+
+    with arithmetic(precision, device), side_by_side(device):
+        counts = each(correct, slices(len(test), rows_per_chunk(network, device)))
+    return 100 * float(sum(counts)) / len(test)

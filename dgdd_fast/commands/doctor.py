@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from importlib import import_module, metadata
@@ -16,6 +15,7 @@ from rich.text import Text
 from .. import ops
 from ..config import DistillConfig
 from ..ops import reference
+from ..parallel import available_cores
 from .app import FAILURE
 from .terminal import console, labelled
 
@@ -54,7 +54,7 @@ def examine() -> bool:
 
 
 def _facts(build: dict[str, Any]) -> list[tuple[str, str]]:
-    cores = os.cpu_count()
+    cores = available_cores()
     facts = [
         ("dgdd-fast", build["version"]),
         ("python", f"{sys.version.split()[0]} on {platform.platform()}"),
@@ -104,7 +104,7 @@ def _advice(build: dict[str, Any], passed: bool) -> list[str]:
         advice.append(
             "torch is built for CUDA and finds no GPU: if there is one, see to its driver (nvidia-smi)"
         )
-    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    cores, threads = available_cores(), torch.get_num_threads()
     if threads * 2 < cores:
         advice.append(
             f"torch uses {threads} threads on {cores} cores: unset OMP_NUM_THREADS, or give --threads"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,7 @@ Classes = Annotated[
     str | None, typer.Option(metavar="NAME,...", help="Use these classes of the data only. Default: all.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: cpu.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: as torch chooses.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one for each core.")]
 PRECISION_HELP = "float32, tf32 or bfloat16."
 Precision = Annotated[str | None, typer.Option(help=f"{PRECISION_HELP} Default: float32.")]
 Settings = Annotated[
@@ -78,9 +79,15 @@ def free_file(path: Path, overwrite: bool) -> Path:
 
 
 def set_threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
+    """Computes with so many CPU threads; None: what OMP_NUM_THREADS says, else as many as torch wants and
+    this process has cores for."""
+    import torch
 
+    from ..parallel import available_cores
+
+    if threads is None and "OMP_NUM_THREADS" not in os.environ:
+        threads = min(torch.get_num_threads(), available_cores())
+    if threads is not None:
         torch.set_num_threads(threads)
 
 

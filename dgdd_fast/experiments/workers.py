@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from ..interruption import Interrupted, held_back, listen_to_one_request
+from ..parallel import available_cores
 from ..plugins import load_plugins, loaded_plugins
 from .job import EVENTS, JobData, JobProgress, ProgressCallback, run_job
 from .plan import Job, PoolJob
@@ -51,7 +52,7 @@ def run_in_processes(
     Args:
         threads: CPU threads for each worker; None shares the machine's evenly.
     """
-    threads = threads or max(1, (os.cpu_count() or 1) // workers)
+    threads = threads or max(1, available_cores() // workers)
     waiting = deque(jobs)
     attempts: Counter[str] = Counter()
     team: list[_Worker] = []

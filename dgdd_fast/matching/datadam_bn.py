@@ -9,6 +9,7 @@ from ..config import DistillSettings, Precision
 from ..data.augment import augment
 from ..data.real_images import RealImages
 from ..networks import build_staged_network, initialise
+from ..parallel import all_threads
 from ..precision import autocast
 from ..seeds import generator
 from ..synthetic.gradients import ImageGradients
@@ -57,7 +58,8 @@ class BatchNormDataDAM(Objective):
                 target = self._means(real[part], classes, config.precision)
             present = torch.bincount(classes, minlength=self.real.num_classes) > 0
             loss = (distribution_matching(synthetic, target) * present).sum()
-            (result[position],) = torch.autograd.grad(loss, leaf, retain_graph=True)
+            with all_threads():
+                (result[position],) = torch.autograd.grad(loss, leaf, retain_graph=True)
             losses.append(loss.detach())
         if not by_domain:
             return ImageGradients(losses[0][None], result[0], None, None)
@@ -66,7 +68,7 @@ class BatchNormDataDAM(Objective):
 
     def _means(self, images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
         """[K, F], what is compared of each class, from one pass of all `images`."""
-        with autocast(precision, images.device):
+        with all_threads(), autocast(precision, images.device):
             activations, features = self.network.activations(images)
             vectors = attention_vector(activations[:-1], features, self.config.attention_power).float()
         return group_means(vectors, labels, self.real.num_classes)

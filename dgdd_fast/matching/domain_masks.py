@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from ..config import DistillSettings, DomainMaskConfig
+from ..data.augment import AugmentDraw
+from ..parallel import each
 from ..synthetic.gradients import ImageGradients
 from ..synthetic.optimizer import ImageOptimizer
 from .comparison import MeanComparison
@@ -75,19 +77,26 @@ class DomainMasks(Objective):
 
     def _view_gradients(self, views: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
         """The weighted domain loss and its gradient at the views, both [D, N, 3, h, w]."""
-        matching = self.matching
-        targets = self.means.domain_means()
-        draw, chunks = matching.augmentation(iteration), matching.chunks()
+        draw = self.matching.augmentation(iteration)
         loss, gradient = views.new_zeros(()), torch.zeros_like(views)
-        for domain, target in targets.items():
-            total = torch.zeros_like(target)
-            for chunk in chunks:
-                total += matching.synthetic_pass(views[domain], chunk, draw, graph=False)[1].sum(0)
-            difference = total / views.shape[1] - target
-            loss += self.module.weight * difference.square().sum()
-            cotangent = 2 * self.module.weight / views.shape[1] * difference
-            for chunk in chunks:
-                leaf, features = matching.synthetic_pass(views[domain], chunk, draw, graph=True)
-                cotangents = cotangent.expand_as(features)
-                (gradient[domain, chunk],) = torch.autograd.grad(features, leaf, cotangents)
+        for domain, target in self.means.domain_means().items():
+            part, gradient[domain] = self._gradient_of_views(views[domain], target, draw)
+            loss += part
         return loss, gradient
+
+    def _gradient_of_views(self, views: Tensor, target: Tensor, draw: AugmentDraw) -> tuple[Tensor, Tensor]:
+        """The same for a domain with the mean features `target` [F]: views and gradient [N, 3, h, w]."""
+        matching, weight = self.matching, self.module.weight
+        chunks = matching.chunks()
+
+        def total_of(chunk: slice) -> Tensor:
+            return matching.synthetic_pass(views, chunk, draw, graph=False)[1].sum(0)
+
+        difference = torch.stack(each(total_of, chunks)).sum(0) / len(views) - target
+        cotangent = 2 * weight / len(views) * difference
+
+        def gradient_of(chunk: slice) -> Tensor:
+            leaf, features = matching.synthetic_pass(views, chunk, draw, graph=True)
+            return torch.autograd.grad(features, leaf, cotangent.expand_as(features))[0]
+
+        return weight * difference.square().sum(), torch.cat(each(gradient_of, chunks))

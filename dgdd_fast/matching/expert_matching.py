@@ -11,6 +11,7 @@ from ..data.augment import augment, draw_siamese
 from ..data.real_images import RealImages
 from ..experts import ExpertPool
 from ..masking import draw_stage, draw_uniforms, mask
+from ..parallel import each, slices
 from ..seeds import generator
 from ..synthetic.gradients import ImageGradients
 from ..synthetic.mosaics import decode
@@ -105,21 +106,21 @@ class Regularisation:
         random = generator(config.seed, "augment regularisation", iteration)
         draw = draw_siamese(config.augment, self.pool.resolution, classes, random).to(images.device)
         stage, uniforms = self._draw_masks(len(images), iteration)
-        losses = images.new_zeros(2)
         gradient = torch.zeros_like(images)
         if self.terms.regularisation == "off" and len(uniforms) < 2:
-            return losses, gradient
+            return images.new_zeros(2), gradient
         size = max(1, chunk_rows(network, config, graph=True) // max(1, len(uniforms)))
-        for first in range(0, len(images), size):
-            rows = slice(first, first + size)
+
+        def add(rows: slice) -> Tensor:
             leaf = images[rows].detach().requires_grad_()
             decoded = augment(decode(leaf, config.factor), draw, self.labels[rows])
             maps = network.forward_to(decoded, stage)
             parts = self._losses(maps, stage, [copy[rows] for copy in uniforms], rows)
             parts = parts * (classes / len(images))
             (gradient[rows],) = torch.autograd.grad(parts.sum(), leaf)
-            losses += parts.detach()
-        return losses, gradient
+            return parts.detach()
+
+        return torch.stack(each(add, slices(len(images), size))).sum(0), gradient
 
     def _draw_masks(self, images: int, iteration: int) -> tuple[int, list[Tensor]]:
         """The stage, and uniform numbers for each of the masked copies: none, one or two."""

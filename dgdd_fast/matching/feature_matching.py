@@ -9,6 +9,7 @@ from torch import Tensor
 from ..config import DistillSettings
 from ..data.augment import AugmentDraw, augment
 from ..data.real_images import RealImages
+from ..parallel import each, slices
 from ..precision import autocast
 from ..synthetic.gradients import ImageGradients
 from ..synthetic.mosaics import decode
@@ -59,7 +60,7 @@ class FeatureMatching(Objective):
         # The graphs of all chunks are kept where they fit the memory budget; else each is built a second time
         # for its backward.
         keep = len(images) <= budget_rows(space.network, config, graph=True)
-        passes = [self.synthetic_pass(images, chunk, draw, graph=keep) for chunk in chunks]
+        passes = each(lambda chunk: self.synthetic_pass(images, chunk, draw, graph=keep), chunks)
         features = torch.cat([output.detach() for _, output in passes]).requires_grad_()
         loss = comparison.losses(features, self.labels).sum()
         objectives = []
@@ -71,13 +72,17 @@ class FeatureMatching(Objective):
             objectives.append(loss)
         cotangents = [torch.autograd.grad(value, features, retain_graph=True)[0] for value in objectives]
         result = images.new_empty(len(cotangents), *images.shape)
-        for index, chunk in enumerate(chunks):
+
+        def go_back(index: int) -> None:
+            chunk = chunks[index]
             leaf, output = passes[index] if keep else self.synthetic_pass(images, chunk, draw, graph=True)
             for position, cotangent in enumerate(cotangents):
                 last = position == len(cotangents) - 1
                 (gradient,) = torch.autograd.grad(output, leaf, cotangent[chunk], retain_graph=not last)
                 result[position, chunk] = gradient
             passes[index] = (leaf.detach(), output.detach())
+
+        each(go_back, range(len(chunks)))
         losses = loss.detach()[None]
         if not by_domain:
             return ImageGradients(losses, result[0], None, None)
@@ -92,8 +97,7 @@ class FeatureMatching(Objective):
 
     def chunks(self) -> list[slice]:
         """The synthetic images in parts to be passed through the network with a graph."""
-        count, size = len(self.labels), chunk_rows(self.space.network, self.config, graph=True)
-        return [slice(first, min(first + size, count)) for first in range(0, count, size)]
+        return slices(len(self.labels), chunk_rows(self.space.network, self.config, graph=True))
 
     def synthetic_pass(
         self, images: Tensor, chunk: slice, draw: AugmentDraw, graph: bool
@@ -107,10 +111,12 @@ class FeatureMatching(Objective):
     @torch.no_grad()
     def _add_real(self, batch: RealBatch, draw: AugmentDraw) -> None:
         """Hands the features of the real batch to the comparison."""
-        size = chunk_rows(self.space.network, self.config, graph=False)
-        for first in range(0, len(batch.rows), size):
-            part = slice(first, first + size)
+
+        def features_of(part: slice) -> Tensor:
             images = self.real.augmented(batch.rows[part], draw, batch.labels[part])
             with autocast(self.config.precision, images.device):
-                features = self.space.real(images, part).float()
+                return self.space.real(images, part).float()
+
+        parts = slices(len(batch.rows), chunk_rows(self.space.network, self.config, graph=False))
+        for part, features in zip(parts, each(features_of, parts), strict=True):
             self.comparison.add(features, batch.cells[part])

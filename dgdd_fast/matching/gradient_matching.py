@@ -10,6 +10,7 @@ from ..config import DistillSettings
 from ..data.augment import AugmentDraw, augment
 from ..data.real_images import RealImages
 from ..networks import allow_second_derivatives, build_network, initialise
+from ..parallel import each
 from ..precision import autocast
 from ..seeds import generator
 from ..synthetic.gradients import ImageGradients
@@ -47,8 +48,8 @@ class GradientMatching(Objective):
         per_class = len(self.labels) // classes
         batches = torch.split(rows, sizes.flatten().tolist())
         result = images.new_zeros(1 + domains if by_domain else 1, *images.shape)
-        losses = []
-        for label in range(classes):
+
+        def add_class(label: int) -> Tensor:
             own = batches[label * domains : (label + 1) * domains]
             real = {domain: self._real(batch, label, draw) for domain, batch in enumerate(own) if len(batch)}
             share = {domain: len(own[domain]) / int(sizes[label].sum()) for domain in real}
@@ -65,7 +66,10 @@ class GradientMatching(Objective):
                 distance = gradient_distance(synthetic, target)
                 (result[position, part],) = torch.autograd.grad(distance, leaf, retain_graph=True)
                 if position == 0:
-                    losses.append(distance.detach())
+                    loss = distance.detach()
+            return loss
+
+        losses = each(add_class, range(classes))
         loss = torch.stack(losses).sum()[None]
         if not by_domain:
             return ImageGradients(loss, result[0], None, None)

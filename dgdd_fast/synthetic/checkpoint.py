@@ -11,13 +11,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..config import DistillConfig, DistillSettings, from_dict, to_dict
 from ..config.bounds import CountOrNone, Size
 from ..json_text import parse_json
 from ..messages import shown
+from ..parallel import thread_count
 from ..tensor_file import TensorFile, TensorFileError, check_tensors, content_of, header_of, loaded
 from .optimizer import SINCE_LATER
 
@@ -50,7 +50,7 @@ class Checkpoint:
         losses: float32 [iteration, L], of each iteration.
         config: the settings of the run as nested dictionaries.
         fingerprint: of the source data, and of the experts if there are any.
-        threads: CPU threads the run used; another number rounds differently.
+        threads: CPU threads the run used; with batch normalisation another number rounds differently.
     """
 
     iteration: int
@@ -97,7 +97,7 @@ class Checkpoint:
         """The checkpoint of the run with these settings, on the data and experts of `fingerprint`.
 
         Raises CheckpointError where it is of another run or beyond `config.iterations`. Warns where the run
-        used another number of CPU threads.
+        used another number of CPU threads and that may matter.
         """
         checkpoint = Checkpoint.load(path)
         if checkpoint.fingerprint != fingerprint:
@@ -125,10 +125,11 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path} is already at iteration {checkpoint.iteration}, beyond {config.iterations}"
             )
-        if checkpoint.threads != torch.get_num_threads():
+        # Only passes that cannot be taken apart round otherwise with another number of threads.
+        if config.network.norm == "batch" and checkpoint.threads != thread_count():
             warnings.warn(
-                f"the run used {checkpoint.threads} CPU threads and goes on with {torch.get_num_threads()}: "
-                "results may differ by rounding",
+                f"the run used {checkpoint.threads} CPU threads and goes on with {thread_count()}: "
+                "with batch normalisation results may differ by rounding",
                 stacklevel=3,
             )
         return checkpoint

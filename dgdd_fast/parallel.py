@@ -1,0 +1,150 @@
+"""Parts of a pass side by side on the CPU: a thread for each, in which every operator computes alone.
+
+An operator that shares its work among threads ends when the last of them has done its share, hundreds of
+times an iteration; beside another busy process each of these waits for whoever lost a core. Parts of a pass
+(images, classes) are waited for once. They are cut by the size of the images and networks alone and put
+together in order, so that results are the same bits whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import torch
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+
+class _Team(NamedTuple):
+    threads: int
+    pool: ThreadPoolExecutor
+
+
+_team: ContextVar[_Team | None] = ContextVar("team", default=None)
+
+
+@contextlib.contextmanager
+def side_by_side(device: torch.device) -> Iterator[None]:
+    """Within, `each` computes as many parts at once as torch had threads, and operators outside of it take
+    one thread. On a GPU, and inside another such block, nothing changes."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1 or _team.get() is not None:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, "part", torch.set_num_threads, (1,)) as pool:
+            token = _team.set(_Team(threads, pool))
+            try:
+                yield
+            finally:
+                _team.reset(token)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def each(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """`function` of every part, in order; side by side within `side_by_side`.
+
+    Gradients are recorded where they are for the caller. Autocast is to be entered by `function`.
+    """
+    return list(one_by_one(function, parts))
+
+
+def one_by_one(function: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
+    """The same for results that are better not all kept: each as soon as it and those before it are there."""
+    team = _team.get()
+    if team is None or len(parts) < 2:
+        yield from map(function, parts)
+        return
+    records = torch.is_grad_enabled()
+
+    def computed(part: Part) -> Result:
+        with torch.set_grad_enabled(records):
+            return function(part)
+
+    yield from team.pool.map(computed, parts)
+
+
+def slices(count: int, most: int) -> list[slice]:
+    """`count` images in parts as even as can be, none of more than `most`."""
+    parts = -(-count // most)
+    ends = [count * part // parts for part in range(parts + 1)]
+    return [slice(first, end) for first, end in itertools.pairwise(ends)]
+
+
+def sum_gradients_(
+    parameters: Sequence[torch.nn.Parameter], losses: Callable[[slice], torch.Tensor], parts: Sequence[slice]
+) -> list[torch.Tensor]:
+    """Sets the gradient of each parameter to that of the sum of `losses` over all parts, in their order.
+
+    Returns the losses: what `losses` gives for a part is a scalar with a graph of its own.
+    """
+
+    def loss_and_gradients(part: slice) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
+        loss = losses(part)
+        return loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True)
+
+    found = []
+    for parameter in parameters:
+        parameter.grad = None
+    for loss, gradients in one_by_one(loss_and_gradients, parts):
+        found.append(loss)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if parameter.grad is None:
+                parameter.grad = gradient
+            elif gradient is not None:
+                parameter.grad += gradient
+    return found
+
+
+@contextlib.contextmanager
+def all_threads() -> Iterator[None]:
+    """For a pass that cannot be taken apart: within, operators share their work among all threads again."""
+    team = _team.get()
+    if team is None:
+        yield
+        return
+    torch.set_num_threads(team.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(1)
+
+
+def thread_count() -> int:
+    """How many threads compute, side by side or inside the operators."""
+    team = _team.get()
+    return torch.get_num_threads() if team is None else team.threads
+
+
+def available_cores() -> int:
+    """The cores that this process may use: by its affinity, and by the quota of its control group."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, granted_cores(Path("/sys/fs/cgroup")))))
+
+
+def granted_cores(root: Path) -> float:
+    """How many cores' time the control group grants, infinity where it says nothing; versions 2 and 1.
+
+    Inside a container the group's own files stand at the root.
+    """
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (root / "cpu.max").read_text().split()
+        return math.inf if quota == "max" else int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (
+            int((root / "cpu" / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period")
+        )
+        return quota / period if quota > 0 else math.inf
+    return math.inf
