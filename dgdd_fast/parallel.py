@@ -140,8 +140,8 @@ def granted_cores(root: Path) -> float:
     Inside a container the group's own files stand at the root.
     """
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
-        quota, period = (root / "cpu.max").read_text().split()
-        return math.inf if quota == "max" else int(quota) / int(period)
+        granted, of = (root / "cpu.max").read_text().split()
+        return math.inf if granted == "max" else int(granted) / int(of)
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         quota, period = (
             int((root / "cpu" / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period")

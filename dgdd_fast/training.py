@@ -251,7 +251,8 @@ def accuracy(
     def correct(part: slice) -> Tensor:
         with torch.inference_mode(), autocast(precision, device):
             predicted = network(normalise(test.images[part].to(device), mean, std)).argmax(1)
-            return (predicted == test.labels[part].to(device)).sum()
+            right: Tensor = (predicted == test.labels[part].to(device)).sum()
+            return right
 
     with arithmetic(precision, device), side_by_side(device):
         counts = each(correct, slices(len(test), rows_per_chunk(network, device)))
