@@ -48,8 +48,7 @@ def mask(
         domain_index: int64 [N], the domain of each image.
         uniforms: [N, C] of `draw_uniforms`.
     """
-    weight = expert.discriminators[stage - 1].weight
-    assert isinstance(weight, Tensor)
+    weight: Tensor = expert.discriminator(stage).weight
     if config.score == "uniform":
         weight = torch.zeros_like(weight)
     return ops.mask_channels(

@@ -150,8 +150,7 @@ def stability(pool: ExpertPool, images: Tensor, domains: Tensor, stage: int) -> 
 
 def _scores(expert: Expert, images: Tensor, domains: Tensor, stage: int) -> Tensor:
     """The activation scores [N, C] of each image for its own domain."""
-    weight = expert.discriminators[stage - 1].weight
-    assert isinstance(weight, Tensor)
+    weight: Tensor = expert.discriminator(stage).weight
     size = rows_per_chunk(expert.network, torch.device("cpu"))
     return torch.cat(
         [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,24 @@ _SCALARS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "i
 _COLLECTIONS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("seq", "map"))
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-3 for a text, for want of a point; here it is a number. A key twice is an error, and
-    so is more than any settings hold, as soon as it is met."""
+_INTEGER, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_MERGE = "tag:yaml.org,2002:merge"
+# Unlike in YAML 1.1, 1e-3 is a number; 010 and 1:30 are texts, not 8 and 90.
+_NUMBERS = {
+    _INTEGER: r"[-+]?(0|[1-9][0-9_]*|0b[01][01_]*|0x[0-9a-fA-F][0-9a-fA-F_]*)",
+    _FLOAT: r"[-+]?(([0-9][0-9_]*\.[0-9_]*|[0-9]+(?=[eE])|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?|\.(inf|Inf|INF))"
+    r"|\.(nan|NaN|NAN)",
+}
 
-    composed = 0
+
+class _Loader(yaml.SafeLoader):
+    """Plain data. A key twice is an error, however it is written, and so is more than any settings hold, as
+    soon as it is met."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.composed = 0
+        self._checked: set[int] = set()
 
     def fetch_flow_collection_start(self, TokenClass: Any) -> None:
         if self.flow_level >= MOST_DEPTH:
@@ -36,20 +50,36 @@ class _Loader(yaml.SafeLoader):
             raise ValueError(f"the YAML text has more than {MOST_NODES} values")
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Writes what `<<` names into the mapping; called for a mapping that is merged, too."""
+        if id(node) not in self._checked:  # afterwards it holds keys of others beside its own
+            self._checked.add(id(node))
+            self._check_keys(node)
+        super().flatten_mapping(node)
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
+        seen: set[Any] = set()
         for key, _ in node.value:
-            name = f"{key.tag} {key.value}" if isinstance(key, yaml.ScalarNode) else ""
-            if name and key.tag != "tag:yaml.org,2002:merge" and name in seen:
+            name = key.tag if key.tag == _MERGE else self.construct_object(key, deep=True)
+            if not isinstance(name, Hashable):
+                continue  # refused where the mapping is made
+            if name in seen:
                 line = key.start_mark.line + 1
                 raise ValueError(f"the key {shown(key.value)} stands twice in a mapping, line {line}")
             seen.add(name)
-        return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts texts in quotation marks that `_Loader` would take for numbers."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in _NUMBERS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), list("-+.0123456789"))
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -116,4 +146,4 @@ def _is_unicode(text: str) -> bool:
 
 def dump_yaml(values: dict[str, Any]) -> bytes:
     """The YAML text of `values`, in their order, as `load_yaml` reads it."""
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True).encode()

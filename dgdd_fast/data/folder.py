@@ -138,10 +138,12 @@ def _read_split_lists(
     """For every listed image that is there, whether it belongs to the test part; None where there are no
     lists.
     """
-    lists = {domain: find_lists(layout.texts, domain) for domain in domain_names}
-    without = [domain for domain, found in lists.items() if found is None]
-    if len(without) == len(lists):
+    lists = {
+        domain: found for domain in domain_names if (found := find_lists(layout.texts, domain)) is not None
+    }
+    if not lists:
         return None
+    without = [domain for domain in domain_names if domain not in lists]
     if without:
         raise DataError(
             f"{path} has no lists for the domain {without[0]!r} but for others; add them, or remove the "
@@ -150,7 +152,6 @@ def _read_split_lists(
     listed: dict[str, bool] = {}
     counting_from_one, other_order = [], []
     for domain, found in lists.items():
-        assert found is not None
         read = read_lists(*found, domain, layout.class_folders)
         there = {_listed_name(item) for item in items if item.domain == domain}
         usable = {item: is_test for item, is_test in read.is_test.items() if item in there}

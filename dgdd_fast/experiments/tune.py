@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..config import RANDOM, merged, method_name, nested
+from ..config import RANDOM, DistillConfig, merged, method_name, nested
 from ..data import DomainDataset
 from ..json_text import write_json
 from ..seeds import derive_seed
@@ -77,7 +77,9 @@ def tune(study: Study, folder: Path, workers: Workers, tell: ProgressCallback) -
         if len(part.sources) == 2:
             _check_surgery(part.column, rows)
         sources = dataset.select([]).only_domains(part.sources)
-        trials = {row.key: _settings(row, study, sources) for row in rows}
+        trials = {
+            row.key: _settings(row, row.distill, study, sources) for row in rows if row.distill is not None
+        }
         inner = dataclasses.replace(
             study,
             domains=part.sources,
@@ -125,14 +127,12 @@ def _is_tuned(row: Row, study: Study) -> bool:
     return any([is_tunable(row, setting) for setting in study.tune.settings])  # each, to check its name
 
 
-def _settings(row: Row, study: Study, sources: DomainDataset) -> list[dict[str, Any]]:
+def _settings(row: Row, distill: DistillConfig, study: Study, sources: DomainDataset) -> list[dict[str, Any]]:
     """The settings of every trial of a row: its own, then points spread evenly over the ranges (Sobol)."""
     ranges = {name: span for name, span in study.tune.settings.items() if is_tunable(row, name)}
-    assert row.distill is not None
-    distill = resolve_before_pretraining(row.distill, row.pretrain, sources)
     evaluation = next(iter(row.evaluations.values()))
     own = {
-        "distill": distill,
+        "distill": resolve_before_pretraining(distill, row.pretrain, sources),
         "evaluate": resolve_training(evaluation, sources.resolution, sources.flip_safe),
     }
     trials: list[dict[str, Any]] = [{name: _value(own, name) for name in ranges}]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,10 @@ class Expert(nn.Module):
         self.network = network = build_staged_network(num_classes, resolution, config)
         self.discriminators = nn.ModuleList(nn.Linear(count, num_domains) for count in network.channels)
         self.reversal_weight = reversal_weight
+
+    def discriminator(self, stage: int) -> nn.Linear:
+        """That of the maps after `stage`, 1 .. S."""
+        return cast(nn.Linear, self.discriminators[stage - 1])
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[N, 3, H, W] -> class logits [N, K] and the stages' domain logits [S, N, D]."""

@@ -111,6 +111,60 @@ def test_yaml_takes_a_key_once_and_aliases_up_to_a_size(tmp_path: Path) -> None:
     assert parse_yaml("1e-3") == 0.001
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("{1: a, 0x1: b}", "0x1"),
+        ("{a: 1, 'a': 2}", "a"),
+        ("{yes: 1, true: 2}", "true"),
+        ("{1: a, 1.0: b}", "1.0"),
+        ("x: &x {a: 1}\ny: {<<: *x, b: 2, <<: *x}", "<<"),
+        ("y: {<<: {a: 1, a: 2}}", "a"),
+        ("y: {<<: [{b: 1}, {a: 1, a: 2}]}", "a"),
+        ("- {b: {c: {a: 1, a: 2}}}", "a"),
+    ],
+)
+def test_a_key_is_the_same_however_it_is_written(text: str, key: str) -> None:
+    with pytest.raises(ValueError, match=f"the key '{key}' stands twice in a mapping"):
+        parse_yaml(text)
+
+
+def test_merged_mappings_may_be_overridden_and_shared() -> None:
+    values = parse_yaml("x: &x {a: 1, b: 2}\ny: &y {<<: *x, a: 3}\nz: {<<: [*y, *x], c: 4}\nw: {<<: *y}")
+    assert values["y"] == {"a": 3, "b": 2}
+    assert values["z"] == {"a": 3, "b": 2, "c": 4}
+    assert values["w"] == values["y"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", "010"),  # not 8: the name of a class, or a slip
+        ("1:30", "1:30"),  # not 90
+        ("-1.5e3", -1500.0),
+        ("1_000", 1000),
+        ("0x1f", 31),
+        ("0", 0),
+        ("1.", 1.0),
+        (".5", 0.5),
+        ("-.inf", -math.inf),
+        ("1e", "1e"),
+        ("0b", "0b"),
+    ],
+)
+def test_numbers_are_what_a_reader_takes_them_for(text: str, value: object) -> None:
+    read = parse_yaml(text)
+    assert read == value
+    assert type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    "name", ["1e3", "010", "1:30", "0x1", "yes", "null", "1.5", "<<", "-", "", "a: b", "é"]
+)
+def test_names_come_back_as_they_were_written(name: str) -> None:
+    assert parse_yaml(dump_yaml({name: [name]}).decode()) == {name: [name]}
+
+
 def test_a_method_is_its_objective_and_its_modifiers() -> None:
     for name, spec in METHODS.items():
         assert name == spec.name
@@ -177,7 +231,7 @@ HOSTILE_YAML = {
     "200,000 brackets": ("a: " + "[" * 200_000, "nested too deeply"),
     "200,000 braces": ("{" * 200_000, "nested too deeply"),
     "lists in lists": ("- " * 20_000, "nested too deeply"),
-    "a base-60 number without end": ("a: " + "9:" * 100_000 + "9", "the number 9:9.* is too long"),
+    "a base-60 number without end": ("a: !!int " + "9:" * 100_000 + "9", "the number 9:9.* is too long"),
     "5000 digits": ("a: " + "1" * 5000, "the number 111.* is too long"),
     "5000 hexadecimal digits": ("a: 0x" + "f" * 5000, "is too long"),
     "more values than settings": ("[" + "1," * 11_000 + "]", "more than 10000 values"),
