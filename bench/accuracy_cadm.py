@@ -88,7 +88,7 @@ def train_experts(sources: DomainDataset, options: Any) -> ExpertPool:
         learning_rate=options.expert_lr,
         batch_size=options.expert_batch,
         cutmix_probability=options.expert_cutmix,
-        refit_epochs=options.expert_refit,
+        discriminators=options.expert_discriminators,
         network=network,
     )
 
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--expert-lr", type=float, default=PretrainConfig.learning_rate)
     parser.add_argument("--expert-batch", type=int, default=PretrainConfig.batch_size)
     parser.add_argument("--expert-cutmix", type=float, default=PretrainConfig.cutmix_probability)
-    parser.add_argument("--expert-refit", type=int, default=0, help="epochs of the discriminators alone")
+    parser.add_argument("--expert-discriminators", choices=("refitted", "joint"), default="refitted")
     parser.add_argument("--width", type=int, default=64, help="of the experts")
     parser.add_argument("--test-width", type=int, default=128, help="of the ConvNet that is tested")
     parser.add_argument("--epochs", type=int, default=2000)

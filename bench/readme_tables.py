@@ -128,6 +128,62 @@ def sight_table(studies: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+JUDGES = {
+    "joint": "discriminator, as trained behind the reversal",
+    "refitted": "discriminator, refitted",
+    "probe": "linear probe",
+    "probe_behind_masks": "linear probe, behind the refitted discriminator's masks",
+    "probe_behind_uniform_masks": "linear probe, behind uniform masks",
+}
+EFFECTS = {
+    "difference": "domain difference, 1 without masks",
+    "shift": "shift of the class mean, in domain differences",
+    "noise": "noise of one mask, in squared class means",
+}
+MASKS = {"gap": "by score", "uniform": "uniform"}
+BETWEEN_ENDS = {"trained": "trained", "between": "halfway"}
+
+
+def _stages(summary: dict[str, Any], form: str) -> str:
+    cells = []
+    for mean, spread in zip(summary["mean"], summary["std"], strict=True):
+        cells.append(f"{mean:{form}}" + ("" if spread is None else f" ± {spread:{form}}"))
+    return " | ".join(cells)
+
+
+def judge_table(results: list[dict[str, Any]]) -> str:
+    """How many domains the discriminators tell as they were trained and refitted, beside a linear probe."""
+    lines = [
+        "| data | domains told, % | stage 1 | stage 2 | stage 3 | stage 4 |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for result in results:
+        reversal = result["pretrain"]["reversal_weight"]
+        name = f"{result['data']} without {result['target']}, reversal {reversal:g}"
+        for judge, label in JUDGES.items():
+            cells = _stages(result["told"]["summary"][judge], ".1f")
+            lines.append(f"| {name} | {label} | {cells} |")
+        largest = " | ".join([f"{result['largest_domain']:.1f}"] * 4)
+        lines.append(f"| {name} | whoever names the largest domain | {largest} |")
+    return "\n".join(lines)
+
+
+def effect_table(results: list[dict[str, Any]]) -> str:
+    """What masks of each stage do to the final features."""
+    lines = [
+        "| data | expert | masks | | stage 1 | stage 2 | stage 3 | stage 4 |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for result in results:
+        name = f"{result['data']} without {result['target']}"
+        for end, expert in BETWEEN_ENDS.items():
+            for score, masks in MASKS.items():
+                for effect, label in EFFECTS.items():
+                    cells = _stages(result["effects"]["summary"][end][score][effect], ".2f")
+                    lines.append(f"| {name} | {expert} | {masks} | {label} | {cells} |")
+    return "\n".join(lines)
+
+
 def compared(row: dict[str, Any]) -> str:
     """The cells of a CPU benchmark's row: our time, those of plain PyTorch and how many times longer."""
     times = row["times"]
@@ -223,6 +279,9 @@ def blocks() -> dict[str, dict[str, str]]:
     spectral, masking = (
         json.loads((RESULTS / name).read_text()) for name in ("spectral_cpu.json", "masking_cpu.json")
     )
+    of_discriminators = [
+        json.loads(path.read_text()) for path in sorted(RESULTS.glob("discriminators_*.json"))
+    ]
     on_cuda = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("spectral_cuda*.json"))]
     return {
         "README.md": {
@@ -234,7 +293,11 @@ def blocks() -> dict[str, dict[str, str]]:
             "experts": expert_table(of_experts),
             "masking": masking_table(masking),
         },
-        "bench/README.md": {"diagnostics": sight_table(of_experts)},
+        "bench/README.md": {
+            "diagnostics": sight_table(of_experts),
+            "judges": judge_table(of_discriminators),
+            "effects": effect_table(of_discriminators),
+        },
     }
 
 

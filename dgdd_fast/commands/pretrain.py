@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -110,7 +111,8 @@ def pretrain(
     dgdd pretrain --data pacs/ --resolution 64 --target sketch --out experts/sketch
     dgdd pretrain --data embedded-digits --target street --experts 2 --epochs 5 --width 16
     dgdd pretrain --data pacs/ --target photo --config experts/sketch/pool.json --seed 1
-    dgdd pretrain --data pacs/ --target photo --set pretrain.learning_rate=0.02 --set pretrain.refit_epochs=5
+    dgdd pretrain --data pacs/ --target photo --set pretrain.learning_rate=0.02
+    dgdd pretrain --data pacs/ --target photo --set pretrain.discriminators=joint
     """
     from ..data import load_dataset
     from ..experts.pretrain import pretrain as train_experts
@@ -141,10 +143,9 @@ def pretrain(
         + (f"; held out: {held_out}" if held_out else "")
         + f"; {settings.precision} on {device}"
     )
-    epochs_each = settings.epochs + settings.refit_epochs
     try:
-        with Meter("training experts", settings.experts * epochs_each) as meter:
-            train_experts(
+        with Meter("training experts", settings.experts * settings.epochs) as meter:
+            pool = train_experts(
                 sources,
                 settings,
                 out,
@@ -155,6 +156,10 @@ def pretrain(
     except Interrupted:
         console.print(f"to go on: the same command with --resume --out {out}")
         raise
+    refitted = [log[-1].get("refitted_domain_accuracy") for log in pool.log]
+    if any(refitted):
+        stages = (f"{statistics.fmean(told):.0f}" for told in zip(*filter(None, refitted), strict=True))
+        console.print(f"domains told by the refitted discriminators of the stages: {' '.join(stages)} %")
     console.print(f"written: {out}, {settings.experts} experts")
 
 

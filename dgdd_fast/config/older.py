@@ -41,6 +41,19 @@ def renewed_distillation(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "experts": experts, "masks": masks or None}
 
 
+def renewed_pretraining(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a pretraining with ``discriminators`` in place of ``refit_epochs``, those that they
+    went on learning alone in the finished network. Raises ValueError for a number that is none.
+    """
+    if "refit_epochs" not in values:
+        return values
+    rest = dict(values)
+    epochs = rest.pop("refit_epochs")
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 0:
+        raise ValueError(f"refit_epochs must be int and not negative, got {epochs!r}")
+    return {**rest, "discriminators": "refitted" if epochs else "joint"}
+
+
 _SECTIONS = ("experts", "masks")
 _TERMS = {"matching": "match", "regularisation": "regularise"}
 _MASKED = (*_TERMS, "consistency")

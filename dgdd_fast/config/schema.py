@@ -23,7 +23,7 @@ from .bounds import (
 )
 from .convert import Names
 from .methods import METHODS
-from .older import renewed_distillation
+from .older import renewed_distillation, renewed_pretraining
 
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
 Term = Literal["off", "plain", "masked"]  # of the loss of objectives that match in experts
@@ -237,9 +237,10 @@ class PretrainConfig:
     reversal's weight; all else is inherited from NCFM. With `reversal_weight` 0 the discriminators only look
     on, and the network is the plain expert of the MMD baseline (Eq. 1).
 
-    Behind a reversed gradient the discriminators may end up telling the domains no better than chance, though
-    the features would let them. `refit_epochs` more train the discriminators alone, in the finished network;
-    neither paper has that.
+    Trained together with the network, behind the reversed gradient, discriminators tell the domains hardly
+    better than chance, though the features would let them. With `discriminators` "refitted" a logistic
+    regression on the features of the finished network takes their place, so that masks are of channels that
+    tell the domain there; "joint" keeps them, as the paper's words do. The network is the same.
 
     `generalize` adds what CADM compares with: "irm", invariant risk minimisation with `irm_weight` after
     `irm_warmup` steps and weight 1 before; "fact", amplitudes mixed between the images of a batch.
@@ -255,7 +256,7 @@ class PretrainConfig:
     batch_size: Size = 128
     reversal_weight: NotNegative = 0.25
     domain_weight: NotNegative = 1.0
-    refit_epochs: CountOrNone = 0
+    discriminators: Literal["refitted", "joint"] = "refitted"
     cutmix_probability: Share = 0.5
     generalize: Literal["none", "irm", "fact"] = "none"
     irm_weight: NotNegative = 100.0
@@ -267,6 +268,8 @@ class PretrainConfig:
     precision: Precision = "float32"
     checkpoint_every: Count = 10
     seed: Seed = 0
+
+    renewed = staticmethod(renewed_pretraining)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,8 @@ class ExpertPool:
         class_names, domain_names, resolution, fingerprint: of the images that they were trained on.
         mean, std: what those were normalised with, per channel, for pixels in [0, 1].
         log: for every expert and epoch "class_loss", "domain_loss", "accuracy" (in percent, in training, over
-            the batches without CutMix; None if there were none) and "domain_accuracy", one a stage.
+            the batches without CutMix; None if there were none) and "domain_accuracy", one a stage; for the
+            last epoch also "refitted_domain_accuracy", where the discriminators were refitted, on all images.
     """
 
     folder: Path

@@ -26,6 +26,7 @@ from ..networks import has_stages, initialise, resolve_network, rows_per_chunk, 
 from ..precision import arithmetic, autocast
 from ..seeds import generator
 from ..tensor_file import TensorFile, TensorFileError, check_tensors, content_of, header_of, loaded
+from .discriminators import refit_discriminators_
 from .pool import POOL_NAME, Expert, ExpertPool, ExpertPoolError
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
@@ -75,8 +76,8 @@ def pretrain(
     then mixed, and both the class and the domain targets are split between an image and its partner like the
     pixels: a box from another domain shows that domain.
 
-    With `refit_epochs` the discriminators alone go on learning for so many epochs after that, at the first
-    learning rate and its momentum, in a network that stays as it is.
+    With `discriminators` "refitted" those that took part in this give way, at the end, to a logistic
+    regression on the features of the finished network: see `logistic_regression`.
 
     With `generalize` "irm" the penalty of `invariance_penalty` is added, and the whole divided by the
     penalty's weight where that is above 1, so that the gradient keeps its size; when the weight changes, the
@@ -124,6 +125,8 @@ def pretrain(
                         f"{len(pool) + 1} of {settings.experts}; go on from {folder} with resume=True "
                         "(--resume)",
                     )
+            if settings.discriminators == "refitted":
+                training.refit_discriminators()
             pool.add(training.initial, dict(training.expert.named_parameters()), training.log)
             path.unlink(missing_ok=True)
     return pool
@@ -200,7 +203,7 @@ class _Training:
 
     def __init__(self, real: RealImages, config: PretrainSettings, index: int) -> None:
         self.real, self.config, self.index = real, config, index
-        self.epochs = config.epochs + config.refit_epochs
+        self.epochs = config.epochs
         counts = (real.num_classes, real.num_domains)
         self.expert = Expert(*counts, real.resolution, config.network, config.reversal_weight)
         initialise(self.expert.network, self._generator("network"))
@@ -231,11 +234,6 @@ class _Training:
         """The number of whole epochs done."""
         return len(self.log)
 
-    @property
-    def refitting(self) -> bool:
-        """Whether the discriminators learn alone."""
-        return self.epoch >= self.config.epochs
-
     def step(self) -> bool:
         """Learn from one batch; returns whether it was the epoch's last."""
         config, real = self.config, self.real
@@ -255,7 +253,6 @@ class _Training:
         domains = mixed_labels(real.domains[batch], mix, real.num_domains)
         if config.generalize == "irm" and self.steps == config.irm_warmup:
             self.optimizer.state.clear()  # another loss from here on
-        self.expert.network.requires_grad_(not self.refitting)
         self.optimizer.zero_grad()
         parts = (torch.split(values, self.rows) for values in (images, labels, domains))
         for part, class_targets, domain_targets in zip(*parts, strict=True):
@@ -265,7 +262,7 @@ class _Training:
             stages = [F.cross_entropy(logits, domain_targets, reduction="sum") for logits in domain_logits]
             domain_loss = torch.stack(stages).mean()
             loss = (class_loss + config.domain_weight * domain_loss) / len(batch)
-            if config.generalize == "irm" and not self.refitting:  # the part is the whole batch
+            if config.generalize == "irm":  # the part is the whole batch
                 weight = config.irm_weight if self.steps >= config.irm_warmup else 1.0
                 penalty = invariance_penalty(class_logits, class_targets, real.domains[batch])
                 # A weight of 100 in front of the penalty makes SGD diverge; behind the rest it does not.
@@ -283,6 +280,13 @@ class _Training:
             return False
         self._end_epoch()
         return True
+
+    def refit_discriminators(self) -> None:
+        """Fit the discriminators to the finished network, and add how well to what was measured last."""
+        config, real = self.config, self.real
+        draw = draw_batch(config.augment, real.resolution, len(real.pixels), self._generator("refit"))
+        told = refit_discriminators_(self.expert, real, draw, config.precision)
+        self.log[-1]["refitted_domain_accuracy"] = told
 
     def _tensors(self) -> dict[str, Tensor]:
         """The tensors of a checkpoint, to write or to fill; zero is the momentum of what has not moved."""
@@ -331,7 +335,7 @@ class _Training:
         order = torch.randperm(len(self.real.pixels), generator=self._generator("order", self.epoch))
         self.batches = torch.split(order.to(self.real.device), self.config.batch_size)
         epochs = self.config.epochs
-        falls = 0 if self.refitting else (3 * self.epoch >= 2 * epochs) + (6 * self.epoch >= 5 * epochs)
+        falls = (3 * self.epoch >= 2 * epochs) + (6 * self.epoch >= 5 * epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * _FALL**falls
 

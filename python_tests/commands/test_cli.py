@@ -392,13 +392,13 @@ def test_pretrain_takes_settings_from_a_file_and_options_override_it(pictures, t
         "{experts: 1, epochs: 1, batch_size: 40, momentum: 0.5, learning_rate: 1e-3, network: {width: 4}}"
     )
     arguments = ("pretrain", "--data", pictures, "--target", "domain2")
-    named = ("learning_rate=0.02", "cutmix_probability=0", "refit_epochs=1")
+    named = ("learning_rate=0.02", "cutmix_probability=0", "discriminators=joint")
     sets = [part for name in named for part in ("--set", f"pretrain.{name}")]
     given = ("--config", tmp_path / "fast.yaml", *sets)
     dgdd(*arguments, *given, "--out", tmp_path / "first")
     config = ExpertPool.load(tmp_path / "first").config
     assert (config.experts, config.momentum, config.network.width) == (1, 0.5, 4)
-    assert (config.learning_rate, config.cutmix_probability, config.refit_epochs) == (0.02, 0.0, 1)
+    assert (config.learning_rate, config.cutmix_probability, config.discriminators) == (0.02, 0.0, "joint")
     dgdd(*arguments, "--config", tmp_path / "first" / "pool.json", "--out", tmp_path / "again")
     for name in ("expert_00.safetensors", "pool.json"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()

@@ -731,7 +731,7 @@ def test_a_sweep_reaches_the_masks() -> None:
 
 
 def test_experts_are_trained_first_and_once(data_folder: Path, tmp_path: Path) -> None:
-    pretrain = {**EXPERTS.pretrain, "epochs": 2, "refit_epochs": 1}
+    pretrain = {**EXPERTS.pretrain, "epochs": 2}
     study = dataclasses.replace(EXPERTS, data=str(data_folder), pretrain=pretrain)
     reports: list[JobProgress] = []
     outcome = run_grid(study, tmp_path, Workers(), reports.append)
@@ -739,7 +739,7 @@ def test_experts_are_trained_first_and_once(data_folder: Path, tmp_path: Path) -
     assert outcome.jobs == 2 + 4
     stages = [report.stage for report in reports]
     training = [(report.done, report.total) for report in reports if report.stage == "pretraining"]
-    assert sorted(training) == [(1, 3), (1, 3), (2, 3), (2, 3), (3, 3), (3, 3)]  # with the epoch of the refit
+    assert sorted(training) == [(1, 2), (1, 2), (2, 2), (2, 2)]
     last = max(place for place, stage in enumerate(stages) if stage == "pretraining")
     assert "distilling" not in stages[:last]
     assert run(study, tmp_path).computed == []

@@ -1,0 +1,215 @@
+"""What the discriminators of CADM's experts know of the domains, and what their masks do to the features.
+
+For each seed one expert is trained on the sources, with the reversed gradient of the paper or another. Then,
+on the sources' test images and for each stage: how many domains its discriminator tells as it came out of
+the training (joint), and refitted; and how many a linear probe, fitted to half of the same features, tells:
+from all channels, behind the masks of the refitted discriminators, and behind uniform ones.
+
+Further, on some training images, in the trained expert and between its two ends, for masks by score and
+uniform ones at each stage: the domain difference, the squared distance of a domain's mean final features of
+a class from the class's mean, by its value without masks; the shift of the class's mean itself, in that unit;
+and the noise, the variance of an image's features over its masks, in units of the squared class mean. What
+masks add to the squared distance of two class means is their shift, and the noise over the number of masks.
+
+    python bench/discriminators.py --data PACS --resolution 32 --target photo --runs runs/pacs \
+        --out bench/results/discriminators_pacs_photo.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from timing import commit
+from torch import Tensor
+
+from dgdd_fast.analysis.channels import collect_features
+from dgdd_fast.analysis.domain_probe import probe_accuracies
+from dgdd_fast.config import MaskConfig, NetworkConfig, PretrainConfig, to_dict
+from dgdd_fast.data import DomainDataset, load_dataset, normalise
+from dgdd_fast.data.augment import draw_batch
+from dgdd_fast.data.real_images import RealImages
+from dgdd_fast.experts import Expert, ExpertPool
+from dgdd_fast.experts.discriminators import refit_discriminators_
+from dgdd_fast.experts.pretrain import pretrain
+from dgdd_fast.files import write_atomically
+from dgdd_fast.masking import draw_uniforms, mask
+from dgdd_fast.seeds import generator
+
+DRAWS = 8  # masks an image, for what masks do to the features
+ENDS = {"trained": 1.0, "between": 0.5}
+JUDGES = ("joint", "refitted", "probe", "probe_behind_masks", "probe_behind_uniform_masks")
+
+
+def some(data: DomainDataset, count: int) -> DomainDataset:
+    """At most `count` images of each class and domain, those that come first."""
+    cells = data.labels * data.num_domains + data.domains
+    rows = [(cells == cell).nonzero().flatten()[:count] for cell in cells.unique().tolist()]
+    return data.select(torch.cat(rows).sort().values.tolist())
+
+
+@torch.no_grad()
+def knowledge(
+    pool: ExpertPool, sources: DomainDataset, tested: DomainDataset
+) -> tuple[Expert, dict[str, Any]]:
+    """The pool's expert, trained and its discriminators refitted, and what each judge tells, in %."""
+    expert = pool.new_expert()
+    pool.fill_(expert, 0, 1.0)
+    images = normalise(tested.images, pool.mean, pool.std)
+
+    def told() -> list[float]:
+        views = collect_features(expert, images, tested.domains, MaskConfig(), 0).views
+        return [
+            100 * float((judge(view[0]).argmax(1) == tested.domains).float().mean())
+            for judge, view in zip(expert.discriminators, views, strict=True)
+        ]
+
+    joint = told()
+    real = RealImages(sources, pool.mean, pool.std, torch.device("cpu"))
+    random = generator(pool.config.seed, "expert", 0, "refit")
+    draw = draw_batch(pool.config.augment, real.resolution, len(real.pixels), random)
+    refit_discriminators_(expert, real, draw)
+    features = collect_features(expert, images, tested.domains, MaskConfig(), 0)
+    probed = zip(
+        *(probe_accuracies(views[0], views, tested.domains) for views in features.views), strict=True
+    )
+    right = (expert.network.classifier(features.features).argmax(1) == tested.labels).float().mean()
+    found = [joint, told(), *map(list, probed)]
+    return expert, {"class_accuracy": 100 * float(right), **dict(zip(JUDGES, found, strict=True))}
+
+
+@torch.no_grad()
+def effects(expert: Expert, images: Tensor, data: DomainDataset, score: Any) -> dict[str, list[float]]:
+    """What masks by `score` do to the final features of the normalised `images` of `data`, by stage."""
+    config = MaskConfig(score=score)
+    plain = _Means(torch.stack([_masked(expert, images, data, None, config, 0)]), data)
+    result: dict[str, list[float]] = {"difference": [], "shift": [], "noise": []}
+    for stage in range(1, len(expert.network.channels) + 1):
+        draws = torch.stack([_masked(expert, images, data, stage, config, draw) for draw in range(DRAWS)])
+        masked = _Means(draws, data)
+        result["difference"].append(masked.difference / plain.difference)
+        result["shift"].append(_squared(masked.classes - plain.classes) / plain.difference)
+        result["noise"].append(masked.noise / _squared(plain.classes))
+    return result
+
+
+class _Means:
+    """Of features [draws, N, F]: the classes' means [K, F], each domain counting alike; the domain difference
+    and the noise of one draw."""
+
+    def __init__(self, draws: Tensor, data: DomainDataset) -> None:
+        draws = draws.double()
+        cells = data.labels * data.num_domains + data.domains
+        counts = torch.bincount(cells).double()
+        sums = torch.zeros(len(counts), draws.shape[2], dtype=torch.float64)
+        means = sums.index_add_(0, cells, draws.mean(0)) / counts[:, None]
+        means = means.view(data.num_classes, data.num_domains, -1)
+        self.classes = means.mean(1)
+        self.noise = float(draws.var(0).sum(1).mean()) if len(draws) > 1 else 0.0
+        # of a cell's mean, which the difference of domains has in part
+        own = self.noise / len(draws) * float((1 / counts).mean()) * (1 - 1 / data.num_domains)
+        self.difference = _squared(means - self.classes[:, None]) - own
+
+
+def _squared(vectors: Tensor) -> float:
+    return float(vectors.square().sum(-1).mean())
+
+
+def _masked(
+    expert: Expert, images: Tensor, data: DomainDataset, stage: int | None, config: MaskConfig, draw: int
+) -> Tensor:
+    network, parts = expert.network, []
+    count = network.channels[(stage or 1) - 1]
+    uniforms = draw_uniforms(len(images), count, 0, "effects", stage or 0, draw)
+    for rows in torch.split(torch.arange(len(images)), 128):
+        maps = network.forward_to(images[rows], stage or 0)
+        if stage is not None:
+            maps, _ = mask(maps, expert, stage, data.domains[rows], uniforms[rows], config)
+        parts.append(network.forward_from(maps, stage or 0))
+    return torch.cat(parts)
+
+
+def summary(values: list[Any]) -> Any:
+    """Mean and deviation over the seeds, of numbers wherever they lie in equal structures."""
+    if isinstance(values[0], dict):
+        return {name: summary([value[name] for value in values]) for name in values[0]}
+    if isinstance(values[0], list):
+        columns = [summary(list(column)) for column in zip(*values, strict=True)]
+        return {name: [column[name] for column in columns] for name in columns[0]}
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": spread}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="what CADM's discriminators know, and what their masks do")
+    parser.add_argument("--data", required=True, help="a folder of domains, or embedded-digits")
+    parser.add_argument("--domains", nargs="+", help="the domains to use (default: all)")
+    parser.add_argument("--target", required=True, help="the domain that is held out")
+    parser.add_argument("--resolution", type=int, help="side in pixels (default: that of the data)")
+    parser.add_argument("--images", type=int, default=100, help="to train on, of each class and domain")
+    parser.add_argument("--masked-images", type=int, default=30, help="to mask, of each class and domain")
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--learning-rate", type=float, default=0.05)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--reversal", type=float, default=PretrainConfig.reversal_weight)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--runs", type=Path, required=True, help="folder for the experts")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file")
+    options = parser.parse_args()
+    parts = load_dataset(options.data, options.resolution, options.domains).leave_out(options.target)
+    sources, tested = some(parts.sources_train, options.images), parts.sources_test
+    shown = some(sources, options.masked_images)
+    told, done = [], []
+    for seed in range(options.seeds):
+        config = PretrainConfig(
+            experts=1,
+            epochs=options.epochs,
+            learning_rate=options.learning_rate,
+            batch_size=options.batch,
+            cutmix_probability=0.0,
+            reversal_weight=options.reversal,
+            discriminators="joint",
+            network=NetworkConfig(architecture="resnet18", width=options.width),
+            seed=seed,
+        )
+        pool = pretrain(sources, config, options.runs / f"seed{seed}", resume=True)
+        expert, found = knowledge(pool, sources, tested)
+        told.append(found)
+        images = normalise(shown.images, pool.mean, pool.std)
+        trained = [parameter.detach().clone() for parameter in expert.parameters()]
+        initial = pool.new_expert()
+        pool.fill_(initial, 0, 0.0)
+        found = {}
+        for end, share in ENDS.items():
+            ends = zip(expert.parameters(), initial.parameters(), trained, strict=True)
+            with torch.no_grad():
+                for parameter, first, last in ends:
+                    parameter.copy_(torch.lerp(first, last, share))
+            found[end] = {score: effects(expert, images, shown, score) for score in ("gap", "uniform")}
+        done.append(found)
+        report = {
+            "date": date.today().isoformat(),
+            "commit": commit(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "data": sources.name,
+            "target": options.target,
+            "images": {"train": len(sources), "masked": len(shown), "test": len(tested)},
+            "largest_domain": 100 * float(tested.domains.bincount().max()) / len(tested),
+            "pretrain": to_dict(pool.config),
+            "seeds": seed + 1,
+            "told": {"summary": summary(told), "by_seed": told},
+            "effects": {"summary": summary(done), "by_seed": done},
+        }
+        write_atomically(options.out, (json.dumps(report, indent=1) + "\n").encode())
+        print(json.dumps(report["told"]["summary"]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
