@@ -133,7 +133,7 @@ class MaskConfig:
         score: "gap": CADM Eq. 5; "pixel": scaled to [0, 1] over the channels at each pixel before the
             average; "uniform": the same for all channels, the control: a uniform random mask.
         rescale: multiply the channels kept by C / (C - M), so that masking keeps the level of the features.
-        stages: those one of which is masked, of 1 to 4; None: all.
+        stages: those one of which is masked, of a ResNet's 1 to 4; None: all.
         draws: masks of each real image that its features in the matching are averaged over. The stages up to
             the masked one are computed once. None: more where the real batch is small (`masks_an_image`).
         consistency_weight: of the divergence (lambda, Eq. 12).

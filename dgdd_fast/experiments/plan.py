@@ -23,6 +23,7 @@ from ..config.run import NO_TARGET, RunConfig
 from ..data import DomainDataset
 from ..data.benchmarks import domain_key
 from ..experts.pretrain import resolve_pretraining
+from ..matching.expert_settings import check_stages
 from ..matching.resolve import resolve_distillation
 from ..seeds import derive_seed
 from ..training import resolve_training
@@ -334,9 +335,12 @@ def resolve_before_pretraining(
             f"leave distill.network alone, got {config.network}"
         )
     experts = dataclasses.replace(config.experts or ExpertConfig(), pool=None)
-    return resolve_distillation(
+    resolved = resolve_distillation(
         dataclasses.replace(config, network=pretrain.network, experts=experts), sources
     )
+    if resolved.masks is not None:
+        check_stages(resolved.masks, pretrain.network, sources.resolution)
+    return resolved
 
 
 def _images(row: Row) -> DistillConfig | None:

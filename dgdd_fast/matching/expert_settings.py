@@ -6,6 +6,8 @@ import dataclasses
 import math
 from typing import Any
 
+import torch
+
 from ..config import (
     DistillConfig,
     ExpertConfig,
@@ -21,8 +23,8 @@ from ..config import (
 )
 from ..data import DomainDataset
 from ..experts import ExpertPool
+from ..networks import build_staged_network
 
-STAGES = 4  # of an expert
 # A mask of a third adds about half a squared mean, over the number of masks, to the squared distance of two
 # mean features: with so many masks of a class's images no more than the images themselves add.
 MASKS_A_CLASS = 256
@@ -44,16 +46,19 @@ def resolve_experts(config: DistillConfig, sources: DomainDataset) -> DistillCon
     }
     _check_terms(terms, config, spec)
     interpolate = _own(given.interpolate, terms["matching"] != "masked")
+    network = config.network if given.pool is None else _network_of(given.pool, config, sources)
     masks = None
     if spec.masks:
         assert config.batch_real is not None
         parts = sources.num_domains if config.union == "balanced" else 1
         masks = _resolve_masks(config.masks or MaskConfig(), config.batch_real * parts)
+        if given.pool is not None:
+            check_stages(masks, network, sources.resolution)
     return dataclasses.replace(
         config,
         experts=settled(ExpertSettings, given, interpolate=interpolate, **terms),
         masks=masks,
-        network=config.network if given.pool is None else _network_of(given.pool, config, sources),
+        network=network,
     )
 
 
@@ -61,6 +66,16 @@ def masks_an_image(real_per_class: int) -> int:
     """How many masks a real image has where the settings leave it open, for the most real images of a class
     in an iteration."""
     return min(MOST_DRAWS, math.ceil(MASKS_A_CLASS / real_per_class))
+
+
+def check_stages(masks: MaskConfig, network: NetworkConfig, resolution: tuple[int, int]) -> None:
+    """Raise ValueError where experts of `network` have not the stages that are to be masked."""
+    with torch.device("meta"):
+        count = len(build_staged_network(1, resolution, network).channels)
+    if masks.stages is not None and max(masks.stages) > count:
+        raise ValueError(
+            f"masks.stages names stage {max(masks.stages)}, and a {network.architecture} has {count}"
+        )
 
 
 def _own(value: Any, otherwise: Any) -> Any:
@@ -91,9 +106,8 @@ def _check_terms(terms: dict[str, Any], config: DistillConfig, spec: MethodSpec)
 def _resolve_masks(masks: MaskConfig, real_per_class: int) -> MaskSettings:
     if masks.share == 1:
         raise ValueError("masks.share must be below 1, or no channel is left")
-    stages = list(range(1, STAGES + 1) if masks.stages is None else masks.stages)
-    if not stages or max(stages) > STAGES or len(set(stages)) < len(stages):
-        raise ValueError(f"masks.stages must name some of the stages 1 to {STAGES}, each once, got {stages}")
+    if masks.stages is not None and (not masks.stages or len(set(masks.stages)) < len(masks.stages)):
+        raise ValueError(f"masks.stages must name one or more, each once, got {list(masks.stages)}")
     return settled(MaskSettings, masks, draws=_own(masks.draws, masks_an_image(real_per_class)))
 
 

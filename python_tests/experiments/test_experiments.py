@@ -691,6 +691,7 @@ def test_methods_that_match_in_experts_share_the_pools_trained_alike() -> None:
     [
         ({"masks": {"share": 1.5}}, "masks.share must lie in"),
         ({"batch_real": 0}, "batch_real must be at least 1"),
+        ({"masks": {"stages": [5]}}, "masks.stages names stage 5, and a resnet18 has 4"),
         ({"experts": {"matching": False}, "surgery": {}}, "experts.matching must be plain or masked"),
         ({"network": {"width": 9}}, "leave distill.network alone"),
     ],
