@@ -13,13 +13,20 @@ def read_file(path: Path, most: int | None = None) -> bytes:
     Raises ValueError, without the path, for what may have no end (a pipe, a device), for a folder, and for
     more than `most` bytes; OSError for what is not there or may not be read.
     """
-    found = os.stat(path)  # before it is opened: to open a pipe is to wait for what writes to it
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"this is {_kind(found.st_mode)}, and a file is needed")
-    if most is not None and found.st_size > most:
-        raise ValueError(f"this has {found.st_size} bytes, far more than a file of its kind")
+    size = file_size(path)
+    if most is not None and size > most:
+        raise ValueError(f"this has {size} bytes, far more than a file of its kind")
     with open(path, "rb") as file:
         return file.read()
+
+
+def file_size(path: Path) -> int:
+    """The bytes of a file, before it is opened: to open a pipe is to wait for what writes to it. Raises as
+    `read_file`."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"this is {_kind(found.st_mode)}, and a file is needed")
+    return found.st_size
 
 
 def _kind(mode: int) -> str:

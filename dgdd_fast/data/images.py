@@ -22,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..files import read_file
+from ..messages import shortened
 from .errors import DataError
 from .findings import Findings
 
@@ -56,18 +58,25 @@ def read_image(
     """
     _register_decoders()
     try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
+        content = source if isinstance(source, bytes) else read_file(source)
+        with Image.open(BytesIO(content), formats=_FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height}, the limit is {limit}")
+            if image.format != "PNG":
+                return image_to_pixels(image, item, resolution, findings)
+            image.verify()  # its checksums, which decoding passes over; after that it must be opened anew
+        with Image.open(BytesIO(content), formats=("PNG",)) as image:
             return image_to_pixels(image, item, resolution, findings)
+    except DataError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
             f"{item} unpacks to far more pixels than an image should ({error}); remove it, or shrink it "
             "with a tool that you trust with it"
         ) from error
     except UnidentifiedImageError as error:
-        if _is_empty(source):
+        if not content:
             raise DataError(f"{item} is empty (0 bytes); fetch it again or remove it") from error
         raise DataError(
             f"{item} is named like an image but is none of a known kind (JPEG, PNG, BMP, WebP, GIF, PPM, "
@@ -80,10 +89,9 @@ def read_image(
             ) from error
         reason = f"{error.strerror}; check the path and its permissions"
         raise DataError(f"{item} cannot be read: {reason}") from error
-
-
-def _is_empty(source: Path | bytes) -> bool:
-    return not source if isinstance(source, bytes) else source.stat().st_size == 0
+    except Exception as error:  # a damaged file makes the decoders raise almost anything
+        reason = shortened(str(error))
+        raise DataError(f"{item} is truncated or damaged ({reason}); fetch it again or remove it") from error
 
 
 def image_to_pixels(

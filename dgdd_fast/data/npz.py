@@ -7,6 +7,7 @@ likewise, ``classes`` [K] (the name of each label) and, if wanted, ``names_train
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..files import file_size
+from ..messages import shortened
 from .checks import check_resolution, checked_dataset
 from .dataset import DomainDataset
 from .errors import DataError
@@ -25,6 +28,8 @@ from .names import check_spelling, chosen_names, plain_name
 from .tree import is_left_behind, shown, walk
 
 _PARTS = ("train", "test")
+# Arrays that unpack to more bytes than this, and to this many times what they take, are meant to fill memory.
+_LARGE, _MOST_COMPRESSED = 2**28, 200
 _FORMAT = "expected the arrays x_train, y_train, x_test, y_test, classes"
 
 
@@ -161,9 +166,18 @@ def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     arrays = {}
     key = ""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            for key in archive.files:
-                arrays[key] = archive[key]
+        file_size(path)  # refuses pipes and devices
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                key = member.filename.removesuffix(".npy")
+                if key in arrays:
+                    raise ValueError(f"it has {shortened(key)} twice")
+                if member.file_size > max(_LARGE, _MOST_COMPRESSED * member.compress_size):
+                    raise ValueError(f"{shortened(key)} unpacks to {member.file_size} bytes, far too many")
+                with archive.open(member) as file:
+                    arrays[key] = np.lib.format.read_array(file, allow_pickle=False)
+                    if file.read(1):  # the end is where the archive checks the bytes
+                        raise ValueError(f"{shortened(key)} has more bytes than its size says")
     except Exception as error:  # zipfile, zlib and NumPy each have their own ways to fail on a damaged file
         if "allow_pickle" in str(error) and key:
             text = key == "classes" or key.startswith("names_")
@@ -172,10 +186,10 @@ def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
                 f"{path}: {key} is an array of Python objects, which can run any program when they are read; "
                 f"save it as a plain array, {key}.astype({kind})"
             ) from error
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(
-            f"{path} cannot be read as an .npz file of plain arrays ({reason}); fetch it again, or save it "
-            "anew with numpy.savez_compressed"
+            f"{path} cannot be read as an .npz file of plain arrays ({shortened(reason)}); fetch it again, "
+            "or save it anew with numpy.savez_compressed"
         ) from error
     return arrays
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..files import read_file
 from ..seeds import generator
 from .benchmarks import name_key
 from .errors import DataError
@@ -18,7 +19,7 @@ from .names import plain_name
 
 # Lines of the lists that contradict the folders are left out up to this share; beyond it no reading is safe.
 _TOLERATED = 0.01
-_LINE = re.compile(r"(?:.*/)?([^/]+)/([^/]+)/([^/]+)\s+(\d+)")  # domain/class/file number
+_LINE = re.compile(r"(?:.*/)?([^/]+)/([^/]+)/([^/]+)\s+(\d{1,18})")  # domain/class/file number
 
 
 def stratified_split(
@@ -139,8 +140,8 @@ def read_lists(train: Path, test: Path, domain: str, class_folders: Sequence[str
 
 def _text(path: Path) -> str:
     try:
-        return plain_name(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        return plain_name(read_file(path).decode())
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read as a text list ({error}); fetch it again or remove it"
         ) from error
