@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from .config import DistillConfig, DistillSettings, method_spec, to_dict
+from .config.run import CHECKPOINT_NAME as CHECKPOINT_NAME
 from .data import DomainDataset
 from .data.pseudo_domains import apply_pseudo_domains
 from .data.real_images import RealImages
@@ -26,8 +27,6 @@ from .synthetic.distilled_set import DistilledSet
 from .synthetic.initial import assign_domains
 from .synthetic.mosaics import mosaic
 from .synthetic.optimizer import ImageOptimizer
-
-CHECKPOINT_NAME = "checkpoint.safetensors"
 
 
 class Progress(NamedTuple):
@@ -57,6 +56,7 @@ def distill(
     resume: bool = False,
     device: str | torch.device = "cpu",
     target: str | None = None,
+    started: Callable[[], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> DistilledSet:
     """Distils the images of several source domains into `config.ipc` synthetic images per class.
@@ -73,6 +73,7 @@ def distill(
             `iterations` may be raised to prolong a run.
         device: where to compute, in `config.precision`; the caller's torch flags are kept.
         target: the name of the held-out domain, for the record.
+        started: called once, when all has been checked and nothing has been written.
         progress: called after every iteration.
 
     Raises:
@@ -85,7 +86,7 @@ def distill(
         raise ValueError(f"the target domain {target!r} is among the sources: leave it out before distilling")
     device = torch.device(device)
     with arithmetic(config.precision, device), side_by_side(device):
-        return _distill(sources, config, run_folder, resume, device, target, progress)
+        return _distill(sources, config, run_folder, resume, device, target, started, progress)
 
 
 def _distill(
@@ -95,6 +96,7 @@ def _distill(
     resume: bool,
     device: torch.device,
     target: str | None,
+    started: Callable[[], None] | None,
     progress: Callable[[Progress], None] | None,
 ) -> DistilledSet:
     real_domains, record = list(sources.domain_names), ImageRecord.of(sources)
@@ -130,6 +132,8 @@ def _distill(
             kept = (tiles, learnt, torch.tensor(losses), to_dict(settings), fingerprint, threads)
             Checkpoint(done, *kept).save(path)
 
+    if started is not None:
+        started()
     with stop_at_whole_steps() as stop:
         if first == 0:
             checkpoint(0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -38,6 +41,30 @@ def _kind(mode: int) -> str:
         if test(mode):
             return kind
     return "a device"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a second process out of `folder`, which is made if need be, and goes again if it stays empty.
+
+    The lock ends with the process, however that ends. Raises ValueError where another holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another dgdd is at work in {folder}; wait for it or stop it") from None
+        except OSError:  # a file system that locks no folders
+            pass
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
+    finally:
+        os.close(handle)
 
 
 def check_writable(path: Path) -> None:

@@ -17,8 +17,30 @@ USAGE_ERROR, FAILURE = 2, 1
 KILLED = 128  # plus the number of the signal: 130 for Ctrl-C, 143 for SIGTERM
 
 
+def _refuse_empty(command: Any, ctx: Any, args: list[str]) -> None:
+    """Raises BadParameter for what is given and empty: ``--method "$METHOD"`` where METHOD is not set."""
+    given, _, _ = command.make_parser(ctx).parse_args(args=list(args))
+    for parameter in command.get_params(ctx):
+        values = given.get(parameter.name)
+        for value in values if isinstance(values, (list, tuple)) else (values,):
+            if isinstance(value, str) and not value.strip():
+                raise typer.BadParameter("it is empty: give it a value, or leave it out", ctx, parameter)
+
+
+class Command(typer.core.TyperCommand):
+    """A subcommand."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _refuse_empty(self, ctx, args)
+        return super().parse_args(ctx, args)
+
+
 class Commands(typer.core.TyperGroup):
     """Ends every foreseeable error in one message and an exit code instead of a traceback."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _refuse_empty(self, ctx, args)
+        return super().parse_args(ctx, args)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         with lasting_output(), raise_at_signals():

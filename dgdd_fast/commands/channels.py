@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..config import MaskConfig, override
-from .options import SOURCE_HELP, Threads, set_file, set_threads
+from .options import SOURCE_HELP, Overwrite, Threads, free_file, set_file, set_threads
 from .terminal import console, table
 
 
@@ -29,6 +29,7 @@ def channels(
     out: Annotated[
         Path | None, typer.Option(metavar="JSON", help="Default: channels.json beside the experts.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Show which channels tell the domains apart: in experts, under CADM's masks, and in distilled sets.
 
@@ -49,6 +50,7 @@ def channels(
 
     set_threads(threads)
     pool = ExpertPool.load(experts)
+    out = free_file(experts / "channels.json" if out is None else out, overwrite or out is None)
     height, width = pool.resolution
     dataset = load_dataset(data, height if height == width else None, classes=pool.class_names)
     real = dataset.only_domains(pool.domain_names).test()
@@ -57,10 +59,9 @@ def channels(
         for path in distilled or []
     }
     report = compare_channels(pool, real, sets, override(MaskConfig(), share=share))
+    write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
     _print_experts(report["experts"])
     _print_stages(report["stages"])
-    out = out or experts / "channels.json"
-    write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
     console.print(f"written: {out}")
 
 

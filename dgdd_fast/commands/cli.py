@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .app import app
+from .app import Command, app
 from .channels import channels
 from .data import data
 from .demo import demo
@@ -33,7 +33,7 @@ COMMANDS = (
     doctor,
 )  # in the order of the help
 for command in COMMANDS:
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..config import DistillConfig, EvaluateConfig, NetworkConfig, SurgeryConfig, method_spec, to_dict
-from ..files import write_atomically
+from ..config.run import check_free
+from ..files import check_writable, write_atomically
 from .options import Threads, set_threads
 from .terminal import Meter, accuracy_table, console, duration
 
@@ -76,6 +77,8 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> dict[str, Evaluatio
     from ..evaluation import evaluate
 
     config = config or DemoConfig()
+    check_free(out)
+    check_writable(out / "results.json")
     began = time.perf_counter()
     dataset = embedded_digits()
     sources, sources_test, target = dataset.leave_out(config.target)
@@ -90,25 +93,29 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> dict[str, Evaluatio
         for seed in config.seeds:
             distilled = _distill(sources, method, dataclasses.replace(settings, seed=seed), config.target)
             per_seed.append(evaluate(distilled, tests, dataclasses.replace(config.evaluate, seed=seed)))
-            first.setdefault(method, distilled)
-        results[method] = _joined(per_seed)
+            results[method] = _joined(per_seed)
+            _write_results(out / "results.json", config, results)  # so far
+            if method not in first:
+                first[method] = distilled
+                distilled.save(out / f"{method}.safetensors")
+                distilled.contact_sheet(out / f"{method}.png")
 
     console.print(accuracy_table(results))
     console.print(results["dm+sgs"].description)
     console.print(_difference(results["dm+sgs"], results["dm"], f"{config.target} (held out)"))
-    for method, distilled in first.items():
-        distilled.save(out / f"{method}.safetensors")
-        distilled.contact_sheet(out / f"{method}.png")
     _draw_decomposition(out / "decomposition.png", first["random"], sources)
-    report = {
-        "config": to_dict(config),
-        "results": {name: result.to_dict() for name, result in results.items()},
-    }
-    write_atomically(out / "results.json", (json.dumps(report, indent=2) + "\n").encode())
     console.print(f"written to {out}: sets and contact sheets of seed {config.seeds[0]}, results.json, and")
     console.print("decomposition.png: what SGS makes of the first gradients of four images")
     console.print(f"took {duration(time.perf_counter() - began)} with {torch.get_num_threads()} threads")
     return results
+
+
+def _write_results(path: Path, config: DemoConfig, results: dict[str, Evaluation]) -> None:
+    report = {
+        "config": to_dict(config),
+        "results": {name: result.to_dict() for name, result in results.items()},
+    }
+    write_atomically(path, (json.dumps(report, indent=2) + "\n").encode())
 
 
 def _distill(sources: DomainDataset, method: str, config: DistillConfig, target: str) -> DistilledSet:

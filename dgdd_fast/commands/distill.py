@@ -22,14 +22,17 @@ from ..config import (
     with_method,
 )
 from ..config.run import (
+    CHECKPOINT_NAME,
     CONFIG_NAME,
     NO_TARGET,
     SET_NAME,
     SHEET_NAME,
     RunConfig,
+    check_free,
     read_run_config,
     write_run_config,
 )
+from ..files import locked
 from ..interruption import Interrupted
 from .options import (
     SOURCE_HELP,
@@ -245,16 +248,14 @@ def _default_folder(run: RunConfig) -> Path:
 
 def _distill(run: RunConfig, out: Path, resume: bool) -> None:
     from ..data import load_dataset
-    from ..distillation import CHECKPOINT_NAME
     from ..distillation import distill as run_distillation
-    from ..files import write_atomically
-    from ..synthetic.checkpoint import CheckpointError
 
-    config_file = out / CONFIG_NAME
-    earlier = config_file.read_bytes() if config_file.exists() else None
-    if (out / CHECKPOINT_NAME).exists() and not resume:
+    if not resume:
+        check_free(out, f"go on with it (--resume --out {out}), or ")
+    elif (out / SET_NAME).exists() and not (out / CHECKPOINT_NAME).exists():
         raise ValueError(
-            f"{out} holds a run already: go on with it (--resume --out {out}) or choose another --out"
+            f"{out} holds {SET_NAME} and no {CHECKPOINT_NAME} to go on from: keep what is there, and distil "
+            "anew in another --out"
         )
     device = usable_device(run.device)
     set_threads(run.threads)
@@ -268,29 +269,29 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
         + (f"; held out: {held_out}" if held_out else "")
         + f"; {settings.precision} on {device}"
     )
-    write_run_config(config_file, run)
     try:
-        with Meter("distilling", settings.iterations) as meter:
-            distilled = run_distillation(
-                sources,
-                settings,
-                run_folder=out,
-                resume=resume,
-                device=device,
-                target=held_out,
-                progress=lambda state: meter.show(
-                    state.iteration, f"loss {state.loss:.4g}  {state.seconds_per_iteration:.3g} s/iteration"
-                ),
-            )
-    except CheckpointError:
-        if earlier is not None:
-            write_atomically(config_file, earlier)  # these settings did not become the run's
-        raise
+        with locked(out):
+            with Meter("distilling", settings.iterations) as meter:
+                distilled = run_distillation(
+                    sources,
+                    settings,
+                    run_folder=out,
+                    resume=resume,
+                    device=device,
+                    target=held_out,
+                    # Not before: settings that are refused do not become the run's.
+                    started=lambda: write_run_config(out / CONFIG_NAME, run),
+                    progress=lambda state: meter.show(
+                        state.iteration,
+                        f"loss {state.loss:.4g}  {state.seconds_per_iteration:.3g} s/iteration",
+                    ),
+                )
+            distilled.save(out / SET_NAME)
+            distilled.contact_sheet(out / SHEET_NAME)
     except Interrupted:
-        console.print(f"to go on: dgdd distill --resume --out {out}")
+        if (out / CHECKPOINT_NAME).exists():
+            console.print(f"to go on: dgdd distill --resume --out {out}")
         raise
-    distilled.save(out / SET_NAME)
-    distilled.contact_sheet(out / SHEET_NAME)
     console.print(f"written: {out / SET_NAME}, {out / SHEET_NAME}")
     if (ratio := distilled.provenance["length_ratio"]) is not None:
         console.print(f"SGS's updates were {ratio:.3g} times as long as the gradient, on average")

@@ -62,6 +62,8 @@ def assignments(given: list[str] | None) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise ValueError(f"--set takes NAME=VALUE, such as distill.masks.share=0.5, got {shown(text)}")
+        if not value.strip():
+            raise ValueError(f"--set {name.strip()} has no value: give one, or write null for none")
         values[name.strip()] = parse_yaml(value)
     return values
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..config import PretrainConfig, from_dict, override, to_dict, with_assignments
-from ..config.run import NO_TARGET
+from ..config.run import NO_TARGET, check_free
 from ..config.yaml_text import load_yaml
+from ..files import locked
 from ..interruption import Interrupted
 from .options import (
     SOURCE_HELP,
@@ -136,6 +137,8 @@ def pretrain(
     show_warnings(dataset)
     sources, held_out = source_images(dataset, target)
     out = out or Path("experts") / f"{Path(data).name}-{target}-seed{settings.seed}"
+    if not resume:
+        check_free(out, f"go on with it (--resume --out {out}), or ")
     height, width_in_pixels = dataset.resolution
     console.print(
         f"{settings.experts} experts on {len(sources)} images of {height} x {width_in_pixels} px, "
@@ -144,7 +147,7 @@ def pretrain(
         + f"; {settings.precision} on {device}"
     )
     try:
-        with Meter("training experts", settings.experts * settings.epochs) as meter:
+        with locked(out), Meter("training experts", settings.experts * settings.epochs) as meter:
             pool = train_experts(
                 sources,
                 settings,

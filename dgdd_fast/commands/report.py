@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import SOURCE_HELP
+from .options import SOURCE_HELP, Overwrite, free_file
 from .terminal import console, note
 
 
@@ -28,6 +28,7 @@ def report(
         str | None,
         typer.Option(metavar="SOURCE", help=f"{SOURCE_HELP} Default: the data of the study."),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a page about a grid: tables, distilled images, and what they look like from within.
 
@@ -42,6 +43,7 @@ def report(
     from ..report.page import write_report
 
     index = read_index(folder)
+    out = free_file(folder / "report.html" if out is None else out, overwrite or out is None)
     study = index.study if data is None else dataclasses.replace(index.study, data=data)
     try:
         dataset = load_data(study)
@@ -50,7 +52,6 @@ def report(
             raise
         note(f"{error}; pictures with real images are left out")
         dataset = None
-    out = out or folder / "report.html"
     for section in write_report(out, index, dataset, against):
         if section.missing:
             console.print(f"{section.title}: {section.missing}")

@@ -38,6 +38,7 @@ class ResultsFile:
         check_writable(path)
         self.path = path
         self._fault: OSError | None = None
+        self._joins = not overwrite
         provenance = {name: value for name, value in distilled.provenance.items() if name != "learnt_from"}
         self._report: dict[str, Any] = {
             "set": str(set_path),
@@ -81,10 +82,12 @@ class ResultsFile:
 
     def keep(self, name: str, evaluation: Evaluation) -> None:
         """Write the file; where that fails, `check` tells later: the result is to be shown all the same."""
+        if self._joins and self.path.exists():  # what another process may have written there
+            self._report["results"] |= self._earlier()
         self._report["results"][name] = evaluation.to_dict()
         try:
             write_atomically(self.path, (json.dumps(self._report, indent=2) + "\n").encode())
-            self._fault = None
+            self._fault, self._joins = None, True
         except OSError as error:
             self._fault = error
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .options import Overwrite, free_file
+
 
 def table(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a grid, finished or not.")],
@@ -21,6 +23,7 @@ def table(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: the terminal.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Show the results of a grid in the papers' shape: methods in rows, target domains in columns.
 
@@ -36,7 +39,10 @@ def table(
     from ..report.table import result_table
     from ..report.table_formats import format_table
 
-    text = format_table(result_table(read_index(folder), against), form)
+    index = read_index(folder)
+    if out is not None:
+        free_file(out, overwrite)
+    text = format_table(result_table(index, against), form)
     if out is None:
         typer.echo(text, nl=False)
     else:

@@ -16,6 +16,19 @@ CONFIG_NAME = "config.yaml"
 SET_NAME = "distilled.safetensors"
 SHEET_NAME = "contact_sheet.png"
 
+CHECKPOINT_NAME = "checkpoint.safetensors"
+# Each of them says that a folder is taken: by a run, by experts or by a grid.
+_TAKEN = (
+    CONFIG_NAME,
+    CHECKPOINT_NAME,
+    SET_NAME,
+    SHEET_NAME,
+    "evaluation.json",
+    "losses.csv",
+    "pool.json",
+    "grid.json",
+)
+
 NO_TARGET = "none"
 
 
@@ -42,6 +55,16 @@ class RunConfig:
     device: str = "cpu"
     threads: Size | None = None
     distill: DistillConfig = field(default_factory=DistillConfig)
+
+
+def check_free(folder: Path, otherwise: str = "") -> None:
+    """Raises ValueError where `folder` holds anything of a run, of experts or of a grid, finished or not;
+    `otherwise` is what can be done beside choosing another."""
+    there = [name for name in _TAKEN if (folder / name).exists()]
+    if there:
+        raise ValueError(
+            f"{folder} holds a run already ({', '.join(there)}): {otherwise}choose another --out"
+        )
 
 
 def read_run_config(path: Path) -> RunConfig:

@@ -61,6 +61,8 @@ def load_dataset(
 
     Raises DataError where there is nothing to load, saying what was looked for.
     """
+    if not str(source).strip():
+        raise DataError(f"the data have no name: name a folder, or '{EMBEDDED_DIGITS}'")
     name, _, argument = str(source).partition(":")
     if name in LOADERS:
         dataset = LOADERS[name](argument, resolution)

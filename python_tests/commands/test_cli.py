@@ -257,7 +257,7 @@ def test_embedded_digits_from_distillation_to_accuracy(tmp_path):
         (["distill", "--target", "x", "--method", "dm", "--alpha", "2"], "--alpha and --beta belong to SGS"),
         (["distill", "--target", "x", "--losses", "adm"], "--losses belongs to cadm, but the method"),
         (["distill", "--target", "x", "--method", "cadm", "--losses", "adm,con"], "adm,reg,cons, got 'con'"),
-        (["distill", "--target", "x", "--method", "cadm", "--losses", ""], "got ''; for none of them use"),
+        (["distill", "--target", "x", "--method", "cadm", "--losses", ""], "'--losses': it is empty"),
         (["distill", "--target", "x", "--init", "zeros"], "distill.init must be one of"),
         (["distill", "--resume"], "--out FOLDER"),
         (["distill", "--config", "nowhere.yaml"], "nowhere.yaml"),
