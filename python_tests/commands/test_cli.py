@@ -314,7 +314,8 @@ def test_a_diverged_run_ends_with_1_and_keeps_its_checkpoint(pictures, tmp_path)
 
 
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(pictures, tmp_path, monkeypatch):
-    def interrupted(*_, **__):
+    def interrupted(*_, run_folder, **__):
+        (run_folder / "checkpoint.safetensors").touch()
         raise DistillationInterrupted("stopped after iteration 7 of 9; resume from here")
 
     monkeypatch.setattr("dgdd_fast.distillation.distill", interrupted)
