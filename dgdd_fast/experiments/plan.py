@@ -27,7 +27,7 @@ from ..matching.expert_settings import check_stages
 from ..matching.resolve import resolve_distillation
 from ..seeds import derive_seed
 from ..training import resolve_training
-from .revisions import hashed_distillation
+from .revisions import hashed_distillation, hashed_evaluation, hashed_pretraining
 from .study import WHOLE, Row, Study, rows_of
 from .tuned_settings import TunedSettings, apply_tuned, check_tuned_settings
 
@@ -278,10 +278,11 @@ class _Planner:
             resolved = resolve_before_pretraining(distill, pretrain, sources)
             if pool is not None:  # its name says how the experts will be
                 resolved = distill
-            content = {**hashed_distillation(resolved), "pool": pool}
+            content = {**hashed_distillation(resolved, self.dataset.resolution), "pool": pool}
         name = f"{_where(part.sources)}-{what}-{_hash([self.data_of(part), content])}"
         config = dataclasses.replace(config, seed=own_seed)
-        tested = to_dict(resolve_training(config, self.dataset.resolution, self.dataset.flip_safe))
+        training = resolve_training(config, self.dataset.resolution, self.dataset.flip_safe)
+        tested = hashed_evaluation(training, self.dataset.resolution)
         validation = self.study.protocol == "validation"
         file = f"evaluation-{_hash([self.prints, tested, *(['validation'] if validation else [])])}.json"
         if name not in self.jobs:
@@ -294,7 +295,7 @@ class _Planner:
     def _pool(self, part: Part, seed: int, config: PretrainConfig, sources: DomainDataset) -> str:
         """The folder of the experts for `part`."""
         config = dataclasses.replace(config, seed=derive_seed(seed, "experiments", *part.sources))
-        content = {**to_dict(resolve_pretraining(config, sources)), "checkpoint_every": None}
+        content = hashed_pretraining(resolve_pretraining(config, sources), self.dataset.resolution)
         name = f"{_where(part.sources)}-seed{seed}-{_hash([self.data_of(part), content])}"
         if name not in self.pools:
             run = self._run(part, None)

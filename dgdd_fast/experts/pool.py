@@ -21,7 +21,8 @@ from ..networks import build_staged_network
 from ..tensor_file import TensorFile, TensorFileError, check_tensors, content_of, header_of, loaded
 
 POOL_NAME = "pool.json"
-FORMAT = "dgdd-fast experts 1"
+FORMAT = "dgdd-fast experts 2"
+_OLD_FORMAT = "dgdd-fast experts 1"  # its ResNets pooled 2x2 pixels after the stem from 65 to 128 px
 _FILE = TensorFile("dgdd_fast_expert", "an expert", version=1)
 
 
@@ -153,13 +154,18 @@ class ExpertPool:
         path = folder / POOL_NAME
         try:
             content = read_json(path)
-            if not isinstance(content, dict) or content.get("format") != FORMAT:
+            if not isinstance(content, dict) or content.get("format") not in (FORMAT, _OLD_FORMAT):
                 found = content.get("format") if isinstance(content, dict) else content
                 raise ExpertPoolError(f"{path} calls itself {shown(found)}, not {FORMAT!r}")
             facts = from_dict(_Facts, {name: content[name] for name in content if name != "format"})
             for name, length in (("resolution", 2), ("mean", 3), ("std", 3)):
                 if len(getattr(facts, name)) != length:
                     raise ValueError(f"{name} must be {length} numbers, got {shown(getattr(facts, name))}")
+            if content["format"] == _OLD_FORMAT and 64 < min(facts.resolution) <= 128:
+                raise ExpertPoolError(
+                    f"the experts in {folder} are of an earlier ResNet, which for images of 65 to 128 px had "
+                    "another pooling after its stem; train them anew"
+                )
             log = [list(epochs) for epochs in facts.log]
             named = {item.name: getattr(facts, item.name) for item in fields(_Facts)}
             return cls(**{**named, "folder": folder, "log": log})

@@ -20,10 +20,10 @@ class AdvFreq:
     """The cross entropy of a batch whose low-frequency amplitudes have a mean and deviation that the network
     finds hard.
 
-    The amplitudes of each image and channel up to `LOW_FREQUENCIES` of half the side are shifted and
-    stretched to another mean and deviation: their own, plus a direction times the spread of such statistics
-    over the batch. The directions start standard normal and climb the loss by the sign of its gradient,
-    `STEPS` times.
+    The amplitudes of each image and channel in a window of low frequencies (`low_frequencies`) are shifted
+    and stretched to another mean and deviation: their own, plus a direction times the spread of such
+    statistics over the batch. The directions start standard normal and climb the loss by the sign of its
+    gradient, `STEPS` times.
     """
 
     def __init__(self, network: Network, mean: Tensor, std: Tensor, random: torch.Generator) -> None:
@@ -62,7 +62,7 @@ class LowFrequencyStyle:
         self.size = images.shape[-2:]
         spectrum = torch.fft.fft2(images)
         self.amplitude, self.phase = spectrum.abs(), spectrum.angle()
-        rows, columns = (_low(side).to(images.device) for side in self.size)
+        rows, columns = (low_frequencies(side).to(images.device) for side in self.size)
         self.window = rows[:, None] & columns
         low = self.amplitude[..., self.window]
         self.statistics = torch.stack([low.mean(-1), low.std(-1)])
@@ -72,8 +72,11 @@ class LowFrequencyStyle:
         self.spread = deviation + FLOOR
 
     def pixels(self, mean: Tensor, std: Tensor) -> Tensor:
-        """The images with their low-frequency amplitudes at another `mean` and deviation `std`, [B, C]
-        each."""
+        """The images with their low-frequency amplitudes at another `mean` and deviation `std`, [B, C] each.
+
+        A real image has a frequency and its opposite alike. Where the window holds only one of the two, the
+        real part that is returned has half of the change at both.
+        """
         low = (self.normalised * std[..., None] + mean[..., None]).clamp_min(0)
         places = self.window.expand(self.amplitude.shape)
         amplitude = self.amplitude.masked_scatter(places, low)
@@ -81,7 +84,11 @@ class LowFrequencyStyle:
         return result
 
 
-def _low(side: int) -> Tensor:
-    """Which of the `side` frequencies are low: at least the lowest, in both directions."""
-    frequency: Tensor = torch.fft.fftfreq(side) * side
-    return frequency.abs() <= max(1, int(LOW_FREQUENCIES * (side // 2)))
+def low_frequencies(side: int) -> Tensor:
+    """Which of the `side` frequencies of a transform are low: those within `LOW_FREQUENCIES` of half the
+    side, rounded as released: -2 to 0 of 32, -4 to 2 of 64; on small sides at least -1 and 0."""
+    half = side // 2
+    first, last = int((1 - LOW_FREQUENCIES) * half), max(int((1 + LOW_FREQUENCIES) * half) - 1, half)
+    place = torch.arange(side)
+    window: Tensor = torch.fft.ifftshift((place >= first) & (place <= last))
+    return window

@@ -20,9 +20,9 @@ class ResNet(StagedNetwork):
     """A stem, four stages of residual blocks, global average pooling and one linear layer.
 
     A subclass says how many blocks each stage has, and which: two 3x3 convolutions, or bottlenecks. The stem
-    follows the shorter side of the images, as is usual in dataset distillation: up to 64 px a 3x3
-    convolution; up to 128 px the same and a 2x2 max pooling; beyond, the original 7x7 convolution of stride 2
-    and a 3x3 max pooling of stride 2. Stages 2, 3 and 4 halve the sides, rounding up.
+    follows the shorter side of the images, as NCFM's does: up to 64 px a 3x3 convolution; up to 128 px the
+    same and a 3x3 max pooling of stride 2; beyond, the original 7x7 convolution of stride 2 and the same
+    pooling. Stages 2, 3 and 4 halve the sides, rounding up.
 
     Attributes:
         counts: the blocks of each stage.
@@ -105,9 +105,7 @@ def _stem(stride: int, channels: int, width: int, norm: str) -> nn.Sequential:
         channels, width, size, stride=2 if stride == 4 else 1, padding=size // 2, bias=False
     )
     layers = [convolution, normalisation(norm, width), nn.ReLU(inplace=True)]
-    if stride == 2:
-        layers.append(nn.MaxPool2d(2))
-    elif stride == 4:
+    if stride > 1:
         layers.append(nn.MaxPool2d(3, stride=2, padding=1))
     return nn.Sequential(*layers)
 

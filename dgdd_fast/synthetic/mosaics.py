@@ -70,10 +70,7 @@ def _enlargement(unit_vectors: Tensor, factor: int) -> Tensor:
 
 
 def reduce(images: Tensor, factor: int) -> Tensor:
-    """Shrink images [N, C, H, W] to tiles [N, C, H / factor, W / factor], each pixel the mean of the factor x
-    factor that it replaces.
-
-    The mean keeps thin strokes and adds no pattern, where taking every factor-th pixel does both.
-    """
+    """Shrink images [N, C, H, W] to tiles [N, C, H / factor, W / factor] of every factor-th pixel, as IDC and
+    NCFM do (nearest neighbour)."""
     check_factor(factor, (images.shape[2], images.shape[3]))
-    return images if factor == 1 else F.avg_pool2d(images, factor)
+    return images[:, :, ::factor, ::factor].contiguous()

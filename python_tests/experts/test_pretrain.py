@@ -415,6 +415,18 @@ def test_a_pool_knows_its_data(data, folder):
             pool.check(other)
 
 
+@pytest.mark.parametrize(("side", "refused"), [(64, False), (65, True), (128, True), (129, False)])
+def test_experts_of_the_stem_before_are_read_where_it_was_the_same(side, refused, folder, tmp_path):
+    content = json.loads((folder / "pool.json").read_text())
+    older = {**content, "format": "dgdd-fast experts 1", "resolution": [side, side]}
+    (tmp_path / "pool.json").write_text(json.dumps(older))
+    if refused:
+        with pytest.raises(ExpertPoolError, match=r"65 to 128 px had another pooling .* train them anew"):
+            ExpertPool.read(tmp_path)
+    else:
+        assert ExpertPool.read(tmp_path).resolution == (side, side)
+
+
 @pytest.mark.parametrize("damage", ["no pool", "text", "foreign", "missing", "truncated", "swapped"])
 def test_damage_is_named(damage, folder, tmp_path):
     for path in folder.iterdir():

@@ -13,7 +13,7 @@ from toy_data import toy_domains
 
 from dgdd_fast.config import AugmentConfig, NetworkConfig
 from dgdd_fast.evaluation import evaluate
-from dgdd_fast.generalization.advfreq import FLOOR, AdvFreq, LowFrequencyStyle
+from dgdd_fast.generalization.advfreq import FLOOR, AdvFreq, LowFrequencyStyle, low_frequencies
 from dgdd_fast.generalization.fact import Fact, draw_partners, mix_amplitudes
 from dgdd_fast.generalization.irm import invariance_penalty
 from dgdd_fast.generalization.mixstyle import install_mixstyle, mix_style, symmetric_beta
@@ -198,18 +198,36 @@ def test_the_penalty_is_the_slope_in_a_scale_domain_by_domain(soft):
 def test_low_frequencies_get_the_style_asked_for_and_the_others_stay():
     images = random(5, 3, 32, 24).abs() + 0.5
     style = LowFrequencyStyle(images)
-    assert style.window.sum() == 9  # the lowest frequency in each direction, and the mean
+    # As released: -2 to 0 of 32, -2 to 0 of 24.
+    assert style.window.nonzero().tolist() == [[row, column] for row in (0, 30, 31) for column in (0, 22, 23)]
+    opposite = style.window.flip(0, 1).roll((1, 1), (0, 1))
     before = torch.fft.fft2(images)
     for factors, below_zero in (((2.0, 0.5), False), ((0.5, 2.0), True)):
         mean, std = style.statistics * torch.tensor(factors)[:, None, None]
         after = torch.fft.fft2(style.pixels(mean, std))
-        torch.testing.assert_close(after[..., ~style.window], before[..., ~style.window])
+        rest = ~(style.window | opposite)
+        torch.testing.assert_close(after[..., rest], before[..., rest])
         low = style.normalised * std[..., None] + mean[..., None]
         assert bool((low < 0).any()) == below_zero
-        torch.testing.assert_close(after.abs()[..., style.window], low.clamp_min(0))
+        # The real part has half of what is asked of a frequency whose opposite stays; the mean is its own.
+        wanted = before.clone()
+        wanted[..., style.window] = torch.polar(low.clamp_min(0), before[..., style.window].angle())
+        alone = style.window & ~opposite
+        half = (wanted + before)[..., alone] / 2
+        torch.testing.assert_close(after[..., alone], half, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(after[..., 0, 0], wanted[..., 0, 0], rtol=1e-4, atol=1e-3)
     unmoved = style.pixels(*style.statistics)
     assert (unmoved - images).abs().max() < 10 * FLOOR
     torch.testing.assert_close(style.spread[0, 0], style.statistics[0].std(0) + FLOOR)
+
+
+@pytest.mark.parametrize(
+    ("side", "low"),
+    [(32, [-2, -1, 0]), (64, [-4, -3, -2, -1, 0, 1, 2]), (16, [-1, 0]), (3, [-1, 0]), (2, [-1, 0])],
+)
+def test_the_window_of_low_frequencies_is_that_of_the_released_code(side, low):
+    frequency = torch.fft.fftfreq(side) * side
+    assert sorted(frequency[low_frequencies(side)].round().int().tolist()) == low
 
 
 def test_the_style_of_advfreq_is_harder_than_a_random_one():
