@@ -59,6 +59,12 @@ def read_image(
     _register_decoders()
     try:
         content = source if isinstance(source, bytes) else read_file(source)
+    except (OSError, ValueError) as error:
+        reason = (
+            f"{error.strerror}; check the path and its permissions" if isinstance(error, OSError) else error
+        )
+        raise DataError(f"{item} cannot be read: {reason}") from error
+    try:
         with Image.open(BytesIO(content), formats=_FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
@@ -82,13 +88,6 @@ def read_image(
             f"{item} is named like an image but is none of a known kind (JPEG, PNG, BMP, WebP, GIF, PPM, "
             "TIFF), or its beginning is damaged; fetch it again or remove it"
         ) from error
-    except OSError as error:
-        if error.errno is None:  # the decoder's own
-            raise DataError(
-                f"{item} is truncated or damaged ({error}); fetch it again or remove it"
-            ) from error
-        reason = f"{error.strerror}; check the path and its permissions"
-        raise DataError(f"{item} cannot be read: {reason}") from error
     except Exception as error:  # a damaged file makes the decoders raise almost anything
         reason = shortened(str(error))
         raise DataError(f"{item} is truncated or damaged ({reason}); fetch it again or remove it") from error

@@ -6,12 +6,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+ROUNDING = 100  # in which features of the same image differ, in units of the last place of their length
 BANDWIDTH_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def joint_bandwidth(synthetic: Tensor, real: Tensor) -> Tensor:
     """The mean squared distance of two different rows of `synthetic` [n, F] and `real` [m, F] together: a
-    scalar without gradient.
+    scalar without gradient. Infinite where all rows are equal up to rounding: the kernel is then the same for
+    all pairs, and the loss has no gradient, instead of that of the rounding at the width of the rounding.
 
     Raises ValueError for fewer than two rows.
     """
@@ -19,7 +21,9 @@ def joint_bandwidth(synthetic: Tensor, real: Tensor) -> Tensor:
     if len(rows) < 2:
         raise ValueError("a bandwidth needs at least two rows")
     # The sum over all ordered pairs is 2 n sum ||x - mean||^2, by the identity of Huygens.
-    return 2 * (rows - rows.mean(0)).square().sum() / (len(rows) - 1)
+    spread = (rows - rows.mean(0)).square().sum()
+    alike = spread <= (ROUNDING * torch.finfo(rows.dtype).eps) ** 2 * rows.square().sum()
+    return torch.where(alike, torch.inf, 2 * spread / (len(rows) - 1))
 
 
 def kernel_matching(synthetic: Tensor, real: Tensor, bandwidth: Tensor) -> Tensor:
@@ -32,7 +36,7 @@ def kernel_matching(synthetic: Tensor, real: Tensor, bandwidth: Tensor) -> Tenso
     Args:
         synthetic: [n, F]
         real: [m, F], taken as constant.
-        bandwidth: a positive scalar, see `joint_bandwidth`.
+        bandwidth: a positive scalar or infinity, see `joint_bandwidth`.
 
     Returns:
         A scalar in [0, 10], up to rounding.
@@ -50,6 +54,5 @@ def _mean_kernel(first: Tensor, second: Tensor, bandwidth: Tensor) -> Tensor:
     origin = second.mean(0).detach()
     first, second = first - origin, second - origin
     squares = first.square().sum(1)[:, None] + second.square().sum(1) - 2 * first @ second.T
-    # Where all rows are equal, so is the kernel whatever its width.
-    exponent = squares.clamp_min(0) / bandwidth.clamp_min(torch.finfo(squares.dtype).tiny)
+    exponent = squares.clamp_min(0) / bandwidth
     return torch.stack([(-exponent / factor).exp().mean() for factor in BANDWIDTH_FACTORS]).sum()
