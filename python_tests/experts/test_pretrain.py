@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from toy_data import toy_domains
+from small_experts import NETWORK, TINY, equal, weights
 
 from dgdd_fast.config import AugmentConfig, NetworkConfig, PretrainConfig, from_dict, to_dict
 from dgdd_fast.data import normalise
@@ -19,38 +19,12 @@ from dgdd_fast.data.real_images import RealImages
 from dgdd_fast.experts import Expert, ExpertPool, ExpertPoolError, reverse_gradient
 from dgdd_fast.experts import pretrain as pretrain_module
 from dgdd_fast.experts.discriminators import logistic_regression
-from dgdd_fast.experts.pretrain import CHECKPOINT_NAME, PretrainingInterrupted, pretrain, resolve_pretraining
+from dgdd_fast.experts.pretrain import CHECKPOINT_NAME, PretrainingInterrupted, pretrain
 from dgdd_fast.generalization.fact import mix_amplitudes
 from dgdd_fast.generalization.irm import invariance_penalty
 from dgdd_fast.interruption import TrainingDivergedError
 from dgdd_fast.networks import initialise
 from dgdd_fast.seeds import generator
-
-NETWORK = NetworkConfig(architecture="resnet18", width=4)
-TINY = PretrainConfig(experts=2, epochs=3, batch_size=40, network=NETWORK, checkpoint_every=2)
-
-
-@pytest.fixture(scope="module")
-def data():
-    return toy_domains()
-
-
-@pytest.fixture(scope="module")
-def folder(data, tmp_path_factory):
-    """A finished pool."""
-    path = tmp_path_factory.mktemp("experts")
-    pretrain(data, TINY, path)
-    return path
-
-
-def weights(pool, index, share):
-    expert = pool.new_expert()
-    pool.fill_(expert, index, share)
-    return [parameter.clone() for parameter in expert.parameters()]
-
-
-def equal(first, second):
-    return all(one.equal(other) for one, other in zip(first, second, strict=True))
 
 
 def new_expert(reversal_weight=0.25, seed=0):
@@ -273,42 +247,6 @@ def test_settings_with_epochs_of_refitting_are_read(epochs, now):
         from_dict(PretrainConfig, {"refit_epochs": -1})
 
 
-def test_a_pool_comes_back_from_its_folder(data, folder):
-    assert {path.name for path in folder.iterdir()} == {
-        "pool.json", "expert_00.safetensors", "expert_01.safetensors",
-    }  # fmt: skip
-    pool = ExpertPool.load(folder)
-    assert len(pool) == 2
-    assert pool.config == resolve_pretraining(TINY, data)
-    assert pool.config.network.width == 4
-    assert (pool.class_names, pool.domain_names) == (data.class_names, data.domain_names)
-    assert (pool.resolution, pool.fingerprint) == ((16, 16), data.fingerprint())
-    mean, std = data.channel_statistics()
-    assert (pool.mean, pool.std) == (tuple(mean.tolist()), tuple(std.tolist()))
-    assert [len(epochs) for epochs in pool.log] == [3, 3]
-    assert len(pool.log[1][2]["domain_accuracy"]) == 4
-    expert = pool.new_expert()
-    assert not expert.training
-    assert not any(parameter.requires_grad for parameter in expert.parameters())
-    assert expert(torch.zeros(2, 3, 16, 16))[0].shape == (2, 3)
-
-
-def test_experts_lie_between_their_initial_and_trained_weights(folder):
-    pool = ExpertPool.load(folder)
-    fresh = pool.new_expert()
-    initialise(fresh.network, generator(0, "expert", 1, "network"))
-    initialise(fresh.discriminators, generator(0, "expert", 1, "discriminators"))
-    initial, trained = weights(pool, 1, 0.0), weights(pool, 1, 1.0)
-    assert equal(initial, fresh.parameters())
-    assert not any(one.equal(other) for one, other in zip(initial, trained, strict=True))
-    for actual, start, end in zip(weights(pool, 1, 0.3), initial, trained, strict=True):
-        torch.testing.assert_close(actual, 0.7 * start + 0.3 * end)
-    assert not equal(trained, weights(pool, 0, 1.0))
-    assert equal(trained, weights(pool, 1, 1.0))  # the pool's own weights were left alone
-    with pytest.raises(IndexError, match="experts 0 to 1, got 2"):
-        pool.fill_(fresh, 2, 0.5)
-
-
 def test_a_seed_repeats_bit_for_bit_and_another_differs(data, folder, tmp_path):
     pool = ExpertPool.load(folder)
     again = pretrain(data, TINY, tmp_path / "again")
@@ -369,52 +307,6 @@ def test_a_crash_goes_back_to_the_last_checkpoint_only(data, folder, tmp_path):
     assert equal(weights(pool, 1, 1.0), weights(ExpertPool.load(folder), 1, 1.0))
 
 
-def test_a_pool_can_be_enlarged(data, folder, tmp_path):
-    checkpoint = tmp_path / CHECKPOINT_NAME
-    left_over = []
-
-    def keep(state):
-        if checkpoint.exists():
-            left_over.append(checkpoint.read_bytes())
-
-    pretrain(data, dataclasses.replace(TINY, experts=1), tmp_path, progress=keep)
-    first = (tmp_path / "expert_00.safetensors").stat().st_mtime_ns
-    checkpoint.write_bytes(left_over[-1])  # as after a crash between the expert's file and the clearing up
-    pool = pretrain(data, TINY, tmp_path, resume=True)
-    assert (tmp_path / "expert_00.safetensors").stat().st_mtime_ns == first
-    assert equal(weights(pool, 1, 1.0), weights(ExpertPool.load(folder), 1, 1.0))
-    assert pool.config.experts == 2
-    with pytest.raises(ExpertPoolError, match="already holds 2 experts, more than 1"):
-        pretrain(data, dataclasses.replace(TINY, experts=1), tmp_path, resume=True)
-
-
-def test_a_pool_in_the_way_or_of_other_settings_or_data_is_refused(data, folder, tmp_path):
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(ValueError, match=r"pool\.json exists: go on with it .*--resume"):
-        pretrain(data, TINY, folder)
-    with pytest.raises(ExpertPoolError, match=r"experts with learning_rate = 0\.01, now 0\.5"):
-        pretrain(data, dataclasses.replace(TINY, learning_rate=0.5), folder, resume=True)
-    with pytest.raises(ExpertPoolError, match="other images of the same classes and domains"):
-        pretrain(toy_domains(seed=5), TINY, folder, resume=True)
-    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
-    (tmp_path / "expert_00.safetensors").write_bytes(before["expert_00.safetensors"])
-    with pytest.raises(ExpertPoolError, match=r"holds experts, but no pool\.json"):
-        pretrain(data, TINY, tmp_path)
-
-
-def test_a_pool_knows_its_data(data, folder):
-    pool = ExpertPool.load(folder)
-    pool.check(data)
-    for other, message in (
-        (data.only_domains(["domain0", "domain1"]), "with domains domain0, domain1, domain2, the data have"),
-        (toy_domains(classes=2), "with classes class0, class1, class2, the data have class0, class1;"),
-        (toy_domains(side=12), "with resolution 16, 16, the data have 12, 12"),
-        (data.train(), "other images"),
-    ):
-        with pytest.raises(ExpertPoolError, match=message):
-            pool.check(other)
-
-
 @pytest.mark.parametrize(("side", "refused"), [(64, False), (65, True), (128, True), (129, False)])
 def test_experts_of_the_stem_before_are_read_where_it_was_the_same(side, refused, folder, tmp_path):
     content = json.loads((folder / "pool.json").read_text())
@@ -426,36 +318,6 @@ def test_experts_of_the_stem_before_are_read_where_it_was_the_same(side, refused
             ExpertPool.read(tmp_path)
     else:
         assert ExpertPool.read(tmp_path).resolution == (side, side)
-
-
-@pytest.mark.parametrize("damage", ["no pool", "text", "foreign", "missing", "truncated", "swapped"])
-def test_damage_is_named(damage, folder, tmp_path):
-    for path in folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    pool_file, expert_file = tmp_path / "pool.json", tmp_path / "expert_01.safetensors"
-    content = json.loads(pool_file.read_text())
-    if damage == "no pool":
-        pool_file.unlink()
-    elif damage == "text":
-        pool_file.write_text("{")
-    elif damage == "foreign":
-        pool_file.write_text(json.dumps({**content, "format": "something else"}))
-    elif damage == "missing":
-        expert_file.unlink()
-    elif damage == "truncated":
-        expert_file.write_bytes(expert_file.read_bytes()[:-50])
-    else:
-        content["config"]["network"]["width"] = 8
-        pool_file.write_text(json.dumps(content))
-    with pytest.raises((ExpertPoolError, FileNotFoundError), match=r"pool\.json|expert_01\.safetensors"):
-        weights(ExpertPool.load(tmp_path), 1, 1.0)
-
-
-def test_a_damaged_checkpoint_is_named(data, tmp_path):
-    pretrain(data, dataclasses.replace(TINY, experts=1), tmp_path)
-    (tmp_path / CHECKPOINT_NAME).write_text("not a checkpoint")
-    with pytest.raises(ExpertPoolError, match=r"checkpoint\.safetensors is damaged or no checkpoint"):
-        pretrain(data, TINY, tmp_path, resume=True)
 
 
 def test_divergence_is_reported_and_finished_experts_are_kept(data, tmp_path, monkeypatch):

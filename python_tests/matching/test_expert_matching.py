@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 from pathlib import Path
 
 import cadm_literal
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from expert_matching_cases import DATA, experts, masks, settings
 from torch import Tensor
 from toy_data import toy_domains, without_rows
 from toy_experts import NETWORK, toy_experts
@@ -19,62 +18,28 @@ from dgdd_fast.config import (
     DistillConfig,
     ExpertConfig,
     ExpertSettings,
-    MaskConfig,
     MaskSettings,
     NetworkConfig,
     SurgeryConfig,
-    from_dict,
     to_dict,
 )
 from dgdd_fast.data import DomainDataset
 from dgdd_fast.data.real_images import RealImages
 from dgdd_fast.distillation import (
-    CHECKPOINT_NAME,
     DistillationDivergedError,
-    DistillationInterrupted,
     Progress,
     distill,
 )
-from dgdd_fast.experts import ExpertPool, ExpertPoolError
-from dgdd_fast.masking import draw_stage, draw_uniforms, mask
+from dgdd_fast.experts import ExpertPoolError
+from dgdd_fast.masking import draw_stage
 from dgdd_fast.matching.batches import real_batch
 from dgdd_fast.matching.expert_matching import Regularisation
 from dgdd_fast.matching.registry import build_objective
 from dgdd_fast.matching.resolve import resolve_distillation
-from dgdd_fast.synthetic.checkpoint import Checkpoint
 from dgdd_fast.synthetic.gradients import ImageGradients
 from dgdd_fast.synthetic.mosaics import tiles
 
-OLD_MASK_SETTINGS = ("share", "activation_probability", "score", "rescale", "consistency_weight")
-DATA = toy_domains(per_cell=8)
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(toy_experts(tmp_path_factory.mktemp("experts"), DATA))
-
-
-def settings(folder: str, objective: str = "cadm", **changes: object) -> DistillConfig:
-    config = DistillConfig(
-        objective=objective,
-        experts=ExpertConfig(pool=folder),
-        ipc=2,
-        iterations=6,
-        image_lr=0.02,
-        batch_real=5,
-        checkpoint_every=2,
-    )
-    return dataclasses.replace(config, **changes)
-
-
-def masks(config: DistillConfig, **changes: object) -> DistillConfig:
-    return dataclasses.replace(config, masks=MaskConfig(**changes))
-
-
-def experts(config: DistillConfig, **changes: object) -> DistillConfig:
-    assert config.experts is not None
-    return dataclasses.replace(config, experts=dataclasses.replace(config.experts, **changes))
 
 
 class Setting(cadm_literal.Run):
@@ -190,94 +155,6 @@ def test_every_device_finds_the_same_gradient(folder: str, device: torch.device)
         assert_same_gradient(one.cpu(), other)
 
 
-def test_stages_and_activation_are_drawn_evenly_and_independently() -> None:
-    config = MaskConfig()
-    count = 4000
-    drawn = [
-        [draw_stage(config, 4, 0, purpose, iteration) for iteration in range(count)]
-        for purpose in ("matching", "regularisation")
-    ]
-    for stages in drawn:
-        # 5 standard deviations of a binomial of probability 0.2 (each stage and no masking) are 127
-        assert all(abs(stages.count(value) - count / 5) < 127 for value in (1, 2, 3, 4, None))
-    both = sum(first is None and second is None for first, second in zip(*drawn, strict=True))
-    assert abs(both - count / 25) < 5 * (count * 0.04 * 0.96) ** 0.5
-
-
-def test_uniform_masks_ask_no_discriminator(folder: str) -> None:
-    """4,000 masks of 2 in 8 channels: a frequency is off by 0.03 once in 10,000."""
-    expert = ExpertPool.load(folder).new_expert()
-    expert.discriminators[0] = torch.nn.Linear(8, expert.discriminators[0].out_features)
-    torch.nn.init.ones_(expert.discriminators[0].weight)
-    maps = torch.linspace(0, 1, 8).expand(4000, 8)[:, :, None, None].contiguous()
-    domain = torch.zeros(4000, dtype=torch.int64)
-    uniforms = draw_uniforms(4000, 8, 0, "test")
-    masked = {
-        score: (mask(maps, expert, 1, domain, uniforms, MaskConfig(0.25, score=score))[1] == 0).float()
-        for score in ("gap", "uniform")
-    }
-    assert all(each.sum(1).eq(2).all() for each in masked.values())
-    torch.testing.assert_close(masked["uniform"].mean(0), torch.full((8,), 0.25), rtol=0, atol=0.03)
-    assert masked["gap"][:, -1].mean() > masked["gap"][:, 1].mean() + 0.1
-
-
-def test_two_copies_and_two_iterations_have_different_masks() -> None:
-    first = draw_uniforms(50, 8, 0, "regularisation", 3, 0)
-    assert torch.equal(first, draw_uniforms(50, 8, 0, "regularisation", 3, 0))
-    for other in (("regularisation", 3, 1), ("regularisation", 4, 0), ("matching", 3)):
-        assert not torch.equal(first, draw_uniforms(50, 8, 0, *other))
-
-
-@pytest.mark.parametrize("surgery", [None, SurgeryConfig()], ids=["cadm", "cadm+sgs"])
-def test_an_interrupted_run_resumes_bit_for_bit(
-    surgery: SurgeryConfig | None, folder: str, tmp_path: Path
-) -> None:
-    config = settings(folder, surgery=surgery, checkpoint_every=100)
-    whole = distill(DATA, config).images
-
-    def interrupt(state: Progress) -> None:
-        if state.iteration == 4:
-            signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(DistillationInterrupted):
-        distill(DATA, config, run_folder=tmp_path, progress=interrupt)
-    assert torch.equal(distill(DATA, config, run_folder=tmp_path, resume=True).images, whole)
-
-
-@pytest.mark.parametrize("objective", ["cadm", "mmd"])
-def test_a_run_of_the_version_before_resumes_bit_for_bit(objective: str, folder: str, tmp_path: Path) -> None:
-    """Its settings had switches in place of terms, and one mask an image."""
-    config = settings(folder, objective, iterations=4)
-    config = experts(masks(config, draws=1) if objective == "cadm" else config, interpolate=True)
-    whole = distill(DATA, config).images
-    distill(DATA, dataclasses.replace(config, iterations=2), run_folder=tmp_path)
-    checkpoint = Checkpoint.load(tmp_path / CHECKPOINT_NAME)
-    old, switches = checkpoint.config, {"matching": True, "regularisation": True, "consistency": True}
-    old["experts"] = {"pool": folder, "interpolate": True, "match": True, "regularise": True}
-    if objective == "cadm":
-        old["masks"] = {name: old["masks"][name] for name in OLD_MASK_SETTINGS} | switches
-    checkpoint.save(tmp_path / CHECKPOINT_NAME)
-    resumed = distill(
-        DATA, from_dict(DistillConfig, old | {"iterations": 4}), run_folder=tmp_path, resume=True
-    )
-    assert torch.equal(resumed.images, whole)
-
-
-def test_moved_experts_may_go_on_with_a_run_and_other_experts_may_not(folder: str, tmp_path: Path) -> None:
-    config = settings(folder, iterations=2)
-    distill(DATA, config, run_folder=tmp_path / "run")
-    moved = tmp_path / "moved"
-    moved.mkdir()
-    for file in Path(folder).iterdir():
-        (moved / file.name).write_bytes(file.read_bytes())
-    longer = experts(dataclasses.replace(config, iterations=3), pool=str(moved))
-    whole = distill(DATA, dataclasses.replace(config, iterations=3)).images
-    assert torch.equal(distill(DATA, longer, run_folder=tmp_path / "run", resume=True).images, whole)
-    others = experts(longer, pool=str(toy_experts(tmp_path / "others", DATA, experts=3)))
-    with pytest.raises(ValueError, match="other data or with other experts"):
-        distill(DATA, others, run_folder=tmp_path / "run", resume=True)
-
-
 @pytest.mark.parametrize("objective", ["mmd", "cadm"])
 def test_every_term_falls(objective: str, tmp_path: Path) -> None:
     """In one expert and without augmentation; random networks tell little else about images of 16 px."""
@@ -381,23 +258,6 @@ def test_settings_that_cannot_work_are_refused(change, message: str | None, fold
         return
     with pytest.raises(ValueError, match=message):
         resolve_distillation(config, DATA)
-
-
-def test_experts_of_the_version_before_are_read_and_flipped_bits_are_found(tmp_path: Path) -> None:
-    folder = toy_experts(tmp_path, DATA)
-    pool = ExpertPool.load(folder)
-    first, second = pool.new_expert(), pool.new_expert()
-    pool.fill_(first, 0, 0.5)
-    save_file(load_file(pool.expert_file(0)), pool.expert_file(0))  # without description and checksum
-    ExpertPool.load(folder).fill_(second, 0, 0.5)
-    assert all(
-        torch.equal(one, other) for one, other in zip(first.parameters(), second.parameters(), strict=True)
-    )
-    content = bytearray(pool.expert_file(1).read_bytes())
-    content[-3] ^= 1
-    pool.expert_file(1).write_bytes(content)
-    with pytest.raises(ExpertPoolError, match=r"expert_01\.safetensors is damaged"):
-        ExpertPool.load(folder).fill_(second, 1, 1.0)
 
 
 def test_settings_are_resolved_before_there_are_experts_but_nothing_is_distilled(folder: str) -> None:

@@ -1,0 +1,109 @@
+"""`dgdd evaluate`."""
+
+import json
+
+import pytest
+from command_line import dgdd, failure
+from run_commands import TINY
+
+from dgdd_fast.config.run import read_run_config
+from dgdd_fast.synthetic.distilled_set import DistilledSet
+
+
+def test_evaluate_prints_and_writes_the_set_beside_random(run):
+    text = dgdd("evaluate", run, "--runs", "2", "--epochs", "2").output
+    report = json.loads((run / "evaluation.json").read_text())
+    assert set(report["results"]) == {"dm+sgs", "random"}
+    accuracies = report["results"]["dm+sgs"]["accuracies"]
+    assert set(accuracies) == {"domain2 (held out)", "source domains"}
+    assert all(len(values["runs"]) == 2 for values in accuracies.values())
+    assert "DM+SGS" in text
+    assert "Random" in text
+    assert "2 epochs" in text
+
+
+def test_evaluate_across_architectures_and_in_the_inherited_way(run, tmp_path):
+    out = tmp_path / "cross.json"
+    architectures = ("--architecture", "convnet", "--architecture", "resnet18", "--architecture", "alexnet")
+    arguments = ("--recipe", "ncfm", "--on", "target", "--runs", "1", "--epochs", "1", "--width", "4")
+    arguments += ("--depth", "2")  # of the ConvNet
+    text = dgdd("evaluate", run, *architectures, *arguments, "--out", out).output
+    results = json.loads(out.read_text())["results"]
+    assert {name for name in results if name.startswith("dm+sgs")} == {
+        "dm+sgs, convnet", "dm+sgs, resnet18", "dm+sgs, alexnet",
+    }  # fmt: skip
+    assert len(results) == 6
+    config = results["random, resnet18"]["config"]
+    assert (config["network"]["architecture"], config["network"]["width"]) == ("resnet18", 4)
+    assert (config["optimizer"], config["cutmix_probability"]) == ("adamw", 0.5)
+    for part in (
+        "ConvNet (width 4, depth 2, instance norm)",
+        "ResNet-18 (width 4, instance norm)",
+        "AlexNet",
+        "AdamW",
+        "in sequence",
+        "CutMix in 50%",
+    ):
+        assert part in text
+
+
+def test_evaluate_only_what_is_asked(run, tmp_path):
+    out = tmp_path / "target.json"
+    arguments = ("--on", "target", "--no-random", "--runs", "1", "--epochs", "1", "--out", out)
+    dgdd("evaluate", run / "distilled.safetensors", *arguments, "--norm", "batch")
+    results = json.loads(out.read_text())["results"]
+    assert results["dm+sgs"]["config"]["network"]["norm"] == "batch"
+    assert set(results) == {"dm+sgs"}
+    assert set(results["dm+sgs"]["accuracies"]) == {"domain2 (held out)"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--architecture", "resnet18", "--depth", 3), "--depth is of a convnet, and resnet18 has a depth"),
+        (("--norm", "layer"), "norm must be one of 'instance', 'batch', 'none', got 'layer'"),
+    ],
+)
+def test_evaluate_refuses_a_network_there_is_not(run, tmp_path, arguments, message):
+    code, text = failure("evaluate", run, *arguments, "--out", tmp_path / "none.json")
+    assert code == 2
+    assert message in text
+
+
+def test_a_single_domain_in_styles_is_tested_on_all_others(pictures, tmp_path):
+    out = tmp_path / "run"
+    single = ["--domain", "domain1", "--target", "none", "--pseudo-domains", 2, "--method", "hdd+sgs"]
+    dgdd("distill", "--data", pictures, *single, *TINY, "--out", out)
+    distilled = DistilledSet.load(out / "distilled.safetensors")
+    assert distilled.domain_names == ("style1", "style2")
+    assert distilled.provenance["sources"] == ["domain1"]
+    text = dgdd(
+        "evaluate", out, "--runs", 1, "--epochs", 2, "--whole", "--generalize", "mixstyle", "--no-random"
+    ).output
+    results = json.loads((out / "evaluation.json").read_text())["results"]
+    assert set(results) == {"hdd+sgs", "whole"}
+    tests = {"domain0 (held out)", "domain2 (held out)", "source domains"}
+    assert set(results["whole"]["accuracies"]) == tests
+    assert "mixstyle" in results["whole"]["description"]
+    assert "Whole data" in text
+    assert "HDD-DM+SGS" in text
+
+
+def test_a_choice_of_classes_is_kept_from_the_run_to_its_evaluation(pictures, tmp_path):
+    chosen, out = ("--data", pictures, "--classes", "class2, class0"), tmp_path / "run"
+    assert "48 images of 16 x 16 px, 2 classes" in dgdd("data", pictures, *chosen[2:]).output
+    dgdd("distill", *chosen, "--target", "domain2", *TINY, "--out", out)
+    assert read_run_config(out / "config.yaml").classes == ("class2", "class0")
+    assert DistilledSet.load(out / "distilled.safetensors").class_names == ("class0", "class2")
+    dgdd("distill", "--resume", "--out", out, "--iterations", 3)
+    distilled = DistilledSet.load(out / "distilled.safetensors")
+    assert (distilled.class_names, len(distilled)) == (("class0", "class2"), 6)
+    code, text = failure("distill", "--resume", "--out", out, "--classes", "class0,class1")
+    assert code == 2
+    assert "data" in text
+    assert read_run_config(out / "config.yaml").classes == ("class2", "class0")
+    evaluated = dgdd("evaluate", out, "--runs", 1, "--epochs", 1, "--on", "target").output
+    assert "domain2 (held out)" in evaluated
+    code, text = failure("data", pictures, "--classes", "class0,class7")
+    assert code == 2
+    assert "no class 'class7'; it has class0, class1, class2" in text
