@@ -13,6 +13,7 @@ import torch
 from .config import DistillConfig, DistillSettings, method_spec, to_dict
 from .config.run import CHECKPOINT_NAME as CHECKPOINT_NAME
 from .data import DomainDataset
+from .data.checks import check_filled
 from .data.pseudo_domains import apply_pseudo_domains
 from .data.real_images import RealImages
 from .data.record import ImageRecord
@@ -24,7 +25,7 @@ from .parallel import side_by_side, thread_count
 from .precision import arithmetic
 from .synthetic.checkpoint import Checkpoint
 from .synthetic.distilled_set import DistilledSet
-from .synthetic.initial import assign_domains
+from .synthetic.initial import assign_domains, repeated_cells
 from .synthetic.mosaics import mosaic
 from .synthetic.optimizer import ImageOptimizer
 
@@ -99,6 +100,7 @@ def _distill(
     started: Callable[[], None] | None,
     progress: Callable[[Progress], None] | None,
 ) -> DistilledSet:
+    check_filled(sources)
     real_domains, record = list(sources.domain_names), ImageRecord.of(sources)
     sources = apply_pseudo_domains(sources, config, device)
     settings = resolve_distillation(config, sources)
@@ -110,6 +112,9 @@ def _distill(
     assigned = assign_domains(sources.counts(), settings.ipc, settings.factor)
     start = OBJECTIVES[settings.objective].begin(sources, assigned, settings, mean, std, device)
     domain_index = start.assigned.flatten()
+    repeated: list[str] = []  # cells with fewer real images than there are images to begin with
+    if settings.init != "noise":
+        repeated = repeated_cells(sources, assigned, by_domain=settings.init == "uniform")
     objective = build_objective(RealImages(sources, mean, std, device), settings, domain_index)
     iterations = 0 if method_spec(settings).family == "coreset" else settings.iterations
 
@@ -174,6 +179,7 @@ def _distill(
             "sources": real_domains,
             "target": target,
             "iterations": max(first, iterations),
+            **({"repeated": repeated} if repeated else {}),
             "length_ratio": optimizer.length_ratio,
             "device": device.type,
             "threads": thread_count(),

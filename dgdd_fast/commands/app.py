@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Annotated, Any
 
@@ -88,6 +89,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
     if not isinstance(error, MemoryError) and not _is_out_of_memory(error):
         return str(error)
     reason = str(error).strip().splitlines()

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..config import MaskConfig, override
-from .options import SOURCE_HELP, Overwrite, Threads, free_file, set_file, set_threads
+from .options import SOURCE_HELP, Overwrite, Threads, free_file, set_file, set_threads, show_warnings
 from .terminal import console, table
 
 
@@ -53,6 +53,7 @@ def channels(
     out = free_file(experts / "channels.json" if out is None else out, overwrite or out is None)
     height, width = pool.resolution
     dataset = load_dataset(data, height if height == width else None, classes=pool.class_names)
+    show_warnings(dataset)
     real = dataset.only_domains(pool.domain_names).test()
     sets = {
         path.name if path.is_dir() else path.stem: DistilledSet.load(set_file(path))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..files import write_atomically
 from .options import SOURCE_HELP, Classes, names_in, show_warnings
 from .terminal import console, table
 
@@ -16,16 +18,29 @@ def data(
         int | None, typer.Option(min=1, help="Resize the images to this side in pixels.")
     ] = None,
     classes: Classes = None,
+    problems: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where files cannot be used, write a line about each to FILE."),
+    ] = None,
 ) -> None:
     """Count what is in a data set: images per class and domain, and everything odd about them.
 
     \b
     dgdd data embedded-digits
     dgdd data pacs/ --resolution 64
+    dgdd data pacs/ --problems problems.txt
     """
-    from ..data import load_dataset, summary
+    from ..data import DataError, load_dataset, summary
 
-    dataset = load_dataset(source, resolution, classes=names_in(classes))
+    try:
+        dataset = load_dataset(source, resolution, classes=names_in(classes))
+    except DataError as error:
+        if problems is not None and error.problems:
+            write_atomically(problems, "".join(f"{line}\n" for line in error.problems).encode())
+            raise DataError(
+                f"{len(error.problems)} files cannot be used; they are listed in {problems}"
+            ) from error
+        raise
     found = summary(dataset)
     rows = table("class", *found.domain_names, title=f"{found.name}: images for training + for testing")
     for name, train, test in zip(found.class_names, found.train_counts, found.test_counts, strict=True):

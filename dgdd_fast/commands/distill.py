@@ -46,6 +46,7 @@ from .options import (
     assignments,
     names_in,
     set_threads,
+    show_repeated,
     show_warnings,
     source_images,
     usable_device,
@@ -295,4 +296,5 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
     console.print(f"written: {out / SET_NAME}, {out / SHEET_NAME}")
     if (ratio := distilled.provenance["length_ratio"]) is not None:
         console.print(f"SGS's updates were {ratio:.3g} times as long as the gradient, on average")
+    show_repeated(distilled)
     console.print(f"next:    dgdd evaluate {out}")

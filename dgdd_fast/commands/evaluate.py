@@ -37,6 +37,8 @@ from .options import (
     assignments,
     set_file,
     set_threads,
+    show_repeated,
+    show_warnings,
     usable_device,
 )
 from .results import ResultsFile
@@ -165,7 +167,8 @@ def evaluate(
         real = dataclasses.replace(
             with_method(trained_on, RANDOM), factor=1, init="uniform", pseudo_domains=None
         )
-        sets[RANDOM] = distill_set(sources, real)
+        sets[RANDOM] = random = distill_set(sources, real)
+        show_repeated(random)
         if distilled.factor > 1:
             mosaics = dataclasses.replace(real, factor=distilled.factor)
             sets["random+mosaics"] = distill_set(sources, mosaics)
@@ -236,6 +239,7 @@ def _test_sets(
 
     height, width = distilled.resolution
     dataset = load_dataset(source, height if height == width else None, classes=distilled.class_names)
+    show_warnings(dataset)
     # The set's own domains may be pseudo-domains.
     seen = distilled.provenance.get("sources", distilled.domain_names)
     target = distilled.provenance.get("target")

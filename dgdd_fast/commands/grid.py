@@ -13,7 +13,7 @@ import typer
 from ..config import override
 from ..interruption import Interrupted
 from .app import FAILURE
-from .options import PRECISION_HELP, Classes, names_in, set_threads, usable_device
+from .options import PRECISION_HELP, Classes, names_in, set_threads, show_warnings, usable_device
 from .terminal import ProgressDisplay, console, labelled
 
 if TYPE_CHECKING:
@@ -89,15 +89,18 @@ def grid(
     dgdd grid sgs-table-1-pacs --data pacs/
     dgdd grid cadm-table-1-domainnet-sub --data domainnet/ --classes zebra,sun,...
     """
-    from ..experiments.grid import run_grid
+    from ..experiments.grid import load_data, run_grid
+    from ..experiments.job import JobData
 
     chosen = study_to_run(study, data, classes, scale, precision)
     if tuned is not None:
         chosen = dataclasses.replace(chosen, tuned=str(tuned))
     chosen_workers = workers_to_use(workers, devices, ray, threads)
     out = out or Path("grids") / Path(study).stem
+    loaded = JobData()
+    show_warnings(load_data(chosen, loaded))
     with GridProgress() as display, to_go_on():
-        outcome = run_grid(chosen, out, chosen_workers, display.show)
+        outcome = run_grid(chosen, out, chosen_workers, display.show, data=loaded)
     show_outcome(outcome, out)
     console.print(f"next: dgdd table {out}")
 

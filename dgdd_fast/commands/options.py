@@ -16,6 +16,7 @@ from .terminal import note
 
 if TYPE_CHECKING:
     from ..data import DomainDataset
+    from ..synthetic.distilled_set import DistilledSet
 
 
 SOURCE_HELP = "embedded-digits, or a folder: domain/class/*.png, or one DOMAIN.npz a domain."
@@ -108,6 +109,13 @@ def usable_device(name: str | None) -> str:
     if len(there) == 1:
         advice = "torch finds no GPU (dgdd doctor may say why); name cpu instead"
     raise ValueError(f"there is no device {name!r} to compute on here: {advice}")
+
+
+def show_repeated(distilled: DistilledSet) -> None:
+    """Say of which cells there are fewer real images than a set was to begin with."""
+    if cells := distilled.provenance.get("repeated"):
+        more = f" and {len(cells) - 5} more" if len(cells) > 5 else ""
+        note(f"more images per class than there are real ones, which repeat: {', '.join(cells[:5])}{more}")
 
 
 def show_warnings(dataset: DomainDataset) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import SOURCE_HELP, Overwrite, free_file
+from .options import SOURCE_HELP, Overwrite, free_file, show_warnings
 from .terminal import console, note
 
 
@@ -47,6 +47,7 @@ def report(
     study = index.study if data is None else dataclasses.replace(index.study, data=data)
     try:
         dataset = load_data(study)
+        show_warnings(dataset)
     except DataError as error:
         if data is not None:
             raise

@@ -22,7 +22,7 @@ from .grid import (
     to_go_on,
     workers_to_use,
 )
-from .options import Classes
+from .options import Classes, show_warnings
 from .terminal import console
 
 
@@ -53,6 +53,8 @@ def tune(
     dgdd tune study.yaml --out tunings/pacs
     dgdd grid study.yaml --tuned tunings/pacs
     """
+    from ..experiments.grid import load_data
+    from ..experiments.job import JobData
     from ..experiments.tune import best
     from ..experiments.tune import tune as run_tuning
     from ..files import write_atomically
@@ -61,8 +63,10 @@ def tune(
     chosen = study_to_run(study, data, classes, scale, precision)
     chosen_workers = workers_to_use(workers, devices, ray, threads)
     out = out or Path("tunings") / Path(study).stem
+    loaded = JobData()
+    show_warnings(load_data(chosen, loaded))
     with GridProgress() as display, to_go_on():
-        found, outcome = run_tuning(chosen, out, chosen_workers, display.show)
+        found, outcome = run_tuning(chosen, out, chosen_workers, display.show, loaded)
     for column, methods in found.items():
         for method, budgets in methods.items():
             for ipc, trials in budgets.items():

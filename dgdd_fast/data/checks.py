@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 
 import torch
@@ -17,9 +18,38 @@ _DARK = 64  # of 255: a domain without a brighter pixel may have another range
 
 
 def check_resolution(resolution: int | None) -> None:
-    """Raises DataError unless `resolution` is None or a positive number of pixels."""
-    if resolution is not None and resolution < 1:
-        raise DataError(f"the resolution must be at least 1 pixel, got {resolution}")
+    """Raises DataError unless `resolution` is None or a whole number of pixels, of which an image fits into
+    memory.
+    """
+    if resolution is None:
+        return
+    if isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < 1:
+        raise DataError(f"the resolution must be a whole number and at least 1 pixel, got {resolution!r}")
+    check_size(1, resolution, resolution)
+
+
+def check_size(count: int, height: int, width: int) -> None:
+    """Raises DataError where `count` images of that size, 3 bytes a pixel, are more than memory holds."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed = 3 * count * height * width
+    if needed > there:
+        raise DataError(
+            f"{count} images of {height} x {width} px need {needed / 2**30:.0f} GiB of memory, of "
+            f"{there / 2**30:.0f} that this machine has; choose a smaller resolution, or fewer domains or "
+            "classes"
+        )
+
+
+def check_filled(sources: DomainDataset) -> None:
+    """Raises DataError where a class has no image among those to learn from."""
+    empty = [
+        sources.class_names[label] for label in (sources.counts().sum(1) == 0).nonzero().flatten().tolist()
+    ]
+    if empty:
+        raise DataError(
+            f"{listed(empty)} has no image to learn from in {listed(sources.domain_names)} (only in a domain "
+            "that is held out, or in the test part); add images, or name the other classes (--classes)"
+        )
 
 
 def checked_dataset(dataset: DomainDataset, warnings: Sequence[str], where: str) -> DomainDataset:

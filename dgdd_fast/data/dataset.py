@@ -127,6 +127,8 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
         names.
         """
         chosen = torch.as_tensor(rows, device=self.images.device)
+        if chosen.is_floating_point() and chosen.numel():
+            raise DataError(f"rows are chosen by whole numbers or a mask, got {chosen.dtype}")
         if chosen.dtype == torch.bool:
             if chosen.shape != self.labels.shape:
                 raise DataError(

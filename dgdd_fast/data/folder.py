@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from .benchmarks import CORE50_CATEGORIES, CORE50_HARD, VLCS, Benchmark, recognise
-from .checks import check_resolution, checked_dataset
+from .checks import check_resolution, check_size, checked_dataset
 from .dataset import DomainDataset
 from .errors import DataError
 from .findings import Findings
@@ -241,6 +241,7 @@ def _decode(items: Sequence[ImageItem], resolution: int | None, warnings: list[s
         height = width = resolution
     else:
         height, width = _first_size(items)
+    check_size(len(items), height, width)
     images = torch.empty(len(items), 3, height, width, dtype=torch.uint8)
     rows = images.numpy()
 

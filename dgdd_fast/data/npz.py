@@ -18,7 +18,7 @@ import torch
 
 from ..files import file_size
 from ..messages import shortened
-from .checks import check_resolution, checked_dataset
+from .checks import check_resolution, check_size, checked_dataset
 from .dataset import DomainDataset
 from .errors import DataError
 from .findings import Findings
@@ -137,6 +137,8 @@ def _read(path: Path, resolution: int | None, warnings: list[str]) -> _DomainFil
         raise DataError(f"{path}: `classes` names one class twice: {', '.join(classes)}")
     findings = Findings()
     images = _images(path, arrays["x_train"], arrays["x_test"], findings)
+    if resolution is not None:
+        check_size(len(images), resolution, resolution)
     warnings += findings.notes()
     train_rows = len(arrays["x_train"])
     names: list[str] = []

@@ -41,7 +41,9 @@ class Trial(NamedTuple):
 Trials = dict[str, dict[str, dict[int, list[Trial]]]]
 
 
-def tune(study: Study, folder: Path, workers: Workers, tell: ProgressCallback) -> tuple[Trials, GridOutcome]:
+def tune(
+    study: Study, folder: Path, workers: Workers, tell: ProgressCallback, data: JobData | None = None
+) -> tuple[Trials, GridOutcome]:
     """Choose settings for every method of a study, for each of its columns and budgets.
 
     For a column with the source domains S, every trial is distilled from S without one domain and tested on
@@ -58,7 +60,7 @@ def tune(study: Study, folder: Path, workers: Workers, tell: ProgressCallback) -
     for name, span in study.tune.settings.items():
         if not span.low <= span.high:
             raise ValueError(f"tune.settings.{name}: low {span.low} lies above high {span.high}")
-    data = JobData()
+    data = data or JobData()
     dataset = load_data(study, data)
     # Trials are evaluated as `evaluate` says, once.
     study = dataclasses.replace(study, evaluations={}, sweeps={}, published=(), tuned=None)

@@ -16,6 +16,7 @@ from ..config import PretrainConfig, PretrainSettings, checked, from_dict, settl
 from ..config.bounds import CountOrNone
 from ..data import DomainDataset
 from ..data.augment import augment, cutmix, draw_batch, draw_cutmix, mixed_labels, resolve_strategy
+from ..data.checks import check_filled
 from ..data.real_images import RealImages
 from ..generalization.fact import draw_partners, mix_normalised
 from ..generalization.irm import invariance_penalty
@@ -101,6 +102,7 @@ def pretrain(
         PretrainingInterrupted: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint has been written.
     """
     settings = resolve_pretraining(config, sources)
+    check_filled(sources)
     folder = Path(folder)
     pool = _open_pool(folder, settings, sources, resume)
     real = RealImages(sources, pool.mean, pool.std, torch.device(device))

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..files import write_atomically
+from ..files import naming, write_atomically
 from ..messages import shown
 from ..tensor_file import ForeignFileError, NewerFileError, TensorFile, TensorFileError, content_of
 from .contact_sheet import draw_contact_sheet
@@ -243,7 +243,9 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
             label = _folder_name(self.class_names[int(labels[row])])
             folder = path / domain / label
             folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(folder / f"{row:0{digits}d}.png")
+            file = folder / f"{row:0{digits}d}.png"
+            with naming(file):
+                Image.fromarray(image).save(file)
 
     def contact_sheet(self, path: str | Path) -> None:
         """Write the PNG of `contact_sheet_png`, atomically."""

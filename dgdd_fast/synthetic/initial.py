@@ -84,6 +84,21 @@ def initial_rows(sources: DomainDataset, domains: Tensor, config: DistillConfig)
     return torch.cat(rows)
 
 
+def repeated_cells(sources: DomainDataset, assigned: Tensor, by_domain: bool) -> list[str]:
+    """Where more real images are asked for than there are, so that some come more than once: the names of
+    the classes, with their domain where `by_domain`.
+
+    `assigned` [K, T]: the domains of the tiles.
+    """
+    counts = sources.counts()
+    asked = torch.stack([torch.bincount(row, minlength=sources.num_domains) for row in assigned])
+    if not by_domain:
+        counts, asked = counts.sum(1, keepdim=True), asked.sum(1, keepdim=True)
+    domains = [f" ({name})" for name in sources.domain_names] if by_domain else [""]
+    cells = (asked > counts).nonzero().tolist()
+    return [f"{sources.class_names[label]}{domains[domain]}" for label, domain in cells]
+
+
 def _draw(rows: Tensor, count: int, random: torch.Generator) -> Tensor:
     if count == 0:
         return rows[:0]

@@ -248,7 +248,7 @@ def test_a_set_of_a_version_before_is_used_with_a_note_where_the_data_changed(ru
     provenance = {name: value for name, value in distilled.provenance.items() if name != "learnt_from"}
     dataclasses.replace(distilled, provenance=provenance).save(path)
     text = dgdd("evaluate", run, *QUICK, "--runs", 1).output
-    assert "note" not in text
+    assert "a set of an earlier version" not in text
     assert set(results(run)["dm+sgs"]["accuracies"]) == {"domain2 (held out)", "source domains"}
     next(iter(pictures.glob("domain0/class0/*.png"))).unlink()
     out = run / "changed.json"

@@ -55,11 +55,11 @@ def write_image(root: Path, path: str, size: tuple[int, int] = (8, 8), mode: str
     return file
 
 
-def write_tree(root: Path, folders: list[str], images: int = 5, ending: str = "png") -> Path:
+def write_tree(root: Path, folders: list[str], images: int = 5, ending: str = "png", side: int = 8) -> Path:
     """`images` images in each of `folders` (such as "photo/dog")."""
     for folder in folders:
         for number in range(images):
-            write_image(root, f"{folder}/{number}.{ending}")
+            write_image(root, f"{folder}/{number}.{ending}", (side, side))
     return root
 
 
