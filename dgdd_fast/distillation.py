@@ -19,6 +19,7 @@ from .data.real_images import RealImages
 from .data.record import ImageRecord
 from .experts import ExpertPool
 from .interruption import Interrupted, stop_at_whole_steps
+from .matching.real_means import RealMeans
 from .matching.registry import OBJECTIVES, build_objective
 from .matching.resolve import resolve_distillation
 from .parallel import side_by_side, thread_count
@@ -57,6 +58,7 @@ def distill(
     resume: bool = False,
     device: str | torch.device = "cpu",
     target: str | None = None,
+    real_means: Path | None = None,
     started: Callable[[], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> DistilledSet:
@@ -74,6 +76,8 @@ def distill(
             `iterations` may be raised to prolong a run.
         device: where to compute, in `config.precision`; the caller's torch flags are kept.
         target: the name of the held-out domain, for the record.
+        real_means: a folder in which runs that differ in nothing but their synthetic images and the steps of
+            these share what is the same in all (see `matching.real_means`). It changes no bit of any result.
         started: called once, when all has been checked and nothing has been written.
         progress: called after every iteration.
 
@@ -87,7 +91,7 @@ def distill(
         raise ValueError(f"the target domain {target!r} is among the sources: leave it out before distilling")
     device = torch.device(device)
     with arithmetic(config.precision, device), side_by_side(device):
-        return _distill(sources, config, run_folder, resume, device, target, started, progress)
+        return _distill(sources, config, run_folder, resume, device, target, real_means, started, progress)
 
 
 def _distill(
@@ -97,6 +101,7 @@ def _distill(
     resume: bool,
     device: torch.device,
     target: str | None,
+    real_means: Path | None,
     started: Callable[[], None] | None,
     progress: Callable[[Progress], None] | None,
 ) -> DistilledSet:
@@ -116,6 +121,8 @@ def _distill(
     if settings.init != "noise":
         repeated = repeated_cells(sources, assigned, by_domain=settings.init == "uniform")
     objective = build_objective(RealImages(sources, mean, std, device), settings, domain_index)
+    if real_means is not None:
+        objective.share_real_means(RealMeans(real_means, settings, fingerprint, device))
     iterations = 0 if method_spec(settings).family == "coreset" else settings.iterations
 
     # What is optimised are the tiles of the images; without mosaics, a tile is an image.

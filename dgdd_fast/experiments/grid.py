@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from ..data import DataError, DomainDataset
 from ..json_text import read_json, write_json
 from ..messages import shown
 from .job import JobData, JobProgress, ProgressCallback, is_complete, read_evaluation
-from .plan import JOBS_FOLDER, Job, Plan, PoolJob, TableEntry, plan
+from .plan import JOBS_FOLDER, REAL_MEANS_FOLDER, Job, Plan, PoolJob, TableEntry, plan
 from .published import published_table
 from .study import Study, study_from_dict, write_study
 from .tuned_settings import read_tuned_settings
@@ -117,6 +118,8 @@ def run_grid(
         _write_index(folder / f"{name}.json", study, grid, dataset)
         _run([pool for pool in grid.pools if not is_complete(pool, root)], root, workers, record, data)
         _run([job for job in grid.jobs if not is_complete(job, root)], root, workers, record, data)
+        if not failures:
+            shutil.rmtree(root / REAL_MEANS_FOLDER, ignore_errors=True)
     return GridOutcome(len(grid.pools) + len(grid.jobs), computed, failures)
 
 

@@ -22,7 +22,7 @@ from ..files import write_atomically
 from ..json_text import read_json, write_json
 from ..matching.resolve import resolve_distillation
 from ..synthetic.distilled_set import DistilledSet, DistilledSetError, NewerFormatError
-from .plan import Job, PoolJob
+from .plan import REAL_MEANS_FOLDER, Job, PoolJob
 
 ERROR_NAME = "error.txt"
 COMPLETE_NAME = "complete"
@@ -170,7 +170,7 @@ def _distil_and_evaluate(job: Job, root: Path, tell: ProgressCallback, data: Job
     dataset = data.load(job.run.data, job.run.resolution, job.domains, job.run.classes)
     sources = dataset.only_domains(job.sources)
     _keep_config(job, folder, sources)
-    images = sources.train() if job.whole else _distilled(job, folder, sources.train(), tell)
+    images = sources.train() if job.whole else _distilled(job, root, sources.train(), tell)
     tests = _tests(dataset, job.sources, job.validation)
     for name in _missing(job, folder):
         if (folder / name).exists():
@@ -228,7 +228,8 @@ def _keep_config(job: Job, folder: Path, sources: DomainDataset) -> None:
     write_run_config(path, job.run)
 
 
-def _distilled(job: Job, folder: Path, sources: DomainDataset, tell: ProgressCallback) -> DistilledSet:
+def _distilled(job: Job, root: Path, sources: DomainDataset, tell: ProgressCallback) -> DistilledSet:
+    folder = root / job.folder
     path = folder / SET_NAME
     if path.exists():
         try:
@@ -250,6 +251,7 @@ def _distilled(job: Job, folder: Path, sources: DomainDataset, tell: ProgressCal
         resume=True,
         device=job.run.device,
         target=None if job.run.target == "none" else job.run.target,
+        real_means=root / REAL_MEANS_FOLDER if job.shares else None,
         progress=progress,
     )
     distilled.contact_sheet(folder / SHEET_NAME)

@@ -33,6 +33,7 @@ from .tuned_settings import TunedSettings, apply_tuned, check_tuned_settings
 
 # The folders of jobs and of pools of experts, in that of the grid.
 JOBS_FOLDER = "jobs"
+REAL_MEANS_FOLDER = "real_means"  # while a grid that shares them is not complete
 POOLS_FOLDER = "experts"
 # What Random at the same budget is distilled with: real images, evenly from the domains.
 REAL_IMAGES = DistillConfig(objective="random")
@@ -84,6 +85,7 @@ class Job:
         pool: the folder of the experts to match in, if the method needs some.
         validation: test on the training images of the domains that are no sources, and on nothing else.
         evaluations: by file name, whose hash is that of the settings and the data tested on.
+        shares: whether it computes the means of its real images once for all jobs that have the same.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Job:
     pool: str | None
     validation: bool
     evaluations: dict[str, EvaluateConfig]
+    shares: bool = False
 
     @property
     def folder(self) -> str:
@@ -287,7 +290,9 @@ class _Planner:
         file = f"evaluation-{_hash([self.prints, tested, *(['validation'] if validation else [])])}.json"
         if name not in self.jobs:
             run, domains = self._run(part, resolved), self.study.domains
-            self.jobs[name] = Job(name, run, domains, part.sources, distill is None, pool, validation, {})
+            shares = self.study.share_real_means
+            whole = distill is None
+            self.jobs[name] = Job(name, run, domains, part.sources, whole, pool, validation, {}, shares)
         job = self.jobs[name]
         job.evaluations[file] = config
         return job.folder, f"{job.folder}/{file}"

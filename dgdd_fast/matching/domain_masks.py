@@ -15,6 +15,7 @@ from ..synthetic.optimizer import ImageOptimizer
 from .comparison import MeanComparison
 from .feature_matching import FeatureMatching
 from .objective import Objective
+from .real_means import RealMeans
 
 INITIAL_MASK = 0.01
 _STATE = "domain masks"  # what the names of its tensors in a checkpoint begin with
@@ -54,6 +55,9 @@ class DomainMasks(Objective):
         """What is learnt, and its optimiser's state."""
         learnt = {"values": self.masks, **self.optimizer.state}
         return {f"{_STATE}.{name}": part for name, part in learnt.items()}
+
+    def share_real_means(self, kept: RealMeans) -> None:
+        self.host.share_real_means(kept)
 
     def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
         """The host's gradients at `images` [N, 3, h, w], with that of the domain loss in the union's; finds

@@ -18,6 +18,7 @@ from ..synthetic.mosaics import decode
 from .batches import chunk_rows
 from .feature_matching import FeatureMatching
 from .objective import Objective
+from .real_means import RealMeans
 
 
 def draw_expert(config: DistillSettings, experts: int, iteration: int) -> tuple[int, float]:
@@ -187,6 +188,9 @@ class ExpertMatching(Objective):
         self.matches = experts.matching != "off"
         self.matching = FeatureMatching(real, config, ExpertFeatures(config, pool, real.device))
         self.regularisation = Regularisation(config, pool, self.labels, domain_index.to(real.device))
+
+    def share_real_means(self, kept: RealMeans) -> None:
+        self.matching.share_real_means(kept)
 
     def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
         """The gradients at `images` [N, 3, h, w] with the expert, augmentations, masks and real batch of

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..config import DistillSettings
 from ..data.augment import AugmentDraw, augment
 from ..data.real_images import RealImages
-from ..parallel import each, slices
+from ..parallel import each, one_by_one, slices
 from ..precision import autocast
 from ..synthetic.gradients import ImageGradients
 from ..synthetic.mosaics import decode
@@ -17,6 +17,7 @@ from .batches import RealBatch, budget_rows, chunk_rows, filled_cells
 from .comparison import Comparison, MeanComparison
 from .feature_spaces import FeatureSpace, MixedAmplitudes, RandomNetwork
 from .objective import Objective
+from .real_means import RealMeans
 
 
 class FeatureMatching(Objective):
@@ -44,6 +45,10 @@ class FeatureMatching(Objective):
         space = RandomNetwork(real, config) if space is None else space
         self.space = MixedAmplitudes(space, real, len(self.labels), config) if config.fact else space
         self.comparison = MeanComparison() if comparison is None else comparison
+        self.kept: RealMeans | None = None
+
+    def share_real_means(self, kept: RealMeans) -> None:
+        self.kept = kept
 
     def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
         """The gradients at `images` [N, 3, h, w] with the features, augmentation and real batch of
@@ -54,7 +59,7 @@ class FeatureMatching(Objective):
         sizes = batch.sizes
         space.prepare(iteration, batch.domains)
         comparison.begin(sizes)
-        self._add_real(batch, draw)
+        self._add_real(batch, draw, iteration)
 
         chunks = self.chunks()
         # The graphs of all chunks are kept where they fit the memory budget; else each is built a second time
@@ -109,14 +114,24 @@ class FeatureMatching(Objective):
             return leaf, self.space.synthetic(decoded, chunk)
 
     @torch.no_grad()
-    def _add_real(self, batch: RealBatch, draw: AugmentDraw) -> None:
-        """Hands the features of the real batch to the comparison."""
+    def _add_real(self, batch: RealBatch, draw: AugmentDraw, iteration: int) -> None:
+        """Hands the features of the real batch to the comparison, or what is known of them."""
+        if self.kept is None or not isinstance(self.comparison, MeanComparison):
+            self._real_features(batch, draw)
+            return
+        known = self.kept.read(iteration)
+        if known is not None:
+            self.comparison.sums = known.to(self.real.device)
+            return
+        self._real_features(batch, draw)
+        self.kept.keep(iteration, self.comparison.sums)
 
+    def _real_features(self, batch: RealBatch, draw: AugmentDraw) -> None:
         def features_of(part: slice) -> Tensor:
             images = self.real.augmented(batch.rows[part], draw, batch.labels[part])
             with autocast(self.config.precision, images.device):
                 return self.space.real(images, part).float()
 
         parts = slices(len(batch.rows), chunk_rows(self.space.network, self.config, graph=False))
-        for part, features in zip(parts, each(features_of, parts), strict=True):
+        for part, features in zip(parts, one_by_one(features_of, parts), strict=True):
             self.comparison.add(features, batch.cells[part])

@@ -13,6 +13,7 @@ from ..data.real_images import RealImages
 from ..seeds import generator
 from ..synthetic.gradients import ImageGradients
 from .batches import RealBatch, draw_real_batch
+from .real_means import RealMeans
 
 
 class Objective(ABC):
@@ -49,6 +50,9 @@ class Objective(ABC):
 
     def after_step(self, iteration: int) -> None:  # noqa: B027 (most learn nothing beside the images)
         """Called when the images have moved along the gradients of `iteration`."""
+
+    def share_real_means(self, kept: RealMeans) -> None:  # noqa: B027 (most compare more than means)
+        """Take the means of real images that `kept` has and keep there those that it has not."""
 
     def augmentation(self, iteration: int) -> AugmentDraw:
         """The augmentation drawn for the images of each class in `iteration`."""

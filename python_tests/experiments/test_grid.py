@@ -98,6 +98,24 @@ def test_a_second_run_computes_nothing_and_a_longer_study_what_is_new(
     assert all(path.stat().st_mtime_ns == old for path, old in before.items())
 
 
+def test_methods_that_share_their_real_means_get_the_same_numbers(
+    finished: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    study = dataclasses.replace(STUDY, data=str(data_folder), share_real_means=True)
+    sizes: list[int] = []
+
+    def look(report: JobProgress) -> None:
+        if report.stage == "done":
+            sizes.append(sum(path.stat().st_size for path in tmp_path.glob("real_means/*")))
+
+    assert run_grid(study, tmp_path, Workers(), look).failures == {}
+    there, here = accuracies(finished), accuracies(tmp_path)
+    assert here == {name: there[name] for name in here}
+    assert len(here) >= 8
+    assert max(sizes) > 0
+    assert not (tmp_path / "real_means").exists()
+
+
 def test_other_epochs_evaluate_again_but_distil_nothing(finished: Path, data_folder: Path) -> None:
     study = dataclasses.replace(STUDY, data=str(data_folder), evaluate={"epochs": 1})
     sets = {path: path.stat().st_mtime_ns for path in finished.glob("jobs/*/distilled.safetensors")}
