@@ -72,7 +72,7 @@ def distill(
         run_folder: where checkpoints are written every `config.checkpoint_every` iterations. None: none are
             written.
         resume: goes on from the checkpoint in `run_folder` if there is one. On the CPU, with the
-            same settings, data and number of threads, the result is bit for bit that of an uninterrupted run.
+            same settings and data, the result is bit for bit that of an uninterrupted run.
             `iterations` may be raised to prolong a run.
         device: where to compute, in `config.precision`; the caller's torch flags are kept.
         target: the name of the held-out domain, for the record.

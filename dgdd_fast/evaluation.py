@@ -109,8 +109,7 @@ def evaluate(
         tests: test sets by the names that the result is to use; they must have the classes and the resolution
             of `training`.
         config: the settings. See `train_network` for the schedule.
-        device: where to train and test. On the CPU, with one number of threads, a seed gives the same
-            accuracies again.
+        device: where to train and test. On the CPU of one machine a seed gives the same accuracies again.
         progress: called after every epoch with the number of epochs done so far, of ``runs * epochs``.
         done: the first runs, from an evaluation that was interrupted; only the others are trained.
         keep: called after every run with the evaluation so far.

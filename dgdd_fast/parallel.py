@@ -83,28 +83,34 @@ def slices(count: int, most: int) -> list[slice]:
 
 
 def sum_gradients_(
-    parameters: Sequence[torch.nn.Parameter], losses: Callable[[slice], torch.Tensor], parts: Sequence[slice]
-) -> list[torch.Tensor]:
-    """Sets the gradient of each parameter to that of the sum of `losses` over all parts, in their order.
+    parameters: Sequence[torch.nn.Parameter],
+    function: Callable[[Part], tuple[torch.Tensor, Result]],
+    parts: Sequence[Part],
+) -> list[Result]:
+    """Sets the gradient of each parameter to that of the sum of the losses of all parts, in their order.
 
-    Returns the losses: what `losses` gives for a part is a scalar with a graph of its own.
+    `function` gives for a part its loss, a scalar with a graph of its own, and something to be kept; those
+    are returned.
     """
 
-    def loss_and_gradients(part: slice) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
-        loss = losses(part)
-        return loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True)
+    def loss_and_gradients(part: Part) -> tuple[Result, tuple[torch.Tensor | None, ...]]:
+        loss, result = function(part)
+        return result, torch.autograd.grad(loss, parameters, allow_unused=True)
 
-    found = []
+    results = []
     for parameter in parameters:
         parameter.grad = None
-    for loss, gradients in one_by_one(loss_and_gradients, parts):
-        found.append(loss)
+    for result, gradients in one_by_one(loss_and_gradients, parts):
+        results.append(result)
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            if parameter.grad is None:
-                parameter.grad = gradient
-            elif gradient is not None:
-                parameter.grad += gradient
-    return found
+            if gradient is None:
+                continue
+            if (
+                parameter.grad is None
+            ):  # in the parameter's memory format, as fused optimizers take for granted
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad += gradient
+    return results
 
 
 @contextlib.contextmanager

@@ -206,9 +206,10 @@ def _train(
     mixed = config.network.norm == "batch" or config.generalize != "none"
     rows = config.batch_size if mixed else min(config.batch_size, rows_per_chunk(network, device))
 
-    def weighted_loss(inputs: Tensor, wanted: Tensor, epoch: int, part: slice) -> Tensor:
+    def weighted_loss(inputs: Tensor, wanted: Tensor, epoch: int, part: slice) -> tuple[Tensor, Tensor]:
         with autocast(config.precision, device):
-            return loss_of(inputs[part], wanted[part], epoch) * len(inputs[part]) / len(inputs)
+            loss = loss_of(inputs[part], wanted[part], epoch) * len(inputs[part]) / len(inputs)
+        return loss, loss.detach()
 
     parameters = list(network.parameters())
     schedule = SCHEDULES[config.optimizer](config)

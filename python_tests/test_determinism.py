@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,21 @@ from small_runs import TINY, WITH_SURGERY
 from toy_data import toy_domains
 from toy_experts import NETWORK, toy_experts
 
+from dgdd_fast import training
 from dgdd_fast.config import (
     RECIPES,
     DistillConfig,
+    EvaluateSettings,
     ExpertConfig,
     NetworkConfig,
     Precision,
     PretrainConfig,
     with_method,
 )
+from dgdd_fast.data import DomainDataset
 from dgdd_fast.distillation import DistillationInterrupted, distill
+from dgdd_fast.experts import discriminators
+from dgdd_fast.experts import pretrain as experts_pretrain
 from dgdd_fast.experts.pretrain import PretrainingInterrupted, pretrain
 from dgdd_fast.matching import batches
 from dgdd_fast.training import accuracy, resolve_training, train_network
@@ -78,22 +84,65 @@ def test_a_distillation_repeats_and_resumes_bit_for_bit(
     assert not torch.equal(whole, start)
 
 
-# With batch normalisation a pass cannot be taken apart, and more threads may round otherwise.
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "datadam-bn+sgs"])
-def test_a_distillation_gives_the_same_bits_whatever_the_number_of_threads(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batches, "rows_per_chunk", lambda network, device: 5)
-    config = settings_of(method, tmp_path)
-    images = []
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes in parts of five images, so that threads have something to share."""
+    for module in (batches, discriminators, experts_pretrain, training):
+        monkeypatch.setattr(module, "rows_per_chunk", lambda network, device: 5)
+
+
+def with_threads(counts: tuple[int, ...], work: Callable[[int], Any]) -> list[Any]:
+    """What `work` gives with each number of threads."""
     before = torch.get_num_threads()
-    for threads in (1, 3):
+    results = []
+    for threads in counts:
         torch.set_num_threads(threads)
         try:
-            images.append(distill(DATA, config).images)
+            results.append(work(threads))
         finally:
             torch.set_num_threads(before)
-    assert torch.equal(*images)
+    return results
+
+
+# With batch normalisation a pass cannot be taken apart, and more threads may round otherwise.
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "datadam-bn+sgs"])
+def test_a_distillation_gives_the_same_bits_whatever_the_number_of_threads(
+    method: str, tmp_path: Path
+) -> None:
+    config = settings_of(method, tmp_path)
+    one, three = with_threads((1, 3), lambda threads: distill(DATA, config).images)
+    assert torch.equal(one, three)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_experts_and_trainings_have_the_same_bits_whatever_the_number_of_threads(tmp_path: Path) -> None:
+    config = PretrainConfig(experts=1, epochs=2, batch_size=30, network=NETWORK)
+
+    def expert(threads: int) -> bytes:
+        pretrain(DATA, config, tmp_path / f"{threads}")
+        return (tmp_path / f"{threads}" / "expert_00.safetensors").read_bytes()
+
+    one, three = with_threads((1, 3), expert)
+    assert one == three
+    data = toy_domains(per_cell=4, side=32)
+    for name in ("dm", "ncfm", "resnet18"):
+        settings = resolve_training(
+            dataclasses.replace(TINY, epochs=2, **TRAININGS[name]), data.resolution, True
+        )
+        one, three = with_threads((1, 3), lambda threads, settings=settings: trained(data, settings))
+        assert torch.equal(one[0], three[0])
+        assert one[1] == three[1]
+
+
+def trained(
+    data: DomainDataset, config: EvaluateSettings, device: torch.device | str = "cpu"
+) -> tuple[torch.Tensor, float]:
+    """The weights of a network trained on all of `data`, and its accuracy there."""
+    mean, std = data.channel_statistics()
+    network = train_network(data.images, data.labels, 3, config, mean=mean, std=std, device=device)
+    weights = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+    return weights, accuracy(network, data, mean, std)
 
 
 def test_experts_repeat_and_resume_bit_for_bit(device: torch.device, tmp_path: Path) -> None:
@@ -113,13 +162,6 @@ def test_a_training_repeats_bit_for_bit(training: str, device: torch.device) -> 
     config = resolve_training(
         dataclasses.replace(TINY, epochs=2, **TRAININGS[training]), data.resolution, True
     )
-    mean, std = data.channel_statistics()
-
-    def trained() -> tuple[torch.Tensor, float]:
-        network = train_network(data.images, data.labels, 3, config, mean=mean, std=std, device=device)
-        weights = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
-        return weights, accuracy(network, data, mean, std)
-
-    first, again = trained(), trained()
+    first, again = (trained(data, config, device) for _ in range(2))
     assert torch.equal(first[0], again[0])
     assert first[1] == again[1]

@@ -10,6 +10,7 @@ from ..config import Precision
 from ..data.augment import AugmentDraw
 from ..data.real_images import RealImages
 from ..networks import rows_per_chunk
+from ..parallel import each, slices
 from ..precision import autocast
 from .pool import Expert
 
@@ -66,13 +67,17 @@ def logistic_regression(features: Tensor, classes: Tensor, num_classes: int) -> 
 def _pooled(expert: Expert, real: RealImages, draw: AugmentDraw, precision: Precision) -> list[Tensor]:
     """The average-pooled features [N, C] of each stage, float32."""
     network = expert.network
-    stages: list[list[Tensor]] = [[] for _ in network.stages]
     rows = torch.arange(len(real.pixels), device=real.device)
-    for part in torch.split(rows, rows_per_chunk(network, real.device)):
-        images = real.augmented(part, draw, part)
+
+    def stages_of(part: slice) -> list[Tensor]:
+        images = real.augmented(rows[part], draw, rows[part])
+        pooled = []
         with autocast(precision, real.device):
             maps = network.forward_to(images, 0)
-            for blocks, pooled in zip(network.stages, stages, strict=True):
+            for blocks in network.stages:
                 maps = blocks(maps)
                 pooled.append(maps.mean((2, 3)).float())
-    return [torch.cat(parts) for parts in stages]
+        return pooled
+
+    parts = each(stages_of, slices(len(rows), rows_per_chunk(network, real.device)))
+    return [torch.cat(stage) for stage in zip(*parts, strict=True)]

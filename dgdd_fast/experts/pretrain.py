@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from ..interruption import Interrupted, TrainingDivergedError, stop_at_whole_ste
 from ..json_text import parse_json
 from ..messages import shown
 from ..networks import has_stages, initialise, resolve_network, rows_per_chunk, staged_architectures
+from ..parallel import all_threads, side_by_side, slices, sum_gradients_
 from ..precision import arithmetic, autocast
 from ..seeds import generator
 from ..tensor_file import TensorFile, TensorFileError, check_tensors, content_of, header_of, loaded
@@ -91,7 +93,7 @@ def pretrain(
         folder: where the pool goes: see ExpertPool. Beside it a checkpoint of the expert in training, every
             `config.checkpoint_every` epochs and when interrupted.
         resume: goes on with what is in `folder`, if anything; the finished experts are kept. On the CPU,
-            with the same number of threads, the result is bit for bit that of an uninterrupted run. `experts`
+            the result is bit for bit that of an uninterrupted run. `experts`
             may be raised to enlarge a pool.
         device: where to train, in `config.precision`.
         progress: called after every epoch.
@@ -107,7 +109,11 @@ def pretrain(
     pool = _open_pool(folder, settings, sources, resume)
     real = RealImages(sources, pool.mean, pool.std, torch.device(device))
     path = folder / CHECKPOINT_NAME
-    with arithmetic(settings.precision, real.device), stop_at_whole_steps() as stop:
+    with (
+        arithmetic(settings.precision, real.device),
+        side_by_side(real.device),
+        stop_at_whole_steps() as stop,
+    ):
         while len(pool) < settings.experts:
             training = _Training(real, settings, len(pool))
             if path.exists():
@@ -212,8 +218,9 @@ class _Training:
         initialise(self.expert.discriminators, self._generator("discriminators"))
         self.initial = {name: value.detach().clone() for name, value in self.expert.named_parameters()}
         self.expert.to(real.device)
+        self.parameters = list(self.expert.parameters())
         self.optimizer = torch.optim.SGD(
-            self.expert.parameters(),
+            self.parameters,
             lr=config.learning_rate,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
@@ -255,11 +262,12 @@ class _Training:
         domains = mixed_labels(real.domains[batch], mix, real.num_domains)
         if config.generalize == "irm" and self.steps == config.irm_warmup:
             self.optimizer.state.clear()  # another loss from here on
-        self.optimizer.zero_grad()
-        parts = (torch.split(values, self.rows) for values in (images, labels, domains))
-        for part, class_targets, domain_targets in zip(*parts, strict=True):
+
+        def losses(part: slice) -> tuple[Tensor, Tensor]:
+            """What is descended, and what `sums` takes."""
+            class_targets, domain_targets = labels[part], domains[part]
             with autocast(config.precision, real.device):
-                class_logits, domain_logits = (logits.float() for logits in self.expert(part))
+                class_logits, domain_logits = (logits.float() for logits in self.expert(images[part]))
             class_loss = F.cross_entropy(class_logits, class_targets, reduction="sum")
             stages = [F.cross_entropy(logits, domain_targets, reduction="sum") for logits in domain_logits]
             domain_loss = torch.stack(stages).mean()
@@ -269,13 +277,17 @@ class _Training:
                 penalty = invariance_penalty(class_logits, class_targets, real.domains[batch])
                 # A weight of 100 in front of the penalty makes SGD diverge; behind the rest it does not.
                 loss = (loss + weight * penalty) / max(weight, 1.0)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.sums[0] += class_loss.detach()
-            self.sums[1] += domain_loss.detach()
+            measured = torch.zeros_like(self.sums)
+            measured[:2] = torch.stack([class_loss, domain_loss]).detach()
             if mix is None:
-                self.sums[2] += len(part)
-                self.sums[3] += (class_logits.argmax(1) == class_targets).sum()
-                self.sums[4:] += (domain_logits.argmax(2) == domain_targets).sum(1)
+                measured[2] = len(class_targets)
+                measured[3] = (class_logits.argmax(1) == class_targets).sum()
+                measured[4:] = (domain_logits.argmax(2) == domain_targets).sum(1)
+            return loss, measured
+
+        with all_threads() if config.generalize == "irm" else contextlib.nullcontext():
+            for measured in sum_gradients_(self.parameters, losses, slices(len(batch), self.rows)):
+                self.sums += measured
         self.optimizer.step()
         self.steps += 1
         if self.steps % len(self.batches):
