@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import torch
-from small_studies import EXPERTS, QUICK, STUDY, TINY, run
+from small_studies import EXPERTS, QUICK, STUDY, TINY, accuracies, run
 from typer.testing import CliRunner
 
 from dgdd_fast.commands import cli
