@@ -14,6 +14,7 @@ pybind11::dict build_info() {
   info["compiler"] = DGDD_COMPILER;
   info["cuda_compiler"] = DGDD_CUDA_COMPILER;
   info["cuda_architectures"] = DGDD_CUDA_ARCHITECTURES;
+  info["without_cuda"] = DGDD_WITHOUT_CUDA;  // why there are no CUDA kernels, empty where there are
   info["cpu_capability"] = name(cpu_capability());
   return info;
 }

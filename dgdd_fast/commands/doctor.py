@@ -66,7 +66,10 @@ def _facts(build: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("precision", f"{DistillConfig.precision}, unless a run is given tf32 or bfloat16 (--precision)"),
         ("compiler", build["compiler"]),
-        ("CUDA compiler", build["cuda_compiler"] or "none: built for the CPU only"),
+        (
+            "CUDA compiler",
+            build["cuda_compiler"] or f"none: built for the CPU only{_why(build)}",
+        ),
         ("CUDA architectures", build["cuda_architectures"] or "none"),
     ]
     for index in range(torch.cuda.device_count()):
@@ -78,6 +81,11 @@ def _facts(build: dict[str, Any]) -> list[tuple[str, str]]:
     if not torch.cuda.is_available():
         facts.append(("GPU", "none that torch can use"))
     return facts
+
+
+def _why(build: dict[str, Any]) -> str:
+    """Why there are no CUDA kernels; a core that was built before it was kept does not say."""
+    return f" ({build['without_cuda']})" if build.get("without_cuda") else ""
 
 
 def _relative_error(height: int, width: int, device: str) -> float:
