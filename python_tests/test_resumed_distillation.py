@@ -33,13 +33,14 @@ from dgdd_fast.matching.feature_matching import FeatureMatching
 from dgdd_fast.synthetic.checkpoint import FILE, Checkpoint, CheckpointError
 from dgdd_fast.synthetic.gradients import ImageGradients
 
+BY_CLASS = dataclasses.replace(MOSAICS, stepping="class", plateau=1, image_weight_decay=0.1)
 EQUAL_LENGTH = dataclasses.replace(SMALL, surgery=SurgeryConfig(1.5, 0.4, length="gradient"))
 
 
 @pytest.mark.parametrize(
     "config",
-    [SMALL, WITH_SURGERY, EQUAL_LENGTH, MOSAICS],
-    ids=["dm", "dm+sgs", "equal length", "mosaics, adam"],
+    [SMALL, WITH_SURGERY, EQUAL_LENGTH, MOSAICS, BY_CLASS],
+    ids=["dm", "dm+sgs", "equal length", "mosaics, adam", "by class"],
 )
 def test_ctrl_c_leaves_a_checkpoint_and_the_resumed_run_ends_bit_for_bit_alike(
     config: DistillConfig, tmp_path: Path

@@ -180,7 +180,13 @@ class DistillConfig:
         optimizer: "sgd" with `momentum`, or "adam" (betas 0.9 and 0.999).
         image_lr: of "sgd" in the units of the normalised images, of "adam" in those of the pixel range
             [0, 1].
-        clamp: keep the pixels within [0, 1] after every step.
+        image_weight_decay: of "adam", decoupled from the gradient (AdamW): what share of themselves, times
+            the learning rate, the pixels lose at a step.
+        stepping: "joint": one step an iteration; "class": one for each class and each term of the loss, in
+            which the images of other classes go on by what the optimiser remembers (NCFM).
+        plateau: halve the learning rate where the loss has not fallen for more than so many iterations (NCFM:
+            500); None: never.
+        clamp: keep the pixels within [0, 1] after every iteration.
         union: what the real images of all domains together are. "balanced": the same number from each domain;
             "literal": images of the class whatever their domain, as DM draws them, so that a domain counts by
             its size. The gradient against a domain is always that of those of them that are the domain's.
@@ -211,6 +217,9 @@ class DistillConfig:
     optimizer: Literal["sgd", "adam"] | None = None
     image_lr: Positive | None = None
     momentum: Momentum = 0.5
+    image_weight_decay: NotNegative = 0.0
+    stepping: Literal["joint", "class"] = "joint"
+    plateau: Size | None = None
     clamp: bool | None = None
     union: Literal["balanced", "literal"] = "balanced"
     batch_real: Size | None = None

@@ -8,7 +8,12 @@ from typing import Any
 from ..config import DistillConfig, EvaluateSettings, NetworkConfig, PretrainSettings, method_spec, to_dict
 
 # Settings that came later. At these values a run is what it was without them.
-LATER: dict[str, Any] = {"union": "balanced"}
+LATER: dict[str, Any] = {
+    "union": "balanced",
+    "image_weight_decay": 0.0,
+    "stepping": "joint",
+    "plateau": None,
+}
 
 
 def hashed_distillation(config: DistillConfig, resolution: tuple[int, int]) -> dict[str, Any]:

@@ -45,7 +45,8 @@ class DomainMasks(Objective):
         masks = torch.full((host.real.num_domains, len(self.labels), 3, *sides), INITIAL_MASK)
         masks = masks.to(host.real.device)
         rate = module.learning_rate or config.image_lr
-        steps = dataclasses.replace(config, surgery=None, clamp=False, image_lr=rate)
+        plain = dataclasses.replace(config, surgery=None, image_weight_decay=0.0, plateau=None, clamp=False)
+        steps = dataclasses.replace(plain, image_lr=rate)
         nothing, one = torch.zeros(3), torch.ones(3)
         self.optimizer = ImageOptimizer(steps, nothing, one, self.labels[:0], masks.flatten(0, 1), classes=1)
         self.masks = masks

@@ -186,6 +186,7 @@ class ExpertMatching(Objective):
             )
         pool = ExpertPool.load(experts.pool)
         self.matches = experts.matching != "off"
+        self.regularises = experts.regularisation != "off" or experts.consistency
         self.matching = FeatureMatching(real, config, ExpertFeatures(config, pool, real.device))
         self.regularisation = Regularisation(config, pool, self.labels, domain_index.to(real.device))
 
@@ -195,9 +196,12 @@ class ExpertMatching(Objective):
     def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
         """The gradients at `images` [N, 3, h, w] with the expert, augmentations, masks and real batch of
         `iteration`."""
-        losses, union = self.regularisation.gradients(images, iteration)
+        losses, apart = self.regularisation.gradients(images, iteration)
         if not self.matches:
-            return ImageGradients(torch.cat([losses.new_zeros(1), losses]), union, None, None)
+            return ImageGradients(torch.cat([losses.new_zeros(1), losses]), apart, None, None)
         matched = self.matching.gradients(images, iteration, by_domain)
-        union += matched.union_gradient()
-        return matched._replace(losses=torch.cat([matched.losses, losses]), union=union)
+        return matched._replace(
+            losses=torch.cat([matched.losses, losses]),
+            union=matched.union_gradient() + apart,
+            apart=apart if self.regularises else None,
+        )

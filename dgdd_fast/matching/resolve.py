@@ -47,13 +47,19 @@ def resolve_distillation(config: DistillConfig, sources: DomainDataset) -> Disti
             "the matching network must normalise each sample by itself (norm 'instance' or 'none'): with "
             "batch statistics the classes and domains of a batch would change each other's features"
         )
+    optimizer = _given(config.optimizer, spec.optimizer)
+    if config.image_weight_decay and optimizer != "adam":
+        raise ValueError(
+            f"image_weight_decay is for the optimizer adam, and that of {spec.name} is {optimizer}: set "
+            "optimizer too, or leave the decay out"
+        )
     factor = _given(config.factor, spec.factor)
     check_factor(factor, sources.resolution)
     return settled(
         DistillSettings,
         config,
         factor=factor,
-        optimizer=_given(config.optimizer, spec.optimizer),
+        optimizer=optimizer,
         image_lr=_given(config.image_lr, spec.image_lr),
         clamp=_given(config.clamp, spec.clamp),
         network=resolve_network(config.network, sources.resolution),

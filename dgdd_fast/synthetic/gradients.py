@@ -20,12 +20,15 @@ class ImageGradients(NamedTuple):
             in empty cells; None if not asked for.
         valid: bool [D, N], False where the class of image n has no real image in domain d; None if every cell
             is filled.
+        apart: [N, 3, h, w], the part of `union` that a second term of the loss adds; None where there is one
+            term.
     """
 
     losses: Tensor
     union: Tensor | None
     by_domain: Tensor | None
     valid: Tensor | None
+    apart: Tensor | None = None
 
     def union_gradient(self) -> Tensor:
         """[N, 3, h, w], the gradient of the objective, whether or not `union` spells it out."""

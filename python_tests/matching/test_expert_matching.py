@@ -118,6 +118,8 @@ def test_by_domain_are_matching_gradients_and_the_union_has_the_regularisation_t
     _, regularisation = setting.objective.regularisation.gradients(setting.tiles, 1)
     assert float(regularisation.norm()) > 0
     torch.testing.assert_close(found.union, (shares * found.by_domain).sum(0) + regularisation)
+    assert found.apart is not None
+    assert torch.equal(found.apart, regularisation)
     assert found.valid is not None
     assert not found.valid[0, setting.objective.labels == 2].any()
     assert relative_error(found.union, setting.gradients(1).union) < 1e-3

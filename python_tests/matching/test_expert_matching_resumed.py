@@ -30,10 +30,13 @@ OLD_MASK_SETTINGS = ("share", "activation_probability", "score", "rescale", "con
 
 
 @pytest.mark.parametrize("surgery", [None, SurgeryConfig()], ids=["cadm", "cadm+sgs"])
+@pytest.mark.parametrize("stepping", ["joint", "class"])
 def test_an_interrupted_run_resumes_bit_for_bit(
-    surgery: SurgeryConfig | None, folder: str, tmp_path: Path
+    surgery: SurgeryConfig | None, stepping: str, folder: str, tmp_path: Path
 ) -> None:
     config = settings(folder, surgery=surgery, checkpoint_every=100)
+    if stepping == "class":
+        config = dataclasses.replace(config, stepping="class", plateau=1, image_weight_decay=5e-4)
     whole = distill(DATA, config).images
 
     def interrupt(state: Progress) -> None:

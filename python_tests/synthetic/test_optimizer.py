@@ -111,6 +111,80 @@ def test_classes_without_a_gradient_stay_and_do_not_count():
     assert 1 < optimizer.length_ratio < 3
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_steps_by_class_and_term_are_those_of_torch_one_after_the_other(optimizer, decay):
+    """NCFM's: a step of all images for each class, whose gradient alone is not zero, and each term."""
+    if optimizer == "sgd" and decay:
+        return
+    matching, regularising = ([draw(4, 3, 5, 6, seed=10 * term + i) for i in range(5)] for term in (1, 2))
+    config = resolved(optimizer=optimizer, momentum=0.7, stepping="class", image_weight_decay=decay)
+    gradients = [
+        ImageGradients(torch.zeros(1), first + second, None, None, apart=second)
+        for first, second in zip(matching, regularising, strict=True)
+    ]
+    images = run(config, draw(4, 3, 5, 6), gradients)
+
+    mean, std = MEAN.view(3, 1, 1).double(), STD.view(3, 1, 1).double()
+    start = draw(4, 3, 5, 6).double()
+    if optimizer == "sgd":
+        leaf = start.requires_grad_()
+        reference = torch.optim.SGD([leaf], lr=0.02, momentum=0.7)
+    else:  # on pixels in [0, 1]
+        leaf = (start * std + mean).requires_grad_()
+        reference = torch.optim.AdamW([leaf], lr=0.02, weight_decay=decay)
+    for first, second in zip(matching, regularising, strict=True):
+        for term in (first, second):
+            for rows in (slice(0, 2), slice(2, 4)):
+                leaf.grad = torch.zeros_like(leaf)
+                leaf.grad[rows] = (term if optimizer == "sgd" else term / std)[rows].double()
+                reference.step()
+    expected = leaf.detach() if optimizer == "sgd" else (leaf.detach() - mean) / std
+    torch.testing.assert_close(images, expected.float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [7, 10, 65])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_how_much_farther_adam_goes_by_class_and_term(classes, share):
+    """sqrt(2K) times where one term is all of the gradient, 2 sqrt(K) times where both are alike."""
+    first = draw(classes, 3, 4, 4).sign()
+    gradient = ImageGradients(torch.zeros(1), (1 + share) * first, None, None, apart=share * first)
+    moved = {}
+    for stepping in ("joint", "class"):
+        images = torch.zeros(classes, 3, 4, 4)
+        config = resolved(stepping=stepping, image_lr=1e-3)
+        optimizer = ImageOptimizer(config, MEAN, STD, torch.zeros(classes).long(), images, classes=classes)
+        for iteration in range(100):
+            optimizer.step_(images, gradient, iteration)
+        moved[stepping] = float(images.norm())
+    expected = 2 * classes**0.5 if share else (2 * classes) ** 0.5
+    assert moved["class"] / moved["joint"] == pytest.approx(expected, rel=0.15)
+
+
+def test_the_rate_is_halved_on_a_plateau_as_torch_does():
+    losses = [5.0, 4.0, 4.0, 4.1, 3.99999, 4.0, 3.0, 3.0, 3.0, 3.0, 3.5, 3.0, 3.0, 2.0, 2.0]
+    images, gradient = draw(4, 3, 5, 6), draw(4, 3, 5, 6, seed=1)
+    config = resolved(optimizer="sgd", momentum=0.0, plateau=2)
+    optimizer = ImageOptimizer(config, MEAN, STD, DOMAINS, images, classes=2)
+    leaf = images.clone().requires_grad_()
+    reference = torch.optim.SGD([leaf], lr=0.02)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(reference, factor=0.5, patience=2)
+    rates = []
+    for iteration, loss in enumerate(losses):
+        if iteration == 8:  # what a checkpoint keeps is enough to go on
+            kept = {name: part.clone() for name, part in optimizer.state.items()}
+            optimizer = ImageOptimizer(config, MEAN, STD, DOMAINS, images, classes=2)
+            optimizer.restore(kept)
+        optimizer.step_(images, ImageGradients(torch.tensor([loss]), gradient, None, None), iteration)
+        leaf.grad = gradient
+        reference.step()
+        schedule.step(loss)
+        rates.append(optimizer.rate)
+        assert optimizer.rate == pytest.approx(reference.param_groups[0]["lr"])
+    torch.testing.assert_close(images, leaf.detach())
+    assert rates[-1] == pytest.approx(0.02 / 8)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_clamped_images_lie_in_the_pixel_range_whatever_the_gradient(optimizer):
     gradient = draw(4, 3, 5, 6) * 1e6
