@@ -7,9 +7,10 @@ from all channels, behind the masks of the refitted discriminators, and behind u
 
 Further, on some training images, in the trained expert and between its two ends, for masks by score and
 uniform ones at each stage: the domain difference, the squared distance of a domain's mean final features of
-a class from the class's mean, by its value without masks; the shift of the class's mean itself, in that unit;
-and the noise, the variance of an image's features over its masks, in units of the squared class mean. What
-masks add to the squared distance of two class means is their shift, and the noise over the number of masks.
+a class from the class's mean, without what chance adds, by its value without masks; the shift of the class's
+mean itself, in that unit; and the noise, the variance of an image's features over its masks, in units of the
+squared class mean. What masks add to the squared distance of two class means is their shift, and the noise
+over the number of masks.
 
     python bench/discriminators.py --data PACS --resolution 32 --target photo --runs runs/pacs \
         --out bench/results/discriminators_pacs_photo.json
@@ -22,7 +23,7 @@ import json
 import statistics
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timing import commit
@@ -32,7 +33,6 @@ from dgdd_fast.analysis.channels import collect_features
 from dgdd_fast.analysis.domain_probe import probe_accuracies
 from dgdd_fast.config import MaskConfig, NetworkConfig, PretrainConfig, to_dict
 from dgdd_fast.data import DomainDataset, load_dataset, normalise
-from dgdd_fast.data.augment import draw_batch
 from dgdd_fast.data.real_images import RealImages
 from dgdd_fast.experts import Expert, ExpertPool
 from dgdd_fast.experts.discriminators import refit_discriminators_
@@ -41,7 +41,8 @@ from dgdd_fast.files import write_atomically
 from dgdd_fast.masking import draw_uniforms, mask
 from dgdd_fast.seeds import generator
 
-DRAWS = 8  # masks an image, for what masks do to the features
+DRAWS = 4  # masks an image, for what masks do to the features
+SCORES: tuple[Literal["gap", "uniform"], ...] = ("gap", "uniform")
 ENDS = {"trained": 1.0, "between": 0.5}
 JUDGES = ("joint", "refitted", "probe", "probe_behind_masks", "probe_behind_uniform_masks")
 
@@ -71,9 +72,7 @@ def knowledge(
 
     joint = told()
     real = RealImages(sources, pool.mean, pool.std, torch.device("cpu"))
-    random = generator(pool.config.seed, "expert", 0, "refit")
-    draw = draw_batch(pool.config.augment, real.resolution, len(real.pixels), random)
-    refit_discriminators_(expert, real, draw)
+    refit_discriminators_(expert, real, pool.config, generator(pool.config.seed, "expert", 0, "refit"))
     features = collect_features(expert, images, tested.domains, MaskConfig(), 0)
     probed = zip(
         *(probe_accuracies(views[0], views, tested.domains) for views in features.views), strict=True
@@ -84,17 +83,17 @@ def knowledge(
 
 
 @torch.no_grad()
-def effects(expert: Expert, images: Tensor, data: DomainDataset, score: Any) -> dict[str, list[float]]:
-    """What masks by `score` do to the final features of the normalised `images` of `data`, by stage."""
-    config = MaskConfig(score=score)
-    plain = _Means(torch.stack([_masked(expert, images, data, None, config, 0)]), data)
-    result: dict[str, list[float]] = {"difference": [], "shift": [], "noise": []}
+def effects(expert: Expert, images: Tensor, data: DomainDataset) -> dict[str, dict[str, list[float]]]:
+    """What masks do to the final features of the normalised `images` of `data`, by score and stage."""
+    plain = _Means(_features(expert, images, data, 0, None)[None], data)
+    result: dict[str, dict[str, list[float]]] = {}
     for stage in range(1, len(expert.network.channels) + 1):
-        draws = torch.stack([_masked(expert, images, data, stage, config, draw) for draw in range(DRAWS)])
-        masked = _Means(draws, data)
-        result["difference"].append(masked.difference / plain.difference)
-        result["shift"].append(_squared(masked.classes - plain.classes) / plain.difference)
-        result["noise"].append(masked.noise / _squared(plain.classes))
+        for score in SCORES:
+            masked = _Means(_features(expert, images, data, stage, MaskConfig(score=score)), data)
+            found = result.setdefault(score, {"difference": [], "shift": [], "noise": []})
+            found["difference"].append(masked.difference / plain.difference)
+            found["shift"].append(_squared(masked.classes - plain.classes) / plain.difference)
+            found["noise"].append(masked.noise / _squared(plain.classes))
     return result
 
 
@@ -104,34 +103,40 @@ class _Means:
 
     def __init__(self, draws: Tensor, data: DomainDataset) -> None:
         draws = draws.double()
+        images = draws.mean(0)
         cells = data.labels * data.num_domains + data.domains
-        counts = torch.bincount(cells).double()
-        sums = torch.zeros(len(counts), draws.shape[2], dtype=torch.float64)
-        means = sums.index_add_(0, cells, draws.mean(0)) / counts[:, None]
+        groups = [images[cells == cell] for cell in range(data.num_classes * data.num_domains)]
+        means = torch.stack([group.mean(0) for group in groups])
         means = means.view(data.num_classes, data.num_domains, -1)
         self.classes = means.mean(1)
         self.noise = float(draws.var(0).sum(1).mean()) if len(draws) > 1 else 0.0
-        # of a cell's mean, which the difference of domains has in part
-        own = self.noise / len(draws) * float((1 / counts).mean()) * (1 - 1 / data.num_domains)
-        self.difference = _squared(means - self.classes[:, None]) - own
+        # The variance of a cell's mean, by its images and their masks, is no difference between domains.
+        own = torch.stack([group.var(0).sum() / len(group) for group in groups]).mean()
+        share = 1 - 1 / data.num_domains
+        self.difference = _squared(means - self.classes[:, None]) - share * float(own)
 
 
 def _squared(vectors: Tensor) -> float:
     return float(vectors.square().sum(-1).mean())
 
 
-def _masked(
-    expert: Expert, images: Tensor, data: DomainDataset, stage: int | None, config: MaskConfig, draw: int
+def _features(
+    expert: Expert, images: Tensor, data: DomainDataset, stage: int, config: MaskConfig | None
 ) -> Tensor:
+    """[DRAWS, N, F] with masks after `stage`; [N, F] without."""
     network, parts = expert.network, []
-    count = network.channels[(stage or 1) - 1]
-    uniforms = draw_uniforms(len(images), count, 0, "effects", stage or 0, draw)
+    uniforms = [
+        draw_uniforms(len(images), network.channels[stage - 1], 0, "effects", stage, draw)
+        for draw in range(DRAWS)
+    ]
     for rows in torch.split(torch.arange(len(images)), 128):
-        maps = network.forward_to(images[rows], stage or 0)
-        if stage is not None:
-            maps, _ = mask(maps, expert, stage, data.domains[rows], uniforms[rows], config)
-        parts.append(network.forward_from(maps, stage or 0))
-    return torch.cat(parts)
+        maps = network.forward_to(images[rows], stage)
+        if config is None:
+            parts.append(network.forward_from(maps, stage))
+            continue
+        masked = (mask(maps, expert, stage, data.domains[rows], own[rows], config)[0] for own in uniforms)
+        parts.append(torch.stack([network.forward_from(each, stage) for each in masked]))
+    return torch.cat(parts, -2)
 
 
 def summary(values: list[Any]) -> Any:
@@ -152,7 +157,7 @@ def main() -> None:
     parser.add_argument("--target", required=True, help="the domain that is held out")
     parser.add_argument("--resolution", type=int, help="side in pixels (default: that of the data)")
     parser.add_argument("--images", type=int, default=100, help="to train on, of each class and domain")
-    parser.add_argument("--masked-images", type=int, default=30, help="to mask, of each class and domain")
+    parser.add_argument("--masked-images", type=int, default=12, help="to mask, of each class and domain")
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--learning-rate", type=float, default=0.05)
@@ -191,7 +196,7 @@ def main() -> None:
             with torch.no_grad():
                 for parameter, first, last in ends:
                     parameter.copy_(torch.lerp(first, last, share))
-            found[end] = {score: effects(expert, images, shown, score) for score in ("gap", "uniform")}
+            found[end] = effects(expert, images, shown)
         done.append(found)
         report = {
             "date": date.today().isoformat(),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import Precision
-from ..data.augment import AugmentDraw
+from ..config import AugmentSettings, Precision, PretrainSettings
+from ..data.augment import augment, draw_batch
 from ..data.real_images import RealImages
 from ..networks import rows_per_chunk
 from ..parallel import each, slices
@@ -19,30 +21,41 @@ _STEPS = 200  # at most; the loss is convex, and some dozens do
 
 @torch.no_grad()
 def refit_discriminators_(
-    expert: Expert, real: RealImages, draw: AugmentDraw, precision: Precision = "float32"
+    expert: Expert, real: RealImages, config: PretrainSettings, random: torch.Generator
 ) -> list[float]:
     """Give the discriminators of a trained `expert`, in place, the weights of a logistic regression on the
-    average-pooled features of all images of `real`, each augmented by its row of `draw`.
+    average-pooled features of all images of `real`: half of its weight is on the images as they are, half on
+    the same augmented, once as `config` trains the experts and once with a cutout besides, as matching has
+    it. What tells the domain of images as they are does so only in part behind a cutout.
 
-    Returns the percentage of those images whose domain each stage's discriminator then tells.
+    Returns the percentage of the images, as they are, whose domain each stage's discriminator then tells.
     """
+    views = [_pooled(expert, real, config.precision)]
+    for augmentation in _augmentations(config.augment):
+        views.append(_pooled(expert, real, config.precision, augmentation, random, config.batch_size))
+    weights = torch.ones(len(views), len(real.domains), device=real.device)
+    weights[0] = max(1, len(views) - 1)
     told = []
-    for stage, features in enumerate(_pooled(expert, real, draw, precision)):
-        discriminator = expert.discriminators[stage]
-        weight, bias = logistic_regression(features, real.domains, real.num_domains)
-        discriminator.weight.copy_(weight)  # type: ignore[operator]
-        discriminator.bias.copy_(bias)  # type: ignore[operator]
-        told.append(100 * float((discriminator(features).argmax(1) == real.domains).float().mean()))
+    for discriminator, plain, *augmented in zip(expert.discriminators, *views, strict=True):
+        features, domains = torch.cat([plain, *augmented]), real.domains.repeat(len(views))
+        weight, bias = logistic_regression(features, domains, real.num_domains, weights.flatten())
+        discriminator.weight.copy_(weight)
+        discriminator.bias.copy_(bias)
+        told.append(100 * float((discriminator(plain).argmax(1) == real.domains).float().mean()))
     return told
 
 
-def logistic_regression(features: Tensor, classes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+def logistic_regression(
+    features: Tensor, classes: Tensor, num_classes: int, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The weight [K, C] and bias [K] of the linear layer that tells the `classes`, int64 [N], of the
-    `features` [N, C] by cross entropy, summed, with half the squared weights of the *standardised* features
-    added: a channel's scale decides nothing. The weights of a channel add up to zero over the classes, and
-    are zero where the channel is constant. float64 on the features' device.
+    `features` [N, C] by cross entropy, summed with the `weights` [N], 1 unless given. Half the squared
+    weights of the *standardised* features are added: a channel's scale decides nothing. The weights of a
+    channel add up to zero over the classes, and are zero where the channel is constant. float64 on the
+    features' device.
     """
     features = features.double()
+    weights = features.new_ones(len(features)) if weights is None else weights.double()
     mean, std = features.mean(0), features.std(0, correction=0)
     varies = std > 1e-6 * mean.abs()
     standardised = torch.where(varies, (features - mean) / std, 0.0)
@@ -53,7 +66,7 @@ def logistic_regression(features: Tensor, classes: Tensor, num_classes: int) -> 
     def loss() -> Tensor:
         optimizer.zero_grad()
         logits = F.linear(standardised, weight, bias)
-        total = F.cross_entropy(logits, classes, reduction="sum") + weight.square().sum() / 2
+        total = F.cross_entropy(logits, classes, reduction="none") @ weights + weight.square().sum() / 2
         total = total / len(features)
         total.backward()  # type: ignore[no-untyped-call]
         return total
@@ -64,20 +77,41 @@ def logistic_regression(features: Tensor, classes: Tensor, num_classes: int) -> 
     return found, bias.detach() - found @ mean
 
 
-def _pooled(expert: Expert, real: RealImages, draw: AugmentDraw, precision: Precision) -> list[Tensor]:
-    """The average-pooled features [N, C] of each stage, float32."""
+def _augmentations(training: AugmentSettings) -> list[AugmentSettings]:
+    """The training's augmentation, and that with a cutout; none where the training has none."""
+    if training.strategy == "none":
+        return []
+    if "cutout" in training.strategy:
+        return [training]
+    return [training, dataclasses.replace(training, strategy=f"{training.strategy}_cutout")]
+
+
+def _pooled(
+    expert: Expert,
+    real: RealImages,
+    precision: Precision,
+    augmentation: AugmentSettings | None = None,
+    random: torch.Generator | None = None,
+    batch: int = 128,
+) -> list[Tensor]:
+    """The average-pooled features [N, C] of each stage, float32; of images augmented in batches, with draws
+    of `random`, where `augmentation` is given."""
     network = expert.network
-    rows = torch.arange(len(real.pixels), device=real.device)
+    size = rows_per_chunk(network, real.device)
+    parts: list[list[Tensor]] = []
+    for rows in torch.split(torch.arange(len(real.pixels), device=real.device), batch):
+        images = real.take(rows)
+        if augmentation is not None and random is not None:
+            images = augment(images, draw_batch(augmentation, real.resolution, len(rows), random))
 
-    def stages_of(part: slice) -> list[Tensor]:
-        images = real.augmented(rows[part], draw, rows[part])
-        pooled = []
-        with autocast(precision, real.device):
-            maps = network.forward_to(images, 0)
-            for blocks in network.stages:
-                maps = blocks(maps)
-                pooled.append(maps.mean((2, 3)).float())
-        return pooled
+        def stages_of(part: slice, images: Tensor = images) -> list[Tensor]:
+            pooled = []
+            with autocast(precision, real.device):
+                maps = network.forward_to(images[part], 0)
+                for blocks in network.stages:
+                    maps = blocks(maps)
+                    pooled.append(maps.mean((2, 3)).float())
+            return pooled
 
-    parts = each(stages_of, slices(len(rows), rows_per_chunk(network, real.device)))
+        parts += each(stages_of, slices(len(images), size))
     return [torch.cat(stage) for stage in zip(*parts, strict=True)]

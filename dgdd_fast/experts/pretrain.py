@@ -297,9 +297,7 @@ class _Training:
 
     def refit_discriminators(self) -> None:
         """Fit the discriminators to the finished network, and add how well to what was measured last."""
-        config, real = self.config, self.real
-        draw = draw_batch(config.augment, real.resolution, len(real.pixels), self._generator("refit"))
-        told = refit_discriminators_(self.expert, real, draw, config.precision)
+        told = refit_discriminators_(self.expert, self.real, self.config, self._generator("refit"))
         self.log[-1]["refitted_domain_accuracy"] = told
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from small_experts import NETWORK, TINY, equal, weights
 from dgdd_fast.config import AugmentConfig, NetworkConfig, PretrainConfig, from_dict, to_dict
 from dgdd_fast.data import normalise
 from dgdd_fast.data.real_images import RealImages
-from dgdd_fast.experts import Expert, ExpertPool, ExpertPoolError, reverse_gradient
+from dgdd_fast.experts import Expert, ExpertPool, ExpertPoolError, discriminators, reverse_gradient
 from dgdd_fast.experts import pretrain as pretrain_module
 from dgdd_fast.experts.discriminators import logistic_regression
 from dgdd_fast.experts.pretrain import CHECKPOINT_NAME, PretrainingInterrupted, pretrain
@@ -217,6 +217,28 @@ def test_refitting_changes_the_discriminators_alone_and_survives_an_interruption
     assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "after" / name).read_bytes()
 
 
+def test_refitting_sees_images_as_they_are_augmented_and_behind_a_cutout(data, folder, monkeypatch):
+    pool = ExpertPool.load(folder)
+    real = RealImages(with_stripes(data), pool.mean, pool.std, torch.device("cpu"))
+    seen = []
+    honest = discriminators.draw_batch
+
+    def draw(augmentation, *arguments):
+        seen.append(augmentation.strategy)
+        return honest(augmentation, *arguments)
+
+    monkeypatch.setattr(discriminators, "draw_batch", draw)
+    expert = pool.new_expert()
+    pool.fill_(expert, 0, 1.0)
+    told = discriminators.refit_discriminators_(expert, real, pool.config, generator(0))
+    assert seen == ["color_crop"] * 3 + ["color_crop_cutout"] * 3  # 108 images in batches of 40
+    assert min(told) > 50  # chance is 33
+    again = pool.new_expert()
+    pool.fill_(again, 0, 1.0)
+    discriminators.refit_discriminators_(again, real, pool.config, generator(0))
+    assert equal(expert.parameters(), again.parameters())
+
+
 def pooled(expert, images):
     """The average-pooled features of the stages."""
     return [expert.network.forward_to(images, stage).mean((2, 3)) for stage in range(1, 5)]
@@ -234,6 +256,13 @@ def test_a_logistic_regression_ignores_the_scale_of_a_channel_and_constant_chann
     for inputs, matrix, offset in ((features, weight, bias), (scaled, other, other_bias)):
         told = (inputs.double() @ matrix.T + offset).argmax(1)
         assert (told == classes).double().mean() > 0.85
+    twice, _ = logistic_regression(
+        torch.cat([features, features[:99]]), torch.cat([classes, classes[:99]]), 2
+    )
+    weighted = 1.0 + (torch.arange(300) < 99)
+    torch.testing.assert_close(
+        logistic_regression(features, classes, 2, weighted)[0], twice, rtol=0.05, atol=0.01
+    )
     weight, _ = logistic_regression(features, torch.zeros(300, dtype=torch.int64), 1)  # one domain
     assert weight.eq(0).all()
 
