@@ -30,6 +30,7 @@ HEAD = 16  # bytes
 _OF_THE_IMAGES = frozenset(
     {"surgery", "domain_masks", "ipc", "factor", "init", "iterations", "checkpoint_every"}
     | {"optimizer", "image_lr", "momentum", "clamp", "herding_epochs"}
+    | {"image_weight_decay", "stepping", "plateau"}
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from toy_data import toy_domains, write_npz
 from typer.testing import CliRunner
@@ -62,6 +63,27 @@ def test_the_target_takes_no_part(tuned: tuple[Path, Trials]) -> None:
                 distilled = DistilledSet.load(folder / entry["set_folder"] / "distilled.safetensors")
                 assert target not in distilled.domain_names
                 assert entry["column"] not in distilled.domain_names
+
+
+def test_the_choice_knows_neither_the_target_nor_any_test_image(
+    study: Study, tuned: tuple[Path, Trials], tmp_path: Path
+) -> None:
+    """Noise in their place, and labels at random, change no trial and no choice."""
+    data = toy_domains(domains=4)
+    hidden = (data.domains == data.domain_names.index("domain0")) | data.is_test
+    random = torch.Generator().manual_seed(0)
+    noise = torch.randint(256, data.images.shape, generator=random).to(torch.uint8)
+    labels = data.labels[torch.randperm(len(data), generator=random)]
+    other = dataclasses.replace(
+        data,
+        images=torch.where(hidden[:, None, None, None], noise, data.images),
+        labels=torch.where(hidden, labels, data.labels),
+    )
+    (tmp_path / "data").mkdir()
+    write_npz(other, tmp_path / "data")
+    elsewhere = dataclasses.replace(study, data=str(tmp_path / "data"), targets=("domain0",))
+    found, _ = tune(elsewhere, tmp_path / "tuning", Workers(), lambda report: None)
+    assert found["domain0"] == tuned[1]["domain0"]
 
 
 def test_columns_share_the_sets_of_the_same_sources(tuned: tuple[Path, Trials]) -> None:
