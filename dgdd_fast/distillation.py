@@ -22,6 +22,8 @@ from .interruption import Interrupted, stop_at_whole_steps
 from .matching.real_means import RealMeans
 from .matching.registry import OBJECTIVES, build_objective
 from .matching.resolve import resolve_distillation
+from .memory import check_fits
+from .networks import network_bytes
 from .parallel import side_by_side, thread_count
 from .precision import arithmetic
 from .synthetic.checkpoint import Checkpoint
@@ -113,6 +115,7 @@ def _distill(
     path = None if run_folder is None else Path(run_folder) / CHECKPOINT_NAME
     resumed = _checkpoint_to_resume(path, resume, settings, fingerprint)
 
+    _check_memory(sources, settings, device)
     mean, std = sources.channel_statistics()
     assigned = assign_domains(sources.counts(), settings.ipc, settings.factor)
     start = OBJECTIVES[settings.objective].begin(sources, assigned, settings, mean, std, device)
@@ -195,6 +198,18 @@ def _distill(
         },
         factor=settings.factor,
     )
+
+
+def _check_memory(sources: DomainDataset, settings: DistillSettings, device: torch.device) -> None:
+    """Raises ValueError for images or a network that cannot fit, whatever else does."""
+    height, width = sources.resolution
+    image = 4 * 3 * height * width
+    # The images, where they began, the optimiser's memory and the gradient; for surgery that of each domain.
+    copies = 4 + (0 if settings.surgery is None else sources.num_domains)
+    what = f"{settings.ipc} images per class of {height} x {width} px for {sources.num_classes} classes"
+    check_fits(what, copies * settings.ipc * sources.num_classes * image, device)
+    parameters = network_bytes(sources.num_classes, sources.resolution, settings.network)
+    check_fits(f"a network of width {settings.network.width}", parameters, device)
 
 
 def _checkpoint_to_resume(

@@ -122,7 +122,7 @@ def evaluate(
         TrainingDivergedError: the loss became NaN or infinite.
     """
     settings = resolve_training(config, training.resolution, training.flip_safe)
-    check_training(settings, len(training.class_names), training.resolution)
+    check_training(settings, len(training.class_names), training.resolution, device)
     _check_tests(training, tests)
     if isinstance(training, DistilledSet):
         images, labels, _ = training.training_images

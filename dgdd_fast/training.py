@@ -16,7 +16,15 @@ from .data import DomainDataset, normalise
 from .data.augment import augmented_rows, cutmix, draw_batch, draw_cutmix, mixed_labels, resolve_strategy
 from .generalization import training_loss
 from .interruption import TrainingDivergedError
-from .networks import Network, build_network, initialise, resolve_network, rows_per_chunk
+from .memory import check_fits
+from .networks import (
+    Network,
+    build_network,
+    initialise,
+    network_bytes,
+    resolve_network,
+    rows_per_chunk,
+)
 from .parallel import all_threads, each, side_by_side, slices, sum_gradients_
 from .precision import arithmetic, autocast
 from .seeds import generator
@@ -133,8 +141,17 @@ def resolve_training(
     )
 
 
-def check_training(config: EvaluateSettings, num_classes: int, resolution: tuple[int, int]) -> None:
-    """Raise ValueError for a network that cannot be trained with these settings; takes no memory for it."""
+def check_training(
+    config: EvaluateSettings,
+    num_classes: int,
+    resolution: tuple[int, int],
+    device: str | torch.device = "cpu",
+) -> None:
+    """Raise ValueError for a network that cannot be trained with these settings, or does not fit into the
+    memory of the device; takes none for it."""
+    # Parameters, gradients and momentum.
+    needed = 3 * network_bytes(num_classes, resolution, config.network)
+    check_fits(f"training a network of width {config.network.width}", needed, device)
     try:
         with torch.device("meta"):
             network = build_network(num_classes, resolution, config.network)

@@ -7,7 +7,7 @@ import dgdd_fast
 
 PACKAGE = Path(dgdd_fast.__file__).parent
 FLOORS = (
-    ("_core", "files", "interruption", "messages", "ops", "parallel", "plugins", "seeds"),
+    ("_core", "files", "interruption", "memory", "messages", "ops", "parallel", "plugins", "seeds"),
     ("config", "json_text"),
     ("networks", "precision", "tensor_file"),
     ("data",),

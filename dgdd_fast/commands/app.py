@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 import typer.core
 
 from ..interruption import Interrupted, TrainingDivergedError, raise_at_signals
+from ..memory import readable
 from ..plugins import load_plugins, loaded_plugins
 from .output import lasting_output, lost_output
 from .terminal import error_console, labelled
@@ -93,11 +95,9 @@ def _message(error: Exception) -> str:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     if not isinstance(error, MemoryError) and not _is_out_of_memory(error):
         return str(error)
-    reason = str(error).strip().splitlines()
-    return (
-        f"there is not enough memory{f' ({reason[0]})' if reason else ''}; use smaller images, fewer of "
-        "them, or a smaller network"
-    )
+    asked = re.search(r"tried to allocate (\d+) bytes|Tried to allocate ([\d.]+ \w+)", str(error))
+    size = "" if asked is None else f" for {asked[2] or readable(int(asked[1]))} more"
+    return f"there is not enough memory{size}: use smaller images, fewer of them, or a smaller network"
 
 
 app = typer.Typer(

@@ -158,7 +158,7 @@ def evaluate(
         given = dataclasses.replace(config, network=network)
         given = with_assignments(given, assignments(settings_given), "evaluate")
         settings = resolve_training(given, distilled.resolution, distilled.flip_safe)
-        check_training(settings, len(distilled.class_names), distilled.resolution)
+        check_training(settings, len(distilled.class_names), distilled.resolution, device)
         resolved.append(settings)
     sources, tests = _test_sets(distilled, _data_of(path, data), on)
     method = method_name(trained_on)

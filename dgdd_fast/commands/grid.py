@@ -13,7 +13,15 @@ import typer
 from ..config import override
 from ..interruption import Interrupted
 from .app import FAILURE
-from .options import PRECISION_HELP, Classes, names_in, set_threads, show_warnings, usable_device
+from .options import (
+    PRECISION_HELP,
+    Classes,
+    check_crew,
+    names_in,
+    set_threads,
+    show_warnings,
+    usable_device,
+)
 from .terminal import ProgressDisplay, console, labelled
 
 if TYPE_CHECKING:
@@ -157,6 +165,8 @@ def workers_to_use(processes: int, devices: str, ray: str | None, threads: int |
         raise ValueError(f"{len(names)} devices need as many workers: --workers {len(names)}")
     for name in names:
         usable_device(name)
+    check_crew("--workers", processes)
+    check_crew("--threads", threads or 1)
     if not processes:
         set_threads(threads)
     return Workers(processes, ray, names, threads)

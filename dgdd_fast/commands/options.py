@@ -81,6 +81,13 @@ def free_file(path: Path, overwrite: bool) -> Path:
     return path
 
 
+def check_crew(kind: str, count: int) -> None:
+    """Raises ValueError for far more threads or processes than there are cores to run them."""
+    most = max(256, 4 * (os.cpu_count() or 1))
+    if count > most:
+        raise ValueError(f"{kind} must be at most {most} here, got {count}")
+
+
 def set_threads(threads: int | None) -> None:
     """Computes with so many CPU threads; None: what OMP_NUM_THREADS says, else as many as torch wants and
     this process has cores for."""
@@ -91,6 +98,7 @@ def set_threads(threads: int | None) -> None:
     if threads is None and "OMP_NUM_THREADS" not in os.environ:
         threads = min(torch.get_num_threads(), available_cores())
     if threads is not None:
+        check_crew("--threads", threads)
         torch.set_num_threads(threads)
 
 

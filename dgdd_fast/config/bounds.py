@@ -28,22 +28,29 @@ class Bound:
             value < self.high if self.open_high else value <= self.high
         ):
             return None
-        if isinstance(value, int) and value > self.high:
-            return f"be at most {self.high}"
+        if MOST_REPEATS <= self.high < value < math.inf:
+            return (
+                f"be at most {self.high:.0f}" if isinstance(self.high, float) else f"be at most {self.high}"
+            )
+        if -math.inf < value < self.low <= -MOST_REPEATS:
+            return f"be at least {self.low:.0f}"
         return self.wording
 
 
 # More than these is a slip of the pen: no run ends, no memory suffices.
 MOST_STEPS = 10**9
 MOST_SIZE = 10**6
+MOST_REPEATS = 10_000  # networks trained, each anew
+MOST_STRENGTH = 1e6  # of rates, weights and factors, which are of the order of 1
 
 Count = Annotated[int, Bound("be at least 1", 1, MOST_STEPS)]
 CountOrNone = Annotated[int, Bound("not be negative", 0, MOST_STEPS)]
 Size = Annotated[int, Bound("be at least 1", 1, MOST_SIZE)]
 Seed = Annotated[int, Bound("lie in [-2^63, 2^63)", -(2**63), 2**63 - 1)]
-Finite = Annotated[float, Bound("be finite", -math.inf, math.inf, open_low=True, open_high=True)]
-Positive = Annotated[float, Bound("be positive and finite", 0, math.inf, open_low=True, open_high=True)]
-NotNegative = Annotated[float, Bound("be finite and not negative", 0, math.inf, open_high=True)]
+Repeats = Annotated[int, Bound("be at least 1", 1, MOST_REPEATS)]
+Finite = Annotated[float, Bound("be finite", -MOST_STRENGTH, MOST_STRENGTH)]
+Positive = Annotated[float, Bound("be positive and finite", 0, MOST_STRENGTH, open_low=True)]
+NotNegative = Annotated[float, Bound("be finite and not negative", 0, MOST_STRENGTH)]
 Share = Annotated[float, Bound("lie in [0, 1]", 0, 1)]
 Momentum = Annotated[float, Bound("be at least 0 and less than 1", 0, 1, open_high=True)]
-AtLeastOne = Annotated[float, Bound("be at least 1 and finite", 1, math.inf, open_high=True)]
+AtLeastOne = Annotated[float, Bound("be at least 1 and finite", 1, MOST_STRENGTH)]

@@ -17,6 +17,7 @@ from .bounds import (
     Momentum,
     NotNegative,
     Positive,
+    Repeats,
     Seed,
     Share,
     Size,
@@ -257,7 +258,7 @@ class PretrainConfig:
     In the `precision` "bfloat16" all passes are in bfloat16; parameters, losses and steps stay float32.
     """
 
-    experts: Size = 20
+    experts: Repeats = 20
     epochs: Count = 60
     learning_rate: Positive = 0.01
     momentum: Momentum = 0.9
@@ -297,7 +298,7 @@ class EvaluateConfig:
             are in bfloat16; parameters, losses and steps stay float32.
     """
 
-    runs: Size = 5
+    runs: Repeats = 5
     epochs: Count = 1000
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Positive | None = None

@@ -25,7 +25,7 @@ from ..config import (
     to_dict,
     with_method,
 )
-from ..config.bounds import Finite, Seed, Size
+from ..config.bounds import Finite, Repeats, Seed, Size
 from ..config.yaml_text import dump_yaml, load_yaml
 from ..files import write_atomically
 from .published import check_published
@@ -85,7 +85,7 @@ class TuneConfig:
             its entry sets a value of its own.
     """
 
-    trials: Size = 16
+    trials: Repeats = 16
     seeds: tuple[Seed, ...] = (0,)
     settings: dict[str, Range] = field(
         default_factory=lambda: {

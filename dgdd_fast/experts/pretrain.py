@@ -23,8 +23,16 @@ from ..generalization.fact import draw_partners, mix_normalised
 from ..generalization.irm import invariance_penalty
 from ..interruption import Interrupted, TrainingDivergedError, stop_at_whole_steps
 from ..json_text import parse_json
+from ..memory import check_fits
 from ..messages import shown
-from ..networks import has_stages, initialise, resolve_network, rows_per_chunk, staged_architectures
+from ..networks import (
+    has_stages,
+    initialise,
+    network_bytes,
+    resolve_network,
+    rows_per_chunk,
+    staged_architectures,
+)
 from ..parallel import all_threads, side_by_side, slices, sum_gradients_
 from ..precision import arithmetic, autocast
 from ..seeds import generator
@@ -105,6 +113,9 @@ def pretrain(
     """
     settings = resolve_pretraining(config, sources)
     check_filled(sources)
+    # Parameters, where they began, gradients and momentum.
+    needed = 4 * network_bytes(sources.num_classes, sources.resolution, settings.network)
+    check_fits(f"training an expert of width {settings.network.width}", needed, device)
     folder = Path(folder)
     pool = _open_pool(folder, settings, sources, resume)
     real = RealImages(sources, pool.mean, pool.std, torch.device(device))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
+import torch
+
 from ..config import ARCHITECTURES, NetworkConfig, NetworkSettings
 from ..plugins import check_new_name
 from .alexnet import AlexNet
@@ -80,6 +82,20 @@ def build_network(
     settings = resolve_network(config, resolution)
     build = cast("Callable[..., Network]", _network(settings.architecture))
     return build(num_classes, resolution, settings, channels)
+
+
+def network_bytes(num_classes: int, resolution: tuple[int, int], config: NetworkConfig) -> int:
+    """What the parameters take in float32, found without any memory for them; 0 for a network that does not
+    say, as it computes while it is built.
+
+    Raises ValueError as `build_network` does.
+    """
+    try:
+        with torch.device("meta"):
+            network = build_network(num_classes, resolution, config)
+    except NotImplementedError:
+        return 0
+    return sum(4 * parameter.numel() for parameter in network.parameters())
 
 
 def build_staged_network(

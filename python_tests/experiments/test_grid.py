@@ -129,7 +129,14 @@ def test_a_failing_cell_is_told_and_stops_no_other(data_folder: Path, tmp_path: 
     study = {
         "data": str(data_folder),
         "targets": ["domain0"],
-        "methods": ["dm", {"method": "dm", "name": "wild", "distill": {"image_lr": 1e39}}],
+        "methods": [
+            "dm",
+            {
+                "method": "dm",
+                "name": "wild",
+                "distill": {"image_lr": 1e6, "network": {"width": 2, "norm": "none"}, "iterations": 20},
+            },
+        ],
         "ipc": [3],
         "seeds": [0],
         "distill": TINY,
@@ -201,7 +208,7 @@ def test_a_pool_that_fails_names_its_traceback(data_folder: Path, tmp_path: Path
         "methods": ["mmd"],
         "ipc": [1],
         "seeds": [0],
-        "pretrain": {"experts": 1, "epochs": 4, "learning_rate": 1e39, "network": {"width": 2}},
+        "pretrain": {"experts": 1, "epochs": 4, "learning_rate": 1e6, "network": {"width": 2}},
         "evaluate": QUICK,
     }
     (tmp_path / "study.yaml").write_text(json.dumps(study))
