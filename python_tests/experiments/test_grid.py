@@ -208,7 +208,12 @@ def test_a_pool_that_fails_names_its_traceback(data_folder: Path, tmp_path: Path
         "methods": ["mmd"],
         "ipc": [1],
         "seeds": [0],
-        "pretrain": {"experts": 1, "epochs": 4, "learning_rate": 1e6, "network": {"width": 2, "norm": "none"}},
+        "pretrain": {
+            "experts": 1,
+            "epochs": 4,
+            "learning_rate": 1e6,
+            "network": {"width": 2, "norm": "none"},
+        },
         "evaluate": QUICK,
     }
     (tmp_path / "study.yaml").write_text(json.dumps(study))
