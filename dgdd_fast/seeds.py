@@ -4,6 +4,7 @@ draws the same, on whatever device."""
 from __future__ import annotations
 
 import hashlib
+import operator
 
 import torch
 
@@ -11,7 +12,7 @@ import torch
 def derive_seed(seed: int, *names: str | int) -> int:
     """A 63-bit seed for the draw called `names` in the run with `seed`: ``derive_seed(0, "network",
     iteration)``."""
-    text = "\x1f".join([str(int(seed)), *(str(name) for name in names)])
+    text = "\x1f".join([str(operator.index(seed)), *(str(name) for name in names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 

@@ -65,6 +65,11 @@ def read_layout(path: Path) -> Layout:
     misplaced += [shown(image) for image in tree.images if image[: len(outer)] != outer]
     if not items:
         raise DataError(_nothing_found(path, tree))
+    if len(misplaced) > len(items):
+        raise DataError(
+            f"{path} holds {len(items)} images in domain/class folders ({items[0].name}) and "
+            f"{len(misplaced)} elsewhere ({misplaced[0]}), so it is not clear which the data are; {_EXPECTED}"
+        )
     domains = sorted({item.domain for item in items}, key=natural_key)
     if all(domain.casefold() in _PARTS for domain in domains):
         raise DataError(

@@ -13,13 +13,14 @@ _LISTED = 30  # names that a message lists
 
 
 def plain_name(raw: str) -> str:
-    """A name as it is used everywhere, whatever system wrote it: composed Unicode (NFC), and each byte of a
-    file name that is not UTF-8 as ``\\xe9``.
+    """A name as it is used everywhere, whatever system wrote it: composed Unicode (NFC), with bytes that are
+    not UTF-8, and control characters, which a terminal would obey, as ``\\xe9``.
     """
     try:
         raw.encode()
     except UnicodeEncodeError:
         raw = raw.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    raw = re.sub(r"[\x00-\x08\x0e-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", raw)
     return unicodedata.normalize("NFC", raw)
 
 

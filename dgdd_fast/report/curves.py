@@ -19,8 +19,14 @@ from .table import Number, ResultTable, TableRow, seconds_per_training
 
 
 def png_of(figure: Figure) -> bytes:
-    """The figure as a PNG, the same bytes for the same figure."""
+    """The figure as a PNG, the same bytes for the same figure; a $ in a name is no formula."""
     FigureCanvasAgg(figure)
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
+    for axes in figure.axes:
+        for text in (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts):
+            text.set_parse_math(False)
+    for text in (text for legend in legends if legend is not None for text in legend.get_texts()):
+        text.set_parse_math(False)
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()

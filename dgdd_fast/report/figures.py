@@ -66,7 +66,7 @@ def draw_decomposition(
         limit = float(torch.quantile(maps.abs().flatten(), SCALE_QUANTILE)) or 1.0
         axes = [figure.add_subplot(grid[row, column]) for column in range(len(COLUMNS))]
         axes[0].imshow(pixels[row].permute(1, 2, 0).numpy())
-        axes[0].set_ylabel(f"{row_names[row]}\nlimit {limit:.1e}", fontsize=9)
+        axes[0].set_ylabel(f"{row_names[row]}\nlimit {limit:.1e}", fontsize=9, parse_math=False)
         for axis, gradient in zip(axes[1:4], maps, strict=True):
             signed = axis.imshow(gradient.numpy(), cmap="RdBu_r", norm=Normalize(-limit, limit))
         length = axes[4].imshow(lengths[row].numpy(), cmap="viridis", norm=Normalize(0, 1))

@@ -11,6 +11,9 @@ from .table import OVER_RANDOM, ResultTable, TableRow
 
 FORMATS = ("text", "markdown", "latex", "csv", "html")
 
+_LATEX = {character: f"\\{character}" for character in "&%$#_{}"}
+_LATEX |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+
 
 def format_table(table: ResultTable, form: str) -> str:
     """The table as text, markdown, latex, csv or a piece of html. Raises ValueError for another format."""
@@ -67,7 +70,7 @@ def _markdown(table: ResultTable) -> str:
     for ipc, rows in table.blocks.items():
         lines += [
             "",
-            f"| {ipc} per class | " + " | ".join(table.columns) + " |",
+            f"| {ipc} per class | " + " | ".join(map(_in_cell, table.columns)) + " |",
             "| --- |" + " ---: |" * len(table.columns),
         ]
         for row in rows:
@@ -75,8 +78,12 @@ def _markdown(table: ResultTable) -> str:
             for column in table.columns:
                 text = _shown(row, column)
                 texts.append(f"**{text}**" if column in row.ahead else text)
-            lines.append(f"| {row.label.replace('|', chr(92) + '|')} | " + " | ".join(texts) + " |")
+            lines.append(f"| {_in_cell(row.label)} | " + " | ".join(texts) + " |")
     return "\n".join([*lines, "", *(f"{note}  " for note in table.notes)]) + "\n"
+
+
+def _in_cell(text: str) -> str:
+    return text.replace("|", r"\|")
 
 
 def _html(table: ResultTable) -> str:
@@ -117,7 +124,7 @@ def _latex(table: ResultTable) -> str:
 
 
 def _escaped(text: str) -> str:
-    return "".join("\\" + character if character in "&%$#_{}" else character for character in text)
+    return "".join(_LATEX.get(character, character) for character in text)
 
 
 def _csv(table: ResultTable) -> str:

@@ -112,6 +112,11 @@ def test_names_that_are_not_utf8_work_and_are_shown_in_bytes(tmp_path: Path) -> 
         load_folder(root)
 
 
+def test_control_characters_are_not_obeyed(tmp_path: Path) -> None:
+    root = write_tree(tmp_path, ["photo/\x1b[2Jcat", "photo/dog"])
+    assert load_folder(root).class_names == (r"\x1b[2Jcat", "dog")
+
+
 def test_plain_names_are_left_alone() -> None:
     for name in ("dog", "photo[hd]", COMPOSED, "\u732b", "a b"):
         assert plain_name(name) == name

@@ -113,6 +113,13 @@ def test_a_class_of_files_that_are_no_images_is_told(tmp_path: Path) -> None:
     assert notes_of(root, "the folder photo/owl holds no images and is not counted as a class")
 
 
+def test_data_of_which_most_would_be_left_out_are_refused(tmp_path: Path) -> None:
+    root = write_tree(tmp_path, ["a/photo/cat/x", "a/photo/dog/x"])
+    write_tree(root, ["b/stray"], images=1)
+    with pytest.raises(DataError, match=r"holds 1 images in domain/class folders .* and 10 elsewhere"):
+        load_folder(root)
+
+
 def test_hidden_npz_files_are_no_domains(tmp_path: Path) -> None:
     write_npz(tmp_path, "photo", ["cat", "dog"])
     (tmp_path / "._photo.npz").write_bytes(b"junk")

@@ -28,7 +28,7 @@ from dgdd_fast.experiments.published import AVERAGE
 from dgdd_fast.experiments.study import Study
 from dgdd_fast.experiments.tune import Trial
 from dgdd_fast.report.channel_figure import SHOWN_CHANNELS, channel_figure
-from dgdd_fast.report.curves import sensitivity_figure, time_figure, tuning_figure
+from dgdd_fast.report.curves import png_of, sensitivity_figure, time_figure, tuning_figure
 from dgdd_fast.report.features import STYLE_NETWORK, feature_figure
 from dgdd_fast.report.table import Number, ResultTable, TableRow
 from dgdd_fast.synthetic.distilled_set import DistilledSet
@@ -395,3 +395,13 @@ def test_the_real_umap_keeps_styles_together(data: DomainDataset, sets: dict[str
     distances = np.linalg.norm(dots[:, None] - dots[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
     assert (domains[distances.argmin(1)] == domains).mean() > 0.8
+
+
+def test_a_dollar_in_a_name_is_no_formula() -> None:
+    figure = Figure()
+    axes = figure.add_subplot()
+    axes.plot([1, 10], [1, 2], label=r"a$x_{$b")
+    axes.set(title=r"c$_{$", xlabel=r"d$^{$", ylabel=r"e$\nothing$")
+    axes.legend()
+    figure.legend(*axes.get_legend_handles_labels())
+    assert png_of(figure).startswith(b"\x89PNG")

@@ -352,3 +352,12 @@ def test_the_command_reads_a_grid_and_refuses_another_folder(tmp_path: Path) -> 
     refused = runner.invoke(cli.app, ["table", str(tmp_path)])
     assert refused.exit_code == 2
     assert "is not the folder of a grid" in refused.output
+
+
+def test_names_that_mean_something_to_a_format_are_escaped(tmp_path: Path) -> None:
+    table = result_table(index_of(tmp_path))
+    names = {"photo": "a|b", "art_painting": r"c\xe9^~$"}
+    table = dataclasses.replace(table, columns=[names.get(name, name) for name in table.columns])
+    heads = [line for line in format_table(table, "markdown").splitlines() if "per class" in line]
+    assert all(r"| a\|b |" in line for line in heads)
+    assert r"c\textbackslash{}xe9\textasciicircum{}\textasciitilde{}\$" in format_table(table, "latex")
