@@ -11,7 +11,7 @@ import typer
 
 from ..config import MaskConfig, override
 from .options import SOURCE_HELP, Overwrite, Threads, free_file, set_file, set_threads, show_warnings
-from .terminal import console, table
+from .terminal import console, note, table
 
 
 def channels(
@@ -47,6 +47,7 @@ def channels(
     from ..experts import ExpertPool
     from ..files import write_atomically
     from ..synthetic.distilled_set import DistilledSet
+    from ..synthetic.meeting import fingerprint_of
 
     set_threads(threads)
     pool = ExpertPool.load(experts)
@@ -54,12 +55,16 @@ def channels(
     height, width = pool.resolution
     dataset = load_dataset(data, height if height == width else None, classes=pool.class_names)
     show_warnings(dataset)
-    real = dataset.only_domains(pool.domain_names).test()
+    images = dataset.only_domains(pool.domain_names)
+    pool.check(images.train())  # else its test part may hold what the experts were trained on
     sets = {
         path.name if path.is_dir() else path.stem: DistilledSet.load(set_file(path))
         for path in distilled or []
     }
-    report = compare_channels(pool, real, sets, override(MaskConfig(), share=share))
+    for name, each in sets.items():
+        if fingerprint_of(each) != pool.fingerprint:
+            note(f"{name} was distilled from other images than the experts were trained on")
+    report = compare_channels(pool, images.test(), sets, override(MaskConfig(), share=share))
     write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
     _print_experts(report["experts"])
     _print_stages(report["stages"])

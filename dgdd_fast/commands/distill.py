@@ -45,6 +45,7 @@ from .options import (
     Width,
     assignments,
     names_in,
+    note_strays,
     set_threads,
     show_repeated,
     show_warnings,
@@ -297,4 +298,5 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
     if (ratio := distilled.provenance["length_ratio"]) is not None:
         console.print(f"SGS's updates were {ratio:.3g} times as long as the gradient, on average")
     show_repeated(distilled)
+    note_strays(distilled)
     console.print(f"next:    dgdd evaluate {out}")

@@ -35,6 +35,7 @@ from .options import (
     Threads,
     Width,
     assignments,
+    note_strays,
     set_file,
     set_threads,
     show_repeated,
@@ -142,6 +143,7 @@ def evaluate(
     set_threads(threads)
     path = set_file(distilled_set)
     distilled = DistilledSet.load(path)
+    note_strays(distilled)
     trained_on = from_dict(DistillConfig, distilled.config)
     config = override(RECIPES[recipe], runs=runs, epochs=epochs, seed=seed)
     config = override(config, generalize=generalize, precision=precision)

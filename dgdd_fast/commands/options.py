@@ -126,6 +126,16 @@ def show_repeated(distilled: DistilledSet) -> None:
         note(f"more images per class than there are real ones, which repeat: {', '.join(cells[:5])}{more}")
 
 
+def note_strays(distilled: DistilledSet) -> None:
+    """Say where a set has left the range of images."""
+    if distilled.strays:
+        note(
+            f"{distilled.strays} of {len(distilled.images)} images have values beyond 10 standard "
+            "deviations: "
+            "a learning rate or a strength was too high for them to stay images"
+        )
+
+
 def show_warnings(dataset: DomainDataset) -> None:
     for warning in dataset.warnings:
         note(warning)

@@ -44,6 +44,7 @@ class ResultsFile:
             "set": str(set_path),
             "set_sha256": hashlib.sha256(set_path.read_bytes()).hexdigest(),
             "ipc": distilled.ipc,
+            "images_beyond_10_deviations": distilled.strays,
             "provenance": provenance,
             "tests": {
                 name: {"images": len(test), "fingerprint": test.fingerprint()} for name, test in tests.items()

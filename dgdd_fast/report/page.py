@@ -21,6 +21,7 @@ from ..experiments.plan import Part, parts_of
 from ..experts import ExpertPool
 from ..files import write_atomically
 from ..synthetic.distilled_set import DistilledSet, DistilledSetError
+from ..synthetic.meeting import Meeting, meet
 from ..synthetic.mosaics import tiles
 from .channel_figure import channel_figure
 from .curves import png_of, sensitivity_figure, time_figure
@@ -81,13 +82,24 @@ def _sections(index: GridIndex, table: ResultTable, dataset: DomainDataset | Non
     part = parts_of(index.study, tuple(index.data["domains"]))[0]
     examples, damaged = _examples(index, part)
     where = f"{part.column}, {index.study.ipc[0]} per class, seed {index.study.seeds[0]}"
-    sheets = [(f"{example.label}: {where}", example.images.contact_sheet_png()) for example in examples]
+    sheets = [(_caption(example, where), example.images.contact_sheet_png()) for example in examples]
     yield Section("Distilled images", sheets, damaged or ("" if examples else "No set is there yet."))
     if not examples:
         return
     yield _drawn("Gradient decomposition", lambda: _decompositions(examples, part, dataset, where))
     yield _drawn("Stability of channel scores", lambda: _channels(index, examples, where))
     yield _drawn("Styles of real and synthetic images", lambda: _features(examples, part, dataset, where))
+
+
+def _caption(example: Example, where: str) -> str:
+    strays = example.images.strays
+    beyond = f"; {strays} images have values beyond 10 standard deviations" if strays else ""
+    return f"{example.label}: {where}{beyond}"
+
+
+def _met(example: Example, part: Part, dataset: DomainDataset | None) -> Meeting:
+    """The sources as the set met them when it was distilled. Raises DataError for other data."""
+    return meet(example.images, _needed(dataset).only_domains(part.sources))
 
 
 def _drawn(title: str, draw: Callable[[], list[tuple[str, bytes]]]) -> Section:
@@ -142,7 +154,6 @@ def tiles_to_show(images: DistilledSet) -> tuple[list[int], Tensor, list[str]]:
 def _decompositions(
     examples: list[Example], part: Part, dataset: DomainDataset | None, where: str
 ) -> list[tuple[str, bytes]]:
-    sources = _needed(dataset).only_domains(part.sources).train()
     pictures = []
     for example in examples:
         images = example.images
@@ -151,9 +162,11 @@ def _decompositions(
         rows, pixels, names = tiles_to_show(images)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "decomposition.png"
-            draw_decomposition(path, pixels, decompose_images(images, sources, rows), names)
+            sources = _met(example, part, dataset)
+            draw_decomposition(path, pixels, decompose_images(images, sources.data.train(), rows), names)
             kind = "images" if images.factor == 1 else "tiles"
             caption = f"{example.label}: the gradients of four {kind} after the last iteration; {where}"
+            caption += f". {sources.note}." if sources.note else ""
             pictures.append((caption, path.read_bytes()))
     if not pictures:
         raise ValueError("no method of this grid has spectral surgery")
@@ -185,5 +198,7 @@ def _features(
     examples: list[Example], part: Part, dataset: DomainDataset | None, where: str
 ) -> list[tuple[str, bytes]]:
     sets = {example.label: example.images for example in examples}
+    change = _met(examples[0], part, dataset).note
     caption = f"Means and deviations of the channels of a random network, image by image; {where}"
+    caption += f". {change}." if change else ""
     return [(caption, png_of(feature_figure(_needed(dataset), sets, part.target)))]

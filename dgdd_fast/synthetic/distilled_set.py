@@ -19,6 +19,7 @@ from ..tensor_file import ForeignFileError, NewerFileError, TensorFile, TensorFi
 from .contact_sheet import draw_contact_sheet
 from .mosaics import check_factor, decode, tiles
 
+FAR = 10.0  # pixels are within 3 or so
 _TENSORS = ("images", "labels", "domains")
 _DESCRIPTION = ("mean", "std", "class_names", "domain_names", "flip_safe", "config", "provenance", "factor")
 _GIVE = "give the .safetensors file that `dgdd distill` or DistilledSet.save wrote"
@@ -184,6 +185,11 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
     def resolution(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.images.shape[2], self.images.shape[3]
+
+    @property
+    def strays(self) -> int:
+        """Images with a value more than `FAR` standard deviations from the mean of the real ones."""
+        return int((self.images.abs() > FAR).flatten(1).any(1).sum())
 
     def pixels(self) -> Tensor:
         """The images to look at, not to train on: uint8 [N, 3, H, W] on the CPU, de-normalised, clamped."""

@@ -33,15 +33,24 @@ def record_of(distilled: DistilledSet) -> ImageRecord | None:
     return ImageRecord.from_json(distilled.provenance.get("learnt_from"))
 
 
+def fingerprint_of(distilled: DistilledSet) -> str | None:
+    """Of the images that a set was distilled from; those of a version before may be of pseudo-domains."""
+    record = record_of(distilled)
+    if record is not None:
+        return record.fingerprint
+    found = distilled.provenance.get("fingerprint")
+    return found.partition(" ")[0] if isinstance(found, str) else None  # behind it, the experts'
+
+
 def meet(distilled: DistilledSet, data: DomainDataset) -> Meeting:
     """Raises DataError where `data` are not, or not any more, what the set was distilled from."""
     record = record_of(distilled)
     if record is not None:
         split, change = record.split(data)
         return Meeting(split, change, True)
-    fingerprint = str(distilled.provenance.get("fingerprint")).partition(" ")[0]  # behind it, the experts'
     config = from_dict(DistillConfig, distilled.config)
-    if apply_pseudo_domains(data.train(), config, torch.device("cpu")).fingerprint() == fingerprint:
+    sources = apply_pseudo_domains(data.train(), config, torch.device("cpu"))
+    if sources.fingerprint() == fingerprint_of(distilled):
         return Meeting(data, None, True)
     return Meeting(
         data,

@@ -258,6 +258,50 @@ def test_a_set_of_a_version_before_is_used_with_a_note_where_the_data_changed(ru
     assert set(changed) == {"domain2 (held out)"}
 
 
+def test_experts_are_not_looked_into_on_what_they_were_trained_on(pictures, tmp_path):
+    small = ("--experts", 1, "--epochs", 1, "--width", 4, "--batch-size", 40)
+    dgdd("pretrain", "--data", pictures, "--target", "domain2", *small, "--out", tmp_path / "experts")
+    dgdd("channels", tmp_path / "experts", "--data", pictures)
+    before = (tmp_path / "experts" / "channels.json").read_bytes()
+    next(iter(pictures.glob("domain0/class0/*.png"))).unlink()
+    code, text = failure("channels", tmp_path / "experts", "--data", pictures)
+    assert (code, "were trained on other images" in " ".join(text.split())) == (2, True)
+    assert (tmp_path / "experts" / "channels.json").read_bytes() == before
+    code, text = failure(
+        *("distill", "--data", pictures, "--target", "domain2", *TINY[:-2], "--method", "mmd"),
+        *("--experts", tmp_path / "experts", "--out", tmp_path / "none"),
+    )
+    assert code == 2
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_report_tells_that_the_data_changed(pictures, tmp_path):
+    (tmp_path / "study.yaml").write_text(
+        f"{{data: {pictures}, targets: [domain2], methods: [dm+sgs], ipc: [3], seeds: [0], "
+        "distill: {iterations: 1, batch_real: 4, network: {width: 2}}, "
+        "evaluate: {runs: 1, epochs: 1, network: {width: 2}}}"
+    )
+    dgdd("grid", tmp_path / "study.yaml", "--out", tmp_path / "grid")
+    dgdd("report", tmp_path / "grid")
+    page = tmp_path / "grid" / "report.html"
+    assert "has changed" not in page.read_text()
+    next(iter(pictures.glob("domain0/class0/*.png"))).unlink()
+    dgdd("report", tmp_path / "grid")
+    assert "pictures has changed" in page.read_text()
+
+
+def test_images_that_left_the_range_of_images_are_noted(run):
+    path = run / "distilled.safetensors"
+    assert "standard deviations" not in dgdd("evaluate", run, *QUICK, "--runs", 1).output
+    distilled = DistilledSet.load(path)
+    images = distilled.images.clone()
+    images[2:4, 0, 3, 3] = -10.5
+    dataclasses.replace(distilled, images=images).save(path)
+    out = run / "other.json"
+    text = dgdd("evaluate", run, *QUICK, "--runs", 1, "--out", out).output
+    assert "note: 2 of 9 images have values beyond 10 standard deviations" in text
+
+
 def test_python_warns_of_test_images_that_were_distilled_from(run, pictures):
     distilled = DistilledSet.load(run / "distilled.safetensors")
     sources = load_dataset(pictures).only_domains(distilled.domain_names)
