@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -46,6 +47,7 @@ class Commands(typer.core.TyperGroup):
         return super().parse_args(ctx, args)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        warnings.filterwarnings("ignore", "Image size", RuntimeWarning)  # Pillow's, of what is refused anyway
         with lasting_output(), raise_at_signals():
             return super().main(*args, **kwargs)
 

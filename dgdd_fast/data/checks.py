@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -17,15 +18,15 @@ from .names import listed
 _DARK = 64  # of 255: a domain without a brighter pixel may have another range
 
 
-def check_resolution(resolution: int | None) -> None:
+def check_resolution(resolution: object) -> None:
     """Raises DataError unless `resolution` is None or a whole number of pixels, of which an image fits into
     memory.
     """
     if resolution is None:
         return
-    if isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < 1:
+    if isinstance(resolution, bool) or not isinstance(resolution, Integral) or resolution < 1:
         raise DataError(f"the resolution must be a whole number and at least 1 pixel, got {resolution!r}")
-    check_size(1, resolution, resolution)
+    check_size(1, int(resolution), int(resolution))
 
 
 def check_size(count: int, height: int, width: int) -> None:

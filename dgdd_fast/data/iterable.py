@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..messages import shortened
 from .checks import check_resolution, checked_dataset
 from .dataset import DomainDataset
 from .errors import DataError
@@ -19,6 +20,8 @@ from .images import Pixels, array_to_pixels, image_to_pixels, read_image
 from .labels import counts_from_one, whole_number
 from .names import check_spelling, listed, natural_key, near, plain_name
 from .splits import stratified_split
+
+_SPAN = 100_000  # numbers of classes among which those that no row has are looked for
 
 
 def from_iterable(
@@ -177,6 +180,8 @@ def _numbered(
     """The values as numbers in [0, len(names)), and the names."""
     of_what = "class" if kind == "label" else kind
     if names is not None:
+        if not all(isinstance(name, str) for name in names):
+            raise DataError(f"{of_what}_names must be names, got {shortened(repr(list(names)))}")
         names = [plain_name(name) for name in names]
         check_spelling(of_what, names, "the data")
     if all(isinstance(value, str) for value in values):
@@ -192,6 +197,14 @@ def _numbered(
         return [number[name] for name in called], known
     whole = [whole_number(value, kind, item) for value, item in zip(values, items, strict=True)]
     if names is None:
+        if min(whole) < 0 and set(whole) != {-1, 1}:
+            raise DataError(
+                f"{items[whole.index(min(whole))]} has the {kind} {min(whole)}, which often stands for none; "
+                f"leave such rows out, or give the {kind}s as names"
+            )
+        span = range(min(whole), max(whole) + 1)
+        if len(span) < _SPAN and (absent := sorted(set(span) - set(whole))):
+            warnings.append(f"no row has the {kind} {listed([str(value) for value in absent])}")
         place = {value: place for place, value in enumerate(sorted(set(whole)))}
         return [place[value] for value in whole], [str(value) for value in place]
     low, high, count = min(whole), max(whole), len(names)

@@ -51,6 +51,7 @@ def check_spelling(kind: str, names: Iterable[str], where: str) -> None:
 def _spelling(name: str) -> str:
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     visible = "".join(letter for letter in folded if unicodedata.category(letter) != "Cf").strip()
+    visible = re.sub(r"^([+-]?\d+)\.0*$", r"\1", visible)  # 1.0 is 1
     return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"(?<=\S)[\s_-]+(?=\S)", " ", visible))
 
 

@@ -145,6 +145,8 @@ def test_labels_from_one_are_repaired_only_where_that_is_sure() -> None:
         ([np.eye(3)[1]] * 20, None, "row 0 has the label array.*of a one-hot vector its argmax"),
         ([[0, 1]] * 20, None, r"row 0 has the label \[0, 1\].*one-hot"),
         ([torch.eye(300)[1]] * 20, None, r"row 0 has the label tensor\(\[0.*\.\.\.; expected.*one-hot"),
+        ([0] * 19 + [-1], None, "row 19 has the label -1, which often stands for none"),
+        ([0] * 20, [0, 1], r"class_names must be names, got \[0, 1\]"),
         (["0"] * 19 + ["2"], ["0", "1"], "row 19 has the label '2', which is none of 0, 1"),
         ([b"cat"] * 20, None, "row 0 has the label b'cat'"),
         ([1, 2] * 10, ["0", "1"], "count from 1, or 2 may stand for 0"),
@@ -164,6 +166,14 @@ def test_whole_numbers_of_every_type_are_labels() -> None:
         assert from_iterable(rows(labels=labels)).labels.tolist() == [
             1 - place // 5 % 2 for place in range(20)
         ]
+
+
+def test_numbers_that_no_row_has_are_told() -> None:
+    data = from_iterable(rows(labels=[3 * (place % 2) for place in range(20)]))
+    assert data.class_names == ("0", "3")
+    assert "no row has the label 1, 2" in data.warnings
+    plus_minus = from_iterable(rows(labels=[2 * (place % 2) - 1 for place in range(20)]))
+    assert plus_minus.class_names == ("-1", "1")
 
 
 def test_domains_are_whole_numbers_or_names() -> None:

@@ -25,6 +25,7 @@ COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
         ("real-world", "Real  World"),
         ("1", "01"),
         ("class_7", "class 007"),
+        ("1", "1.0"),
         (COMPOSED, DECOMPOSED),
         ("stra\u00dfe", "STRASSE"),
     ],
