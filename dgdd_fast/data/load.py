@@ -69,6 +69,8 @@ def load_dataset(
         dataset = dataset if domains is None else dataset.only_domains(domains)
         return dataset if classes is None else dataset.only_classes(classes)
     path = Path(source).expanduser()
+    if path.is_symlink() and not path.exists():
+        raise DataError(f"{path} is a link that leads nowhere; is what it points to moved, or not mounted?")
     if not path.exists():
         raise DataError(
             f"{path} does not exist{_near(path)}; name a data folder, or '{EMBEDDED_DIGITS}' for the "

@@ -55,6 +55,14 @@ def test_broken_links_are_named(tmp_path: Path, place: str, leads_to: str) -> No
     assert str(root / place) in str(caught.value)
 
 
+def test_a_data_folder_that_is_a_broken_link_is_named(tmp_path: Path) -> None:
+    for leads_to in ("gone", "data"):
+        (tmp_path / "data").symlink_to(tmp_path / leads_to)
+        with pytest.raises(DataError, match="data is a link that leads nowhere"):
+            load_dataset(tmp_path / "data")
+        (tmp_path / "data").unlink()
+
+
 def test_a_pipe_named_like_an_image_does_not_hang(tmp_path: Path) -> None:
     root = write_tree(tmp_path, CELLS)
     os.mkfifo(root / "photo/cat/9.png")
