@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -75,7 +76,8 @@ class Network(nn.Module, ABC):
 
     @functools.cached_property
     def map_sizes(self) -> tuple[int, ...]:
-        """The number of values that one image has after each convolution."""
+        """The number of values that one image has after each convolution; without one, at first and as
+        features."""
         sizes: list[int] = []
         hooks = [
             module.register_forward_hook(lambda _module, _inputs, output: sizes.append(output.numel()))
@@ -91,7 +93,8 @@ class Network(nn.Module, ABC):
         finally:
             for hook in hooks:
                 hook.remove()
-        return tuple(size // 2 for size in sizes)
+        own = (math.prod(self.image_shape), self.feature_dim)
+        return tuple(size // 2 for size in sizes) or own
 
 
 def bytes_per_image(network: Network, graph: bool) -> int:

@@ -8,6 +8,7 @@ from torch import nn
 from dgdd_fast.config import NetworkConfig
 from dgdd_fast.networks import (
     ConvNet,
+    Network,
     allow_second_derivatives,
     bytes_per_image,
     default_depth,
@@ -134,6 +135,23 @@ def test_instance_norm_treats_images_alone():
     network = ConvNet(3, (16, 16), NetworkConfig(width=8))
     images = random(6, 3, 16, 16)
     torch.testing.assert_close(network(images)[2:4], network(images[2:4]))
+
+
+class Linear(Network):
+    """No convolution."""
+
+    def __init__(self):
+        super().__init__(3, (3, 8, 8), 1, 192)
+
+    def features(self, images):
+        return images.flatten(1)
+
+
+def test_a_network_without_convolutions_has_chunks_too():
+    network = Linear()
+    assert network.map_sizes == (192, 192)
+    assert rows_per_chunk(network, torch.device("cpu")) == 2**21 // 192
+    assert bytes_per_image(network, graph=False) == 12 * 192
 
 
 def test_sizes_that_do_not_fit_are_refused():
