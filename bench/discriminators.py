@@ -19,6 +19,7 @@ over the number of masks.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 from datetime import date
@@ -63,22 +64,22 @@ def knowledge(
     pool.fill_(expert, 0, 1.0)
     images = normalise(tested.images, pool.mean, pool.std)
 
-    def told() -> list[float]:
-        views = collect_features(expert, images, tested.domains, MaskConfig(), 0).views
-        return [
-            100 * float((judge(view[0]).argmax(1) == tested.domains).float().mean())
-            for judge, view in zip(expert.discriminators, views, strict=True)
-        ]
-
-    joint = told()
+    joint = copy.deepcopy(expert.discriminators)
     real = RealImages(sources, pool.mean, pool.std, torch.device("cpu"))
     refit_discriminators_(expert, real, pool.config, generator(pool.config.seed, "expert", 0, "refit"))
     features = collect_features(expert, images, tested.domains, MaskConfig(), 0)
+    told = [
+        [
+            100 * float((judge(views[0]).argmax(1) == tested.domains).float().mean())
+            for judge, views in zip(judges, features.views, strict=True)
+        ]
+        for judges in (joint, expert.discriminators)
+    ]
     probed = zip(
         *(probe_accuracies(views[0], views, tested.domains) for views in features.views), strict=True
     )
     right = (expert.network.classifier(features.features).argmax(1) == tested.labels).float().mean()
-    found = [joint, told(), *map(list, probed)]
+    found = [*told, *map(list, probed)]
     return expert, {"class_accuracy": 100 * float(right), **dict(zip(JUDGES, found, strict=True))}
 
 

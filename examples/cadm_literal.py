@@ -124,7 +124,7 @@ def matching_gradient(run: Run, iteration: int, domain: int | None = None) -> Te
     masks = run.masks if run.terms.matching == "masked" else None
     stage = None if masks is None else draw_stage(masks, 4, config.seed, "matching", iteration)
     channels = expert.network.channels[(stage or 1) - 1]
-    draws = 1 if masks is None else masks.draws
+    draws = masks.draws if masks is not None and stage == len(expert.network.channels) else 1
     uniforms = draw_uniforms(len(rows) * draws, channels, config.seed, "matching", iteration)
     tiles = run.tiles.double().requires_grad_()
     loss = torch.zeros((), dtype=torch.float64)

@@ -135,8 +135,9 @@ class MaskConfig:
             average; "uniform": the same for all channels, the control: a uniform random mask.
         rescale: multiply the channels kept by C / (C - M), so that masking keeps the level of the features.
         stages: those one of which is masked, of a ResNet's 1 to 4; None: all.
-        draws: masks of each real image that its features in the matching are averaged over. The stages up to
-            the masked one are computed once. None: more where the real batch is small (`masks_an_image`).
+        draws: masks of each real image that its features in the matching are averaged over where the last
+            stage is masked: there one mask is noise, and another costs next to nothing. None: more where the
+            real batch is small (`masks_an_image`).
         consistency_weight: of the divergence (lambda, Eq. 12).
     """
 

@@ -54,10 +54,11 @@ class ExpertFeatures:
             self.stage = draw_stage(self.masks, stages, config.seed, "matching", iteration)
         if self.masks is not None and self.stage is not None:
             channels = self.network.channels[self.stage - 1]
-            count = len(real_domains) * self.masks.draws
+            draws = self.masks.draws if self.stage == len(self.network.channels) else 1
+            count = len(real_domains) * draws
             uniforms = draw_uniforms(count, channels, config.seed, "matching", iteration)
             self.real_domains = real_domains.to(device)
-            self.uniforms = uniforms.view(-1, self.masks.draws, channels).to(device)
+            self.uniforms = uniforms.view(-1, draws, channels).to(device)
 
     def synthetic(self, images: Tensor, rows: slice) -> Tensor:
         return self.network.features(images)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import torch
@@ -25,10 +24,10 @@ from ..data import DomainDataset
 from ..experts import ExpertPool
 from ..networks import build_staged_network
 
-# A mask of a third adds about half a squared mean, over the number of masks, to the squared distance of two
-# mean features: with so many masks of a class's images no more than the images themselves add.
-MASKS_A_CLASS = 256
-MOST_DRAWS = 8
+# A mask at the last stage adds about half a squared mean, over the number of masks, to the squared distance
+# of two mean features. The inherited batch has so many.
+MASKS_A_CLASS = 1024
+MOST_DRAWS = 32
 
 
 def resolve_experts(config: DistillConfig, sources: DomainDataset) -> DistillConfig:
@@ -63,9 +62,9 @@ def resolve_experts(config: DistillConfig, sources: DomainDataset) -> DistillCon
 
 
 def masks_an_image(real_per_class: int) -> int:
-    """How many masks a real image has where the settings leave it open, for the most real images of a class
-    in an iteration."""
-    return min(MOST_DRAWS, math.ceil(MASKS_A_CLASS / real_per_class))
+    """How many masks of the last stage a real image has where the settings leave it open, for the most real
+    images of a class in an iteration."""
+    return min(MOST_DRAWS, max(1, round(MASKS_A_CLASS / real_per_class)))
 
 
 def check_stages(masks: MaskConfig, network: NetworkConfig, resolution: tuple[int, int]) -> None:

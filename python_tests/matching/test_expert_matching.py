@@ -77,6 +77,7 @@ CASES = {
     "cadm without mosaics": lambda config: dataclasses.replace(config, factor=1),
     "cadm between the two ends of an expert": lambda config: experts(config, interpolate=True),
     "cadm, one mask an image, of stage 2 or 3": lambda config: masks(config, draws=1, stages=(2, 3)),
+    "cadm, three masks an image, of the last stage": lambda config: masks(config, draws=3, stages=(4,)),
     "L_adm alone": lambda config: experts(config, regularisation="off", consistency=False),
     "L_reg alone": lambda config: experts(config, matching="off", consistency=False),
     "L_cons alone": lambda config: experts(config, matching="off", regularisation="off"),
@@ -194,7 +195,7 @@ def test_the_objectives_own_settings_are_recorded(folder: str) -> None:
     assert (kept.factor, kept.optimizer, kept.image_lr, kept.clamp, kept.batch_real) == (
         1, "sgd", 0.1, False, 7,
     )  # fmt: skip
-    assert kept.masks == MaskSettings(draws=8)  # 21 real images a class
+    assert kept.masks == MaskSettings(draws=32)  # 21 real images a class
     baseline = resolve_distillation(dataclasses.replace(plain, objective="mmd"), DATA)
     assert baseline.masks is None
     assert baseline.experts == ExpertSettings(
