@@ -9,6 +9,8 @@ import sys
 from collections.abc import Container, Iterable
 from pathlib import Path
 
+from .messages import shortened
+
 ENVIRONMENT = "DGDD_PLUGINS"  # the files loaded, for processes that this one starts
 
 
@@ -18,12 +20,12 @@ def load_plugins(paths: Iterable[str | Path]) -> None:
     Raises ValueError for a file that is not there or fails.
     """
     for path in paths:
-        file = Path(path).expanduser().resolve()
+        file = Path(os.path.realpath(os.path.expanduser(path)))
         name = f"dgdd_fast_plugin_{file.stem}_{abs(hash(str(file)))}"
         if name in sys.modules:
             continue
         if not file.is_file():
-            raise ValueError(f"there is no plugin {file}; name a Python file")
+            raise ValueError(f"there is no plugin {path}; name a Python file")
         spec = importlib.util.spec_from_file_location(name, file)
         if spec is None or spec.loader is None:
             raise ValueError(f"the plugin {file} is no Python file (.py)")
@@ -31,9 +33,11 @@ def load_plugins(paths: Iterable[str | Path]) -> None:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[name]
-            raise ValueError(f"the plugin {file} failed: {type(error).__name__}: {error}") from error
+            raise ValueError(
+                f"the plugin {file} failed: {shortened(f'{type(error).__name__}: {error}', 500)}"
+            ) from error
         if str(file) not in loaded_plugins():
             os.environ[ENVIRONMENT] = os.pathsep.join([*loaded_plugins(), str(file)])
 

@@ -13,11 +13,13 @@ import typer.core
 
 from ..interruption import Interrupted, TrainingDivergedError, raise_at_signals
 from ..memory import readable
+from ..messages import shortened
 from ..plugins import load_plugins, loaded_plugins
 from .output import lasting_output, lost_output
 from .terminal import error_console, labelled
 
 USAGE_ERROR, FAILURE = 2, 1
+LONGEST_LINE = 2000  # of a message: the names of a few hundred classes, and no value of any length
 KILLED = 128  # plus the number of the signal: 130 for Ctrl-C, 143 for SIGTERM
 
 
@@ -63,7 +65,7 @@ class Commands(typer.core.TyperGroup):
             code = _exit_code(error)
             if code is None or ctx.params["debug"]:
                 raise
-            message = _message(error)
+            message = "\n".join(shortened(line, LONGEST_LINE) for line in _message(error).split("\n"))
         except KeyboardInterrupt as interrupt:
             number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
             code, message = KILLED + number, str(interrupt) or "interrupted"
@@ -77,7 +79,7 @@ def _exit_code(error: Exception) -> int | None:
         return USAGE_ERROR
     from ..distillation import DistillationDivergedError
 
-    failed = (DistillationDivergedError, TrainingDivergedError, MemoryError)
+    failed = (DistillationDivergedError, TrainingDivergedError, MemoryError, RecursionError, OverflowError)
     return FAILURE if isinstance(error, failed) or _is_out_of_memory(error) else None
 
 
@@ -95,6 +97,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, (RecursionError, OverflowError)):
+        return f"a value is too large or too deep ({error}); dgdd --debug shows where"
     if not isinstance(error, MemoryError) and not _is_out_of_memory(error):
         return str(error)
     asked = re.search(r"tried to allocate (\d+) bytes|Tried to allocate ([\d.]+ \w+)", str(error))

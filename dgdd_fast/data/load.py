@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def load_dataset(
         dataset = LOADERS[name](argument, resolution)
         dataset = dataset if domains is None else dataset.only_domains(domains)
         return dataset if classes is None else dataset.only_classes(classes)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_symlink() and not path.exists():
         raise DataError(f"{path} is a link that leads nowhere; is what it points to moved, or not mounted?")
     if not path.exists():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..files import read_file
+from ..messages import shown
 from ..seeds import generator
 from .benchmarks import name_key
 from .errors import DataError
@@ -110,10 +111,10 @@ def read_lists(train: Path, test: Path, domain: str, class_folders: Sequence[str
             where = f"{path}, line {number}"
             matched = _LINE.fullmatch(line.strip().replace("\\", "/"))
             if matched is None:
-                raise DataError(f"{where}: expected 'domain/class/file number', got {line.strip()!r}")
+                raise DataError(f"{where}: expected 'domain/class/file number', got {shown(line.strip())}")
             listed_domain, folder, file, label = matched.groups()
             if name_key(listed_domain) != name_key(domain):
-                raise DataError(f"{where} names the domain {listed_domain!r} in the list of {domain!r}")
+                raise DataError(f"{where} names the domain {shown(listed_domain)} in the list of {domain!r}")
             item = f"{folder}/{file}"
             if is_test.setdefault(item, belongs_to_test) != belongs_to_test:
                 raise DataError(f"{where}: {item} is in the train and in the test list; keep one")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -258,7 +259,7 @@ def _older_entries(cells: list[dict[str, Any]], folder: Path) -> list[dict[str, 
 
 def _absolute(source: str) -> str:
     """`source` as every worker finds it, whatever its working folder."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     return str(path.resolve()) if path.exists() else source
 
 
