@@ -102,7 +102,7 @@ def expert_table(studies: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-SIGHTS = {
+DIAGNOSTICS = {
     "masked_share": "channels masked",
     "domain_accuracy": "discriminator, all channels",
     "masked_domain_accuracy": "discriminator, behind its masks",
@@ -113,7 +113,7 @@ SIGHTS = {
 }
 
 
-def sight_table(studies: list[dict[str, Any]]) -> str:
+def diagnostics_table(studies: list[dict[str, Any]]) -> str:
     """What the experts' discriminators and a linear probe know of the domains, stage by stage."""
     lines = [
         "| data | % | stage 1 | stage 2 | stage 3 | stage 4 |",
@@ -121,7 +121,7 @@ def sight_table(studies: list[dict[str, Any]]) -> str:
     ]
     for study in studies:
         experts = next(iter(study["channels"].values()))["experts"]
-        for name, label in SIGHTS.items():
+        for name, label in DIAGNOSTICS.items():
             stages = zip(*(expert[name] for expert in experts), strict=True)
             cells = " | ".join(f"{statistics.fmean(values):.0f}" for values in stages)
             lines.append(f"| {study['title']} | {label} | {cells} |")
@@ -294,7 +294,7 @@ def blocks() -> dict[str, dict[str, str]]:
             "masking": masking_table(masking),
         },
         "bench/README.md": {
-            "diagnostics": sight_table(of_experts),
+            "diagnostics": diagnostics_table(of_experts),
             "judges": judge_table(of_discriminators),
             "effects": effect_table(of_discriminators),
         },

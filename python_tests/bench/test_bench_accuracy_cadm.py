@@ -55,7 +55,7 @@ def test_a_stopped_study_goes_on_and_ends_in_a_table(study, monkeypatch):
     assert report["distill"]["image_lr"] == report["pilot"]["chosen"]
     assert str(study) not in json.dumps(report)
     assert set(report["channels"]["3"]["stages"][0]["unstable"]) == {"real", "start", "mmd", "cadm"}
-    lines = readme_tables.sight_table([report]).splitlines()
+    lines = readme_tables.diagnostics_table([report]).splitlines()
     assert len(lines) == 2 + 7
     assert all(line.startswith("| data | ") and line.count("|") == 7 for line in lines[2:])
     table = readme_tables.expert_table([report])
