@@ -144,7 +144,7 @@ def evaluate(
     path = set_file(distilled_set)
     distilled = DistilledSet.load(path)
     note_strays(distilled)
-    trained_on = from_dict(DistillConfig, distilled.config)
+    trained_on = from_dict(DistillConfig, distilled.config, f"{path}: config")
     config = override(RECIPES[recipe], runs=runs, epochs=epochs, seed=seed)
     config = override(config, generalize=generalize, precision=precision)
     config = with_assignments(config, assignments(settings_given), "evaluate")
