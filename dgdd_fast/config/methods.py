@@ -31,6 +31,8 @@ class MethodSpec:
         acting: for a coreset, the settings that change what it chooses; others need not be tuned or swept.
         factor, optimizer, image_lr, clamp, batch_real, strategy, composition: its own values of the settings
             of `DistillConfig` and of its augmentation.
+        revision: what it does otherwise than earlier versions did under the same settings, so that no grid
+            takes their sets for its own; None: nothing.
         real_per_class: in place of `batch_real`, real images of a class, split evenly among the domains of a
             balanced union.
     """
@@ -50,6 +52,7 @@ class MethodSpec:
     real_per_class: int | None = None
     strategy: str | None = None
     composition: Literal["single", "sequence"] = "single"
+    revision: str | None = None
 
     @property
     def shown(self) -> str:
@@ -76,7 +79,7 @@ METHODS: dict[str, MethodSpec] = {
     spec.name: spec
     for spec in (
         MethodSpec("dm", modifiers=MODIFIERS),
-        MethodSpec("hdd", label="HDD-DM"),
+        MethodSpec("hdd", label="HDD-DM", revision="the length of the features is cut off"),
         MethodSpec("datadam", label="DataDAM", batch_real=64),
         MethodSpec("datadam-bn", "DataDAM-BN", modifiers=("sgs",), batch_statistics=True, batch_real=64),
         MethodSpec("m3d", image_lr=100.0),

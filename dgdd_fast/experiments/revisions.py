@@ -21,10 +21,10 @@ def hashed_distillation(config: DistillConfig, resolution: tuple[int, int]) -> d
     settings = to_dict(config)
     content = {name: value for name, value in settings.items() if LATER.get(name, ...) != value}
     content["checkpoint_every"] = None  # how often a checkpoint is written decides nothing
-    changes = _of_network(config.network, resolution)
-    if config.objective == "hdd":
-        changes.append("the length of the features is cut off")
-    if (config.factor or method_spec(config).factor) > 1 and config.init != "noise":
+    changes, spec = _of_network(config.network, resolution), method_spec(config)
+    if spec.revision is not None:
+        changes.append(spec.revision)
+    if (config.factor or spec.factor) > 1 and config.init != "noise":
         changes.append("the first tiles are of every factor-th pixel")
     return _with(content, changes)
 
