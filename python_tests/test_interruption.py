@@ -191,7 +191,7 @@ def test_a_signal_to_a_grid_has_its_workers_write_their_checkpoints(
     run = start(*arguments, folder=tmp_path, start_new_session=True)
 
     def checkpoints() -> list[Path]:
-        return list(tmp_path.glob(f"grid/cells/*/{CHECKPOINT_NAME}"))
+        return list(tmp_path.glob(f"grid/jobs/*/{CHECKPOINT_NAME}"))
 
     wait_until(lambda: len(checkpoints()) == max(1, workers), run)
     os.killpg(run.pid, number)  # as a terminal and timeout(1) do
@@ -201,7 +201,7 @@ def test_a_signal_to_a_grid_has_its_workers_write_their_checkpoints(
     assert text.count("error:") == 1
     assert "the same command again" in text
     assert all(iteration(path) > 0 for path in checkpoints())
-    assert not list(tmp_path.glob("grid/cells/*/error.txt"))
+    assert not list(tmp_path.glob("grid/jobs/*/error.txt"))
 
 
 @pytest.mark.slow

@@ -181,7 +181,20 @@ def test_the_commands_take_it(data: DomainDataset, tmp_path: Path) -> None:
     dgdd(*plugin, "distill", *source, *small, "--method", "cadm", "--experts", experts, "--out", out)
     text = dgdd(*plugin, "evaluate", out, "--runs", 1, "--epochs", 1, "--on", "target").output
     assert "Depthwise (width 4" in text  # the network of the distillation, and so of the experts
-    text = dgdd(*plugin, "evaluate", out, "--runs", 1, "--epochs", 1, "--architecture", "flat").output
+    text = dgdd(
+        *plugin,
+        "evaluate",
+        out,
+        "--runs",
+        1,
+        "--epochs",
+        1,
+        "--on",
+        "target",
+        "--architecture",
+        "flat",
+        "--overwrite",
+    ).output
     assert "flat (width 64" in text
     code, text = failure(*plugin, "pretrain", *source, "--architecture", "flat", "--out", tmp_path / "none")
     assert code == 2

@@ -109,7 +109,7 @@ def test_the_commands_pass_their_options_on(
 ) -> None:
     given = []
 
-    def run(study: Study, folder: Path, crew: Workers, tell: Any) -> Any:
+    def run(study: Study, folder: Path, crew: Workers, tell: Any, *data: Any, **more: Any) -> Any:
         given.append(crew)
         return OUTCOME if command == "grid" else ({}, OUTCOME)
 
@@ -194,7 +194,7 @@ def test_devices_are_handed_out_evenly_and_every_job_runs_once(
 ) -> None:
     monkeypatch.setattr(workers, "_Worker", StandIn)
     monkeypatch.setattr(StandIn, "crew", [], raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(workers, "available_cores", lambda: 8)
     told: list[JobProgress] = []
     workers.run_in_processes(JOBS, Path(), told.append, count, devices, None)
     assert [worker.device for worker in StandIn.crew] == expected
