@@ -158,7 +158,7 @@ def check_training(
             training_loss(
                 config, network, torch.zeros(3), torch.ones(3), generator(config.seed, "generalize")
             )
-    except NotImplementedError:  # a network of a plugin's that computes while it is built
+    except NotImplementedError:  # torch's, for a network of a plugin's that computes while it is built
         pass
 
 

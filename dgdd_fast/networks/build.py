@@ -93,7 +93,7 @@ def network_bytes(num_classes: int, resolution: tuple[int, int], config: Network
     try:
         with torch.device("meta"):
             network = build_network(num_classes, resolution, config)
-    except NotImplementedError:
+    except NotImplementedError:  # torch's, for a network of a plugin's that computes while it is built
         return 0
     return sum(4 * parameter.numel() for parameter in network.parameters())
 
