@@ -15,6 +15,7 @@ from dgdd_fast.config import METHODS, DistillConfig, ExpertConfig, NetworkConfig
 from dgdd_fast.data import DomainDataset, normalise
 from dgdd_fast.data.real_images import RealImages
 from dgdd_fast.distillation import distill
+from dgdd_fast.matching.expert_matching import ExpertMatching
 from dgdd_fast.matching.registry import build_objective
 from dgdd_fast.matching.resolve import resolve_distillation
 from dgdd_fast.synthetic.gradients import ImageGradients
@@ -23,9 +24,6 @@ SMALL = DistillConfig(
     ipc=1, factor=1, iterations=2, batch_real=8, network=NetworkConfig(width=8, depth=2), clamp=False
 )
 OBJECTIVES = [name for name, spec in METHODS.items() if spec.family != "coreset"]
-# The slope of a distance does not fall towards its minimum, where rounding alone says which way it goes; and
-# the consistency of CADM has nothing to do with the real images.
-NOT_FLAT = ("hdd", "cadm")
 VARIANTS = [(name, {}) for name in OBJECTIVES] + [("m3d", {"kernel_bandwidth": "domain"})]
 
 
@@ -33,7 +31,8 @@ def settings_of(objective: str, data: DomainDataset, folder: Path, changes: dict
     config = dataclasses.replace(SMALL, objective=objective, **changes)
     if METHODS[objective].family != "experts":
         return config
-    # The regularisation is a loss of its own, and so is the consistency that CADM cannot be without.
+    # The regularisation is a loss of its own, and so is the consistency that CADM cannot be without. Masks,
+    # which CADM lays over the real images alone, make two sets of one.
     pool, masks = str(toy_experts(folder, data)), METHODS[objective].masks
     experts = ExpertConfig(pool, regularisation="off", matching="plain", consistency=masks)
     return dataclasses.replace(config, network=NetworkConfig(), experts=experts)
@@ -48,24 +47,38 @@ def gradients_at_the_data(
     objective = build_objective(
         RealImages(data, mean, std, torch.device("cpu")), settings, data.domains[rows]
     )
+    if isinstance(objective, ExpertMatching):
+        objective = objective.matching
     return objective.gradients(normalise(data.images[rows], mean, std), 0, by_domain=by_domain)
 
 
+def copied_domain(per_cell: int) -> DomainDataset:
+    """Two domains of the same images, class by class."""
+    data = toy_domains(per_cell=per_cell, domains=1)
+    order = torch.arange(len(data)).view(-1, per_cell).repeat(1, 2).flatten()
+    domains = torch.arange(2).repeat_interleave(per_cell).repeat(data.num_classes)
+    names = tuple(f"{row} of {domain}" for row, domain in zip(order.tolist(), domains.tolist(), strict=True))
+    return dataclasses.replace(
+        data.select(order), domains=domains, item_names=names, domain_names=("first", "second")
+    )
+
+
 @pytest.mark.parametrize("by_domain", [False, True], ids=["union", "by domain"])
+@pytest.mark.parametrize("per_cell", [1, 3])
+@pytest.mark.parametrize("domains", [1, 2])
 @pytest.mark.parametrize(("objective", "changes"), VARIANTS)
 def test_identical_sets_have_no_gradient(
-    tmp_path: Path, objective: str, changes: dict[str, str], by_domain: bool
+    tmp_path: Path, objective: str, changes: dict[str, str], domains: int, per_cell: int, by_domain: bool
 ) -> None:
-    data = toy_domains(per_cell=1, domains=1)
+    data = toy_domains(per_cell=per_cell, domains=1) if domains == 1 else copied_domain(per_cell)
     config = settings_of(objective, data, tmp_path, changes)
-    found = gradients_at_the_data(data, config, torch.arange(3), by_domain)
-    apart = gradients_at_the_data(data, config, torch.tensor([1, 2, 0]), by_domain)
+    rows = (data.domains == 0).nonzero().flatten()
+    found = gradients_at_the_data(data, config, rows, by_domain)
+    apart = gradients_at_the_data(data, config, rows.roll(per_cell), by_domain)
     scale = float(apart.union_gradient().norm())
     assert scale > 0
     for part in (found.union_gradient(), *(() if found.by_domain is None else found.by_domain)):
-        assert torch.isfinite(part).all()
-        if objective not in NOT_FLAT:
-            assert float(part.norm()) < 1e-4 * scale
+        assert float(part.norm()) < 1e-3 * scale
 
 
 @pytest.mark.parametrize(("objective", "changes"), VARIANTS)

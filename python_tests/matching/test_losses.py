@@ -119,11 +119,28 @@ def test_features_beyond_the_cut_count_as_long_as_it_and_turn_but_do_not_shrink(
     torch.testing.assert_close(gradient_of(hyperbolic_loss, 30 * synthetic, 15 * real), gradient / 2)
 
 
-def test_coinciding_classes_have_no_distance_and_a_finite_gradient():
-    for norm in (0.0, 1e-4, 3.0, 1e4):
-        rows = norm * of_norm(random(3, 6), 1)
-        assert hyperbolic_loss(rows, rows).item() < 1e-2  # float64's rounding of numbers of e^20, rooted
-        assert torch.isfinite(gradient_of(hyperbolic_loss, rows, rows)).all()
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("norm", [0.0, 1e-4, 3.0, 12.0, 1e4])
+def test_coinciding_classes_have_no_distance_and_no_gradient(norm, count):
+    rows = norm * of_norm(random(count, 6), 1)
+    rounded = rows * (1 + 1e-6 * random(count, 6, seed=1))  # as another pass may give them
+    for other in (rows, rounded):
+        assert hyperbolic_loss(other, rows).item() == 0
+        assert gradient_of(hyperbolic_loss, other, rows).eq(0).all()
+
+
+@pytest.mark.parametrize("norm", [1e-4, 3.0, 12.0])
+def test_hyperbolic_gradients_keep_their_length_down_to_rounding(norm):
+    """That of a distance: 20 times how far the point moves with the feature, along a sphere."""
+    row = norm * of_norm(random(1, 6), 1)
+    turn = random(1, 6, seed=1)
+    turn = of_norm(turn - (turn * row).sum() / norm**2 * row, norm)
+    radius = min(norm, 10.0)
+    for angle in (1e-3, 3e-5):
+        gradient = gradient_of(hyperbolic_loss, row + angle * turn, row)
+        half = math.asinh(math.sinh(radius) * math.sin(angle / 2))
+        expected = 20 * math.sinh(radius) * math.cos(angle / 2) / math.cosh(half) / norm
+        assert gradient.norm() == pytest.approx(expected, rel=1e-5)
 
 
 def test_hyperbolic_distance_along_a_geodesic_through_the_origin():

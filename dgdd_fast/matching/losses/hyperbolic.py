@@ -15,6 +15,8 @@ from torch import Tensor
 
 MOST_RADIUS = 10.0
 LOSS_SCALE = 20.0
+# Features of the same image differ by it, as a part of their length, where they come of different passes.
+ROUNDING = 100 * torch.finfo(torch.float32).eps
 
 
 def lorentz_points(features: Tensor) -> Tensor:
@@ -33,7 +35,8 @@ def hyperbolic_matching(synthetic_means: Tensor, real_means: Tensor) -> Tensor:
     """The loss of each class: 20 times the distance of the two centroids.
 
     The Lorentz centroid of points is their mean a scaled back to the hyperboloid, a / sqrt(-<a, a>), so any
-    multiple of the mean will do.
+    multiple of the mean will do. Centroids of the same features have no gradient: that of a distance does not
+    fall towards zero, and at zero only rounding would say where it points.
 
     Args:
         synthetic_means, real_means: float64 [K, 1 + F], means of each class's `lorentz_points`; zero for a
@@ -46,9 +49,13 @@ def hyperbolic_matching(synthetic_means: Tensor, real_means: Tensor) -> Tensor:
         means / (-_product(means, means)).clamp_min(1e-16).sqrt()[:, None]
         for means in (synthetic_means, real_means)
     )
-    cosine = -_product(first, second)
-    # arccosh; the bound keeps its slope finite where the centroids coincide.
-    return LOSS_SCALE * (cosine + (cosine.square() - 1).clamp_min(1e-15).sqrt()).log()
+    difference = first - second
+    # 4 sinh(distance / 2)^2. The cosh of small distances, <first, second> itself, is lost in rounding.
+    square = _product(difference, difference)
+    tolerance = ROUNDING * torch.linalg.vector_norm(second[:, 1:], dim=1)
+    apart = (torch.linalg.vector_norm(difference, dim=1) > tolerance) & (square > 0)
+    chord = torch.where(apart, square, 1).sqrt()
+    return torch.where(apart, 2 * LOSS_SCALE * (chord / 2).asinh(), 0)
 
 
 def _product(first: Tensor, second: Tensor) -> Tensor:
