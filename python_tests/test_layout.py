@@ -7,7 +7,7 @@ import dgdd_fast
 
 PACKAGE = Path(dgdd_fast.__file__).parent
 FLOORS = (
-    ("_core", "files", "interruption", "memory", "messages", "ops", "parallel", "seeds"),
+    ("_core", "extras", "files", "interruption", "memory", "messages", "ops", "parallel", "seeds"),
     ("config", "json_text", "plugins"),
     ("networks", "precision", "tensor_file"),
     ("data",),
@@ -19,6 +19,7 @@ FLOORS = (
     ("analysis", "experiments"),
     ("report",),
     ("commands",),
+    ("__main__",),
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 

@@ -7,7 +7,10 @@ import statistics
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from scipy.special import stdtrit
+from ..extras import extra
+
+with extra("report", "a table of results"):
+    from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from ..extras import MissingExtraError
 from ..interruption import Interrupted, TrainingDivergedError, raise_at_signals
 from ..memory import readable
 from ..messages import shortened
@@ -75,7 +76,7 @@ class Commands(typer.core.TyperGroup):
 
 def _exit_code(error: Exception) -> int | None:
     """2 for what the user can put right (settings, data, files), 1 for a run that failed, None for a bug."""
-    if isinstance(error, (ValueError, OSError)):
+    if isinstance(error, (ValueError, OSError, MissingExtraError)):
         return USAGE_ERROR
     from ..distillation import DistillationDivergedError
 

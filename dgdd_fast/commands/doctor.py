@@ -59,7 +59,7 @@ def _facts(build: dict[str, Any]) -> list[tuple[str, str]]:
         ("dgdd-fast", build["version"]),
         ("python", f"{sys.version.split()[0]} on {platform.platform()}"),
         ("torch", str(torch.__version__)),  # the metadata may lack the local part, such as +cu130
-        *((name, metadata.version(name)) for name in LIBRARIES),
+        *((name, _version(name)) for name in LIBRARIES),
         (
             "CPU",
             f"{cores} cores, {torch.get_num_threads()} threads, kernels for {build['cpu_capability']}",
@@ -81,6 +81,13 @@ def _facts(build: dict[str, Any]) -> list[tuple[str, str]]:
     if not torch.cuda.is_available():
         facts.append(("GPU", "none that torch can use"))
     return facts
+
+
+def _version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _why(build: dict[str, Any]) -> str:

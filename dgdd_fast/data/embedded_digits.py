@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..extras import extra
 from ..seeds import derive_seed
 from .dataset import DomainDataset
 from .errors import DataError
@@ -32,6 +33,7 @@ Integers = npt.NDArray[np.int64]
 
 DOMAINS = ("plain", "blended", "street", "warped")
 RESOLUTIONS = range(16, 65)
+_PURPOSE = "drawing the embedded digits"
 
 # Handwritten digits of each class for each of the two handwritten domains (the rarest class has 174), each
 # used twice with
@@ -84,7 +86,8 @@ def embedded_digits(resolution: int = 32, seed: int = 0) -> DomainDataset:
         raise DataError(
             f"the embedded digits come in {RESOLUTIONS[0]} to {RESOLUTIONS[-1]} pixels, got {resolution}"
         )
-    from sklearn.datasets import load_digits  # here, since importing it takes longer than drawing the digits
+    with extra("report", _PURPOSE):  # here, since importing it takes longer than drawing the digits
+        from sklearn.datasets import load_digits
 
     handwriting = load_digits()
     sources = _share_sources(handwriting.target, np.random.default_rng(derive_seed(seed, "embedded digits")))
@@ -214,7 +217,8 @@ def _handwritten(digits: Floats, resolution: int, random: np.random.Generator) -
 
 def _photo_pyramid(resolution: int) -> list[Tensor]:
     """Both sample photographs at every zoom, float [3, H, W] in [0, 1]."""
-    from sklearn.datasets import load_sample_images
+    with extra("report", _PURPOSE):
+        from sklearn.datasets import load_sample_images
 
     pyramid = []
     for photo in load_sample_images().images:
@@ -259,7 +263,8 @@ def _glyph_atlas(fonts: tuple[str, ...], resolution: int) -> Tensor:
     """The ten digits in each font as float masks [F, 10, 1, S, S], every digit centred and as high as its
     cell.
     """
-    import matplotlib
+    with extra("report", _PURPOSE):
+        import matplotlib
 
     side = _sampling(resolution) * resolution
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..config import DistillConfig, NetworkConfig
+from ..extras import extra
 from ..networks import ConvNet, initialise, rows_per_chunk
 from ..seeds import derive_seed, generator
 from .dataset import DomainDataset, normalise
@@ -50,7 +51,8 @@ def with_pseudo_domains(
         raise ValueError(
             f"the number of pseudo-domains must be in 1..{len(sources)}, the number of images, got {count}"
         )
-    from sklearn.cluster import KMeans  # slow to import, and not needed elsewhere
+    with extra("report", "looking for pseudo-domains"):
+        from sklearn.cluster import KMeans  # slow to import, and not needed elsewhere
 
     style = style_statistics(sources, network, seed, device).double()
     style = (style - style.mean(0)) / style.std(0, correction=0).clamp_min(1e-12)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from ..extras import extra
 from ..interruption import Interrupted, held_back, listen_to_one_request
 from ..parallel import available_cores
 from ..plugins import load_plugins, loaded_plugins
@@ -189,12 +190,11 @@ def run_on_ray(
     Args:
         address: of the cluster; None starts Ray on this machine, or takes the session that is there.
 
-    Raises ValueError where Ray is not installed, or the cluster has no GPU and `device` asks for one.
+    Raises MissingExtraError where Ray is not installed, and ValueError where the cluster has no GPU and
+    `device` asks for one.
     """
-    try:
+    with extra("ray", "a Ray cluster"):
         import ray
-    except ImportError:
-        raise ValueError("Ray is not installed: pip install 'dgdd-fast[ray]', or use --workers") from None
     started = not ray.is_initialized()
     if started:
         ray.init(address=address, log_to_driver=False)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from matplotlib.figure import Figure
 
 from ..analysis.channels import Stability
+from ..extras import extra
+
+with extra("report", "drawing channels"):
+    from matplotlib.figure import Figure
 
 SHOWN_CHANNELS = 32
 

@@ -7,15 +7,17 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
-
 from ..experiments.grid import GridIndex
 from ..experiments.published import AVERAGE
 from ..experiments.tune import Trial, Trials, best
+from ..extras import extra
 from .table import Number, ResultTable, TableRow, seconds_per_training
+
+with extra("report", "drawing curves"):
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
 
 def png_of(figure: Figure) -> bytes:

@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from ..config import NetworkConfig
 from ..data import DomainDataset, normalise
 from ..data.pseudo_domains import style_network, style_of
+from ..extras import extra
 from ..seeds import generator
 from ..synthetic.distilled_set import DistilledSet
+
+with extra("report", "drawing styles"):
+    from matplotlib.figure import Figure
+    from sklearn.decomposition import PCA
 
 REAL_PER_DOMAIN = 150
 STYLE_NETWORK = NetworkConfig(width=32)  # a picture needs no more

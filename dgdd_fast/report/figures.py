@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..extras import extra
 from ..files import write_atomically
 from ..surgery import Decomposition
+
+with extra("report", "drawing gradients"):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
 
 COLUMNS = (
     "image",

@@ -9,7 +9,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import Environment
 from torch import Tensor
 
 from ..analysis.channels import stability
@@ -19,6 +18,7 @@ from ..data import DomainDataset
 from ..experiments.grid import GridIndex
 from ..experiments.plan import Part, parts_of
 from ..experts import ExpertPool
+from ..extras import extra
 from ..files import write_atomically
 from ..synthetic.distilled_set import DistilledSet, DistilledSetError
 from ..synthetic.meeting import Meeting, meet
@@ -29,6 +29,9 @@ from .features import feature_figure
 from .figures import draw_decomposition
 from .table import ResultTable, result_table
 from .table_formats import format_table
+
+with extra("report", "the page of a report"):
+    from jinja2 import Environment
 
 DECOMPOSED_IMAGES = 4
 

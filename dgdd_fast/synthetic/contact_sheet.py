@@ -18,10 +18,13 @@ INK = (30, 30, 30)
 RULE = (190, 190, 190)
 
 
-def text_font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans as matplotlib carries it: the same on every machine, with accents, Greek and Cyrillic."""
-    import matplotlib
-
+def text_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """DejaVu Sans as matplotlib carries it: the same on every machine, with accents, Greek and Cyrillic.
+    Without matplotlib it is Pillow's own font, which has fewer letters."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        return ImageFont.load_default(size)
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
