@@ -62,7 +62,7 @@ def knowledge(
     """The pool's expert, trained and its discriminators refitted, and what each judge tells, in %."""
     expert = pool.new_expert()
     pool.fill_(expert, 0, 1.0)
-    images = normalise(tested.images, pool.mean, pool.std)
+    images = normalise(tested.images[:], pool.mean, pool.std)
 
     joint = copy.deepcopy(expert.discriminators)
     real = RealImages(sources, pool.mean, pool.std, torch.device("cpu"))
@@ -187,7 +187,7 @@ def main() -> None:
         pool = pretrain(sources, config, options.runs / f"seed{seed}", resume=True)
         expert, found = knowledge(pool, sources, tested)
         told.append(found)
-        images = normalise(shown.images, pool.mean, pool.std)
+        images = normalise(shown.images[:], pool.mean, pool.std)
         trained = [parameter.detach().clone() for parameter in expert.parameters()]
         initial = pool.new_expert()
         pool.fill_(initial, 0, 0.0)

@@ -14,6 +14,7 @@ import torch
 
 from .config import EvaluateConfig, EvaluateSettings, from_dict, to_dict
 from .data import DomainDataset
+from .data.image_rows import Images
 from .networks import describe_network
 from .seeds import derive_seed
 from .synthetic.distilled_set import DistilledSet
@@ -124,6 +125,7 @@ def evaluate(
     settings = resolve_training(config, training.resolution, training.flip_safe)
     check_training(settings, len(training.class_names), training.resolution, device)
     _check_tests(training, tests)
+    images: Images
     if isinstance(training, DistilledSet):
         images, labels, _ = training.training_images
         mean, std = torch.tensor(training.mean), torch.tensor(training.std)

@@ -14,6 +14,8 @@ from torch import Tensor
 from .config import EvaluateConfig, EvaluateSettings, Precision, checked, settled
 from .data import DomainDataset, normalise
 from .data.augment import augmented_rows, cutmix, draw_batch, draw_cutmix, mixed_labels, resolve_strategy
+from .data.image_rows import Images
+from .data.real_images import DeviceImages
 from .generalization import training_loss
 from .interruption import TrainingDivergedError
 from .memory import check_fits
@@ -163,7 +165,7 @@ def check_training(
 
 
 def train_network(
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     num_classes: int,
     config: EvaluateSettings,
@@ -181,7 +183,8 @@ def train_network(
     mixed with `config.cutmix_probability`. The learning rate falls as the optimizer's `Schedule` says.
 
     Args:
-        images: [N, 3, H, W], float32 and normalised, or uint8, to be normalised batch by batch.
+        images: [N, 3, H, W], float32 and normalised, or uint8, to be normalised batch by batch; a tensor or
+            `ImageRows`.
         labels: int64 [N] in [0, num_classes).
         config: `config.runs` is not used.
         mean, std: [3], what the images are normalised with.
@@ -198,11 +201,12 @@ def train_network(
         )
     device = torch.device(device)
     with arithmetic(config.precision, device), side_by_side(device):
-        return _train(images.to(device), labels.to(device), num_classes, config, mean, std, progress)
+        there = DeviceImages(images, device)
+        return _train(there, labels.to(device), num_classes, config, mean, std, progress)
 
 
 def _train(
-    images: Tensor,
+    images: DeviceImages,
     labels: Tensor,
     num_classes: int,
     config: EvaluateSettings,
@@ -211,8 +215,9 @@ def _train(
     progress: Callable[[int], None] | None,
 ) -> Network:
     device = images.device
-    resolution = (images.shape[2], images.shape[3])
-    network = build_network(num_classes, resolution, config.network, channels=images.shape[1])
+    channels, *sides = images.shape
+    resolution = (sides[0], sides[1])
+    network = build_network(num_classes, resolution, config.network, channels=channels)
     initialise(network, generator(config.seed, "network"))
     network.to(device)
     orders, draws = generator(config.seed, "order"), generator(config.seed, "augment")
@@ -236,12 +241,12 @@ def _train(
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(epoch)
         total = torch.zeros((), device=device)
-        order = torch.randperm(len(images), generator=orders).to(device)
+        order = torch.randperm(len(images), generator=orders)
         for batch in torch.split(order, config.batch_size):
             draw = draw_batch(config.augment, resolution, len(batch), draws)
             mix = draw_cutmix(config.cutmix_probability, resolution, len(batch), mixes)
-            inputs = cutmix(augmented_rows(images, batch, mean, std, draw), mix)
-            wanted = mixed_labels(labels[batch], mix, num_classes)
+            inputs = cutmix(augmented_rows(*images.at(batch), mean, std, draw), mix)
+            wanted = mixed_labels(labels[batch.to(device)], mix, num_classes)
             passed = functools.partial(weighted_loss, inputs, wanted, epoch)
             with all_threads() if mixed else contextlib.nullcontext():
                 total += torch.stack(sum_gradients_(parameters, passed, slices(len(batch), rows))).sum()

@@ -229,7 +229,7 @@ def test_damaged_arrays(tmp_path: Path, count: int) -> None:
     arrays = {
         f"{what}_{split}": values
         for split, rows in (("train", data.train()), ("test", data.test()))
-        for what, values in (("x", rows.images.permute(0, 2, 3, 1).numpy()), ("y", rows.labels.numpy()))
+        for what, values in (("x", rows.images[:].permute(0, 2, 3, 1).numpy()), ("y", rows.labels.numpy()))
     }
     for save in (np.savez, np.savez_compressed):
         path = tmp_path / f"{save.__name__}.npz"

@@ -54,7 +54,7 @@ def examine_experts(pool: ExpertPool, real: DomainDataset, masks: MaskConfig) ->
     """
     pool.check_names(real)
     halves(real.domains)  # refuses what no probe can be tested on before anything is computed
-    images = normalise(real.images, pool.mean, pool.std)
+    images = normalise(real.images[:], pool.mean, pool.std)
     expert = pool.new_expert()
     result = []
     for index in range(len(pool)):
@@ -171,7 +171,7 @@ def compare_channels(
     expert's channels on the real images plus their standard deviation: the same threshold for all sets.
     """
     stages = []
-    normalised = normalise(real.images, pool.mean, pool.std)
+    normalised = normalise(real.images[:], pool.mean, pool.std)
     for stage in range(1, len(pool.new_expert().network.channels) + 1):
         reference = stability(pool, normalised, real.domains, stage)
         threshold = reference.deviation.mean(1) + reference.deviation.std(1)

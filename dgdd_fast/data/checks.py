@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .dataset import DomainDataset
 from .errors import DataError
+from .image_rows import Images, chunks
 from .labels import check_counting
 from .names import listed
 
@@ -74,6 +75,7 @@ def checked_dataset(dataset: DomainDataset, warnings: Sequence[str], where: str)
     check_counting(dataset.domain_names, present, where)
     found = list(warnings)
     parts = {"train": dataset.train().counts(), "test": dataset.test().counts()}
+    darkest, brightest = _extremes(dataset.images)
     for domain, name in enumerate(dataset.domain_names):
         missing = [label for label in dataset.class_names if label not in present[domain]]
         if missing:
@@ -86,14 +88,14 @@ def checked_dataset(dataset: DomainDataset, warnings: Sequence[str], where: str)
             if absent:
                 names = listed([dataset.class_names[label] for label in absent])
                 found.append(f"domain {name!r} has no image of {names} in its {part} part")
-        brightest = int(dataset.images[dataset.domains == domain].max())
-        if brightest < _DARK:
+        most = int(brightest[dataset.domains == domain].max())
+        if most < _DARK:
             found.append(
-                f"domain {name!r} is dark: no pixel is brighter than {brightest} of 255; if its pixels have "
+                f"domain {name!r} is dark: no pixel is brighter than {most} of 255; if its pixels have "
                 "another range, scale them first"
             )
-    plain = _of_one_colour(dataset.images)
-    if len(plain):
+    plain = (darkest == brightest).all(1).nonzero().flatten().tolist()
+    if plain and dataset.resolution != (1, 1):
         found.append(
             f"images of one colour throughout: {len(plain)}, for example {dataset.item_names[plain[0]]}"
         )
@@ -109,11 +111,7 @@ def checked_dataset(dataset: DomainDataset, warnings: Sequence[str], where: str)
     return dataclasses.replace(dataset, warnings=tuple(found))
 
 
-def _of_one_colour(images: Tensor) -> list[int]:
-    """The rows of uint8 [N, 3, H, W] that are one colour throughout."""
-    flat = [part.amax((2, 3)) == part.amin((2, 3)) for part in torch.split(images, 1024)]
-    return (
-        []
-        if images.shape[-1] * images.shape[-2] == 1
-        else torch.cat(flat).all(1).nonzero().flatten().tolist()
-    )
+def _extremes(images: Images) -> tuple[Tensor, Tensor]:
+    """uint8 [N, 3] each: the least and the largest value of every channel of images [N, 3, H, W]."""
+    parts = [(part.amin((2, 3)), part.amax((2, 3))) for part in chunks(images)]
+    return torch.cat([low for low, _ in parts]), torch.cat([high for _, high in parts])

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .errors import DataError
+from .image_rows import Images, chunks, pool_and_rows, select_rows
 from .names import chosen_names
 
 _DIGIT_WORDS = frozenset(("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"))
@@ -20,13 +21,14 @@ _DIGIT_WORDS = frozenset(("zero", "one", "two", "three", "four", "five", "six", 
 
 @dataclass(frozen=True, eq=False)
 class DomainDataset(Dataset[tuple[Tensor, int, int]]):
-    """N images with a class and a domain each, held as uint8 in one tensor.
+    """N images with a class and a domain each, as uint8; parts of a set share its images, and copy none.
 
     Raises DataError (a ValueError) where the parts do not fit together.
 
     Attributes:
         name: what the data are called in reports.
-        images: uint8 [N, 3, H, W], RGB, contiguous.
+        images: uint8 [N, 3, H, W], RGB, contiguous: a tensor, which may be a memory-mapped file, or rows of
+            one (`ImageRows`). Either gives tensors when indexed; ``images[:]`` is all of them, in memory.
         labels: int64 [N], classes in [0, K).
         domains: int64 [N], domains in [0, D).
         is_test: bool [N], whether a row belongs to the test part of its domain.
@@ -37,7 +39,7 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
     """
 
     name: str
-    images: Tensor
+    images: Images
     labels: Tensor
     domains: Tensor
     is_test: Tensor
@@ -48,13 +50,13 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
 
     def __post_init__(self) -> None:
         images = self.images
-        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
+        if images.dtype != torch.uint8 or len(images.shape) != 4 or images.shape[1] != 3:
             raise DataError(
                 f"images must be uint8 [N, 3, H, W], got {images.dtype} with shape {tuple(images.shape)}"
             )
         if images.shape[2] == 0 or images.shape[3] == 0:
             raise DataError(f"images must have at least one pixel, got the shape {tuple(images.shape)}")
-        if not images.is_contiguous():
+        if not pool_and_rows(images)[0].is_contiguous():
             raise DataError("images must be contiguous; call .contiguous() on them")
         rows = images.shape[0]
         for part, values, dtype in (
@@ -124,7 +126,7 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
 
     def select(self, rows: Tensor | Sequence[int]) -> DomainDataset:
         """The rows `rows` (indices, or a bool mask of length N) in that order, with the same class and domain
-        names.
+        names. The images are shared, not copied.
         """
         chosen = torch.as_tensor(rows, device=self.images.device)
         if chosen.is_floating_point() and chosen.numel():
@@ -135,10 +137,10 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
                     f"a mask of rows must have length {len(self)}, got shape {tuple(chosen.shape)}"
                 )
             chosen = chosen.nonzero().squeeze(1)
-        chosen = chosen.to(torch.int64)
+        chosen = torch.arange(len(self), device=chosen.device)[chosen.to(torch.int64)]  # none below 0
         return dataclasses.replace(
             self,
-            images=self.images[chosen],
+            images=select_rows(self.images, chosen),
             labels=self.labels[chosen],
             domains=self.domains[chosen],
             is_test=self.is_test[chosen],
@@ -218,7 +220,7 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
         if len(self) == 0:
             raise DataError(f"{self.name} has no images, so it has no channel statistics")
         histogram = torch.zeros(3, 256, dtype=torch.float64, device=self.images.device)
-        for rows in torch.split(self.images, 1024):
+        for rows in chunks(self.images):
             for channel in range(3):
                 histogram[channel] += torch.bincount(rows[:, channel].flatten(), minlength=256)
         share = histogram / histogram.sum(dim=1, keepdim=True)
@@ -230,7 +232,7 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
     def fingerprint(self) -> str:
         """SHA-256 over the pixels, labels, domains, split and names: equal for equal data in equal order."""
         digest = hashlib.sha256(repr((self.class_names, self.domain_names, self.resolution)).encode())
-        for part in (self.labels, self.domains, self.is_test, self.images):
+        for part in (self.labels, self.domains, self.is_test, *chunks(self.images)):
             digest.update(part.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 

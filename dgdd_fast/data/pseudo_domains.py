@@ -18,6 +18,7 @@ from ..extras import extra
 from ..networks import ConvNet, initialise, rows_per_chunk
 from ..seeds import derive_seed, generator
 from .dataset import DomainDataset, normalise
+from .image_rows import chunks
 
 
 def apply_pseudo_domains(
@@ -76,7 +77,7 @@ def style_statistics(
     device = device or torch.device("cpu")
     convnet = style_network(sources.resolution, network, seed).to(device)
     mean, std = sources.channel_statistics()
-    parts = torch.split(sources.images, rows_per_chunk(convnet, device))
+    parts = chunks(sources.images, rows_per_chunk(convnet, device))
     return torch.cat([style_of(convnet, normalise(part.to(device), mean, std)).cpu() for part in parts])
 
 

@@ -1,22 +1,93 @@
-"""The real images on the device that computes with them."""
+"""The real images where they are computed with, which need not be where they are kept."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..memory import available
 from .augment import AugmentDraw, augmented_rows
 from .dataset import DomainDataset, normalise
+from .image_rows import Images, chunks, pool_and_rows
+
+_SHARE = 0.5  # of the memory that is free on a GPU, for images
+
+
+class DeviceImages:
+    """Images for a device to take batches of: on the CPU from where they are kept, which may be a file; on a
+    GPU, as many as fit live there, and the others are fetched batch by batch while it computes.
+
+    The host runs ahead of a GPU: it gathers the images of the next pass in pinned memory, and they are copied
+    in a stream of their own, while the passes before are still computed.
+    """
+
+    def __init__(self, images: Images, device: torch.device, room: int | None = None) -> None:
+        """`room`: bytes for images on the device; None: half of what is free there. None of `images` is
+        copied where they are on the device already, unless there is a `room`."""
+        self.pool, self.rows = pool_and_rows(images)
+        self.count, self.shape, self.device = len(images), images.shape[1:], device
+        self.resident: Tensor | None = None
+        self.stream: Any = None  # for copies to a GPU
+        if device.type == "cuda":
+            self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        if room is None and _same(self.pool.device, device):
+            return
+        if room is None:
+            room = int(_SHARE * (available(device) or 0))
+        size = images.shape[1:].numel() * images.dtype.itemsize
+        kept = min(self.count, room // max(1, size))
+        self.resident = torch.empty((kept, *self.shape), dtype=images.dtype, device=device)
+        first = 0
+        for chunk in chunks(images):
+            part = chunk[: kept - first]
+            self.resident[first : first + len(part)] = part.to(device)
+            first += len(part)
+            if first == kept:
+                break
+
+    def __len__(self) -> int:
+        return self.count
+
+    def at(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """A pool on the device, and where in it the images `rows`, int64 [n], are, on the device too.
+
+        Rows on the CPU are best: a GPU is waited for to tell them.
+        """
+        if self.resident is None:
+            rows = rows.to(self.pool.device)
+            return self.pool, rows if self.rows is None else self.rows[rows]
+        if len(self.resident) == self.count:
+            return self.resident, rows.to(self.device)
+        rows = rows.cpu()
+        near, far = ((rows < len(self.resident)) == there for there in (True, False))
+        batch = self.resident.new_empty((len(rows), *self.shape))
+        batch[near.nonzero().squeeze(1).to(self.device)] = self.resident[rows[near].to(self.device)]
+        batch[far.nonzero().squeeze(1).to(self.device)] = self._fetched(rows[far])
+        return batch, torch.arange(len(rows), device=self.device)
+
+    def _fetched(self, rows: Tensor) -> Tensor:
+        """The images `rows`, on the device; the copy is under way, not done, when this returns."""
+        rows = rows if self.rows is None else self.rows[rows.to(self.rows.device)]
+        if self.stream is None:
+            return self.pool[rows].to(self.device)
+        host = torch.empty((len(rows), *self.shape), dtype=self.pool.dtype, pin_memory=True)
+        torch.index_select(self.pool, 0, rows, out=host)
+        with torch.cuda.stream(self.stream):
+            there = host.to(self.device, non_blocking=True)
+        computing = torch.cuda.current_stream(self.device)
+        computing.wait_stream(self.stream)
+        there.record_stream(computing)
+        return there
 
 
 class RealImages:
-    """The images of a data set on a device: kept as uint8, normalised batch by batch.
+    """The images of a data set for a device: kept as uint8, normalised batch by batch.
 
     Attributes:
-        pixels: uint8 [N, 3, H, W].
-        labels, domains: int64 [N].
+        labels, domains: int64 [N], on the device.
         domains_on_cpu: the same domains, for draws, which are made on the CPU.
         cells: see `DomainDataset.cells`; on the CPU.
         mean, std: float32 [3], what the images are normalised with.
@@ -30,7 +101,7 @@ class RealImages:
         device: torch.device,
     ) -> None:
         self.device = device
-        self.pixels = sources.images.to(device)
+        self.images = DeviceImages(sources.images, device)
         self.labels, self.domains = sources.labels.to(device), sources.domains.to(device)
         self.domains_on_cpu = sources.domains
         self.cells = sources.cells()
@@ -38,10 +109,20 @@ class RealImages:
         self.num_classes, self.num_domains = sources.num_classes, sources.num_domains
         self.resolution = sources.resolution
 
+    def __len__(self) -> int:
+        return len(self.images)
+
     def take(self, rows: Tensor) -> Tensor:
-        """The images `rows`, int64 [n] on the device, normalised: float32 [n, 3, H, W]."""
-        return normalise(self.pixels[rows], self.mean, self.std)
+        """The images `rows`, int64 [n], best on the CPU, normalised: float32 [n, 3, H, W] on the device."""
+        pool, where = self.images.at(rows)
+        return normalise(pool[where], self.mean, self.std)
 
     def augmented(self, rows: Tensor, draw: AugmentDraw, group: Tensor | None = None) -> Tensor:
         """The same, each augmented by what was drawn for its group, in one pass; see `augmented_rows`."""
-        return augmented_rows(self.pixels, rows, self.mean, self.std, draw, group)
+        pool, where = self.images.at(rows)
+        return augmented_rows(pool, where, self.mean, self.std, draw, group)
+
+
+def _same(one: torch.device, other: torch.device) -> bool:
+    """ "cuda" is the current one of the GPUs."""
+    return one == other or (one.type == other.type == "cuda" and other.index is None)

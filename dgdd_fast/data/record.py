@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .dataset import DomainDataset
 from .errors import DataError
+from .image_rows import Images, chunks
 
 _BYTES = 8  # of a digest
 _NAMED = 3  # images in a message
@@ -61,7 +62,7 @@ class ImageRecord(NamedTuple):
         except (KeyError, TypeError, ValueError):
             return None
 
-    def knows(self, images: Tensor) -> Tensor:
+    def knows(self, images: Images) -> Tensor:
         """bool [N]: which of the images [N, 3, H, W] were learnt from."""
         return torch.from_numpy(np.isin(image_digests(images), self.digests))
 
@@ -108,9 +109,9 @@ class ImageRecord(NamedTuple):
         return (test.select(~known) if count else test), count
 
 
-def image_digests(images: Tensor) -> Digests:
+def image_digests(images: Images) -> Digests:
     """uint64 [N] of the images [N, 3, H, W]."""
-    rows = images.cpu().contiguous().numpy()
+    rows = (row for chunk in chunks(images) for row in chunk.cpu().contiguous().numpy())
     digests = (hashlib.blake2b(row.data, digest_size=_BYTES).digest() for row in rows)
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 

@@ -99,7 +99,7 @@ def _pooled(
     network = expert.network
     size = rows_per_chunk(network, real.device)
     parts: list[list[Tensor]] = []
-    for rows in torch.split(torch.arange(len(real.pixels), device=real.device), batch):
+    for rows in torch.split(torch.arange(len(real)), batch):
         images = real.take(rows)
         if augmentation is not None and random is not None:
             images = augment(images, draw_batch(augmentation, real.resolution, len(rows), random))

@@ -269,6 +269,7 @@ class _Training:
         else:
             images = real.augmented(batch, draw)
         images = cutmix(images, mix)
+        batch = batch.to(real.device)
         labels = mixed_labels(real.labels[batch], mix, real.num_classes)
         domains = mixed_labels(real.domains[batch], mix, real.num_domains)
         if config.generalize == "irm" and self.steps == config.irm_warmup:
@@ -355,8 +356,8 @@ class _Training:
         return generator(self.config.seed, "expert", self.index, *names)
 
     def _begin_epoch(self) -> None:
-        order = torch.randperm(len(self.real.pixels), generator=self._generator("order", self.epoch))
-        self.batches = torch.split(order.to(self.real.device), self.config.batch_size)
+        order = torch.randperm(len(self.real), generator=self._generator("order", self.epoch))
+        self.batches = torch.split(order, self.config.batch_size)
         epochs = self.config.epochs
         falls = (3 * self.epoch >= 2 * epochs) + (6 * self.epoch >= 5 * epochs)
         for group in self.optimizer.param_groups:
@@ -364,7 +365,7 @@ class _Training:
 
     def _end_epoch(self) -> None:
         class_loss, domain_loss, counted, *right = self.sums.tolist()
-        count = len(self.real.pixels)
+        count = len(self.real)
         if not math.isfinite(class_loss + domain_loss):
             raise TrainingDivergedError(
                 f"the loss of expert {self.index + 1} is {(class_loss + domain_loss) / count} in epoch "

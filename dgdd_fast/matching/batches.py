@@ -15,10 +15,10 @@ from ..seeds import generator
 
 
 class RealBatch(NamedTuple):
-    """The real images of an iteration, cell after cell in class-major order; on their device.
+    """The real images of an iteration, cell after cell in class-major order.
 
     Attributes:
-        rows: int64 [B], rows of the data.
+        rows: int64 [B], rows of the data; on the CPU, where the images may be. All else is on the device.
         cells: int64 [B], class * D + domain.
         sizes: int64 [K, D], images of each cell.
     """
@@ -41,9 +41,8 @@ class RealBatch(NamedTuple):
 def draw_real_batch(real: RealImages, config: DistillConfig, batch_real: int, iteration: int) -> RealBatch:
     """The real images of `iteration`, see `real_batch`."""
     literal = config.union == "literal"
-    rows, sizes = (
-        part.to(real.device) for part in real_batch(real.cells, batch_real, config.seed, iteration, literal)
-    )
+    rows, sizes = real_batch(real.cells, batch_real, config.seed, iteration, literal)
+    sizes = sizes.to(real.device)
     cells = torch.arange(sizes.numel(), device=real.device).repeat_interleave(sizes.flatten())
     return RealBatch(rows, cells, sizes)
 

@@ -85,9 +85,9 @@ class MixedAmplitudes:
     def prepare(self, iteration: int, real_domains: Tensor) -> None:
         self.space.prepare(iteration, real_domains)
         random = generator(self.seed, "fact", iteration)
-        domains, device = self.of.domains_on_cpu, self.of.device
-        self.of_real = draw_partners(len(real_domains), domains, random, device)
-        self.of_synthetic = draw_partners(self.count, domains, random, device)
+        domains = self.of.domains_on_cpu
+        self.of_real = draw_partners(len(real_domains), domains, random, domains.device)
+        self.of_synthetic = draw_partners(self.count, domains, random, domains.device)
 
     def synthetic(self, images: Tensor, rows: slice) -> Tensor:
         return self.space.synthetic(self._mixed(images, rows, self.of_synthetic), rows)

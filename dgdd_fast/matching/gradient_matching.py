@@ -81,7 +81,7 @@ class GradientMatching(Objective):
         totals = [torch.zeros_like(weight) for weight in self.weights]
         chunk = chunk_rows(self.network, self.config, graph=True)
         for part in torch.split(rows, chunk):
-            labels = torch.full_like(part, label)
+            labels = torch.full((len(part),), label, device=self.real.device)
             images = self.real.augmented(part, draw, labels)
             gradients = self._weight_gradients(images, labels, create_graph=False)
             for total, gradient in zip(totals, gradients, strict=True):

@@ -61,14 +61,12 @@ def herded_rows(
         for domain, part in enumerate(parts):
             count = int((assigned[label] == domain).sum()) if balanced else assigned.shape[1]
             if count:
-                rows.append(part[herding(_features(sources.images[part], network, mean, std), count)])
+                rows.append(part[herding(_features(sources, part, network, mean, std), count)])
     return torch.cat(rows)
 
 
 @torch.inference_mode()
-def _features(images: Tensor, network: Network, mean: Tensor, std: Tensor) -> Tensor:
+def _features(sources: DomainDataset, rows: Tensor, network: Network, mean: Tensor, std: Tensor) -> Tensor:
     device = network.classifier.weight.device
-    rows = rows_per_chunk(network, device)
-    return torch.cat(
-        [network.features(normalise(part.to(device), mean, std)).cpu() for part in torch.split(images, rows)]
-    )
+    chunks = (sources.images[part].to(device) for part in torch.split(rows, rows_per_chunk(network, device)))
+    return torch.cat([network.features(normalise(chunk, mean, std)).cpu() for chunk in chunks])

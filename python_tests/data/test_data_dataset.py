@@ -78,7 +78,7 @@ def test_an_empty_cell_is_empty() -> None:
 
 def test_select_takes_masks_indices_and_nothing() -> None:
     data = make()
-    assert torch.equal(data.select([5, 2]).images, data.images[[5, 2]])
+    assert torch.equal(data.select([5, 2]).images[:], data.images[[5, 2]])
     assert data.select(torch.tensor([5, 2])).item_names == ("item 5", "item 2")
     assert len(data.select(torch.zeros(24, dtype=torch.bool))) == 0
     assert len(data.select([])) == 0

@@ -22,7 +22,7 @@ def test_round_trip(tmp_path: Path) -> None:
         arrays = np.load(path)
         rows = data.select(data.domains == number)
         for part, selected in (("train", rows.train()), ("test", rows.test())):
-            assert np.array_equal(selected.images.permute(0, 2, 3, 1).numpy(), arrays[f"x_{part}"])
+            assert np.array_equal(selected.images[:].permute(0, 2, 3, 1).numpy(), arrays[f"x_{part}"])
             assert np.array_equal(selected.labels.numpy(), arrays[f"y_{part}"])
             assert selected.item_names == tuple(arrays[f"names_{part}"])
 

@@ -46,7 +46,10 @@ def write_npz(data: DomainDataset, folder: Path) -> None:
         arrays = {
             f"{what}_{split}": values
             for split, rows in (("train", part.train()), ("test", part.test()))
-            for what, values in (("x", rows.images.permute(0, 2, 3, 1).numpy()), ("y", rows.labels.numpy()))
+            for what, values in (
+                ("x", rows.images[:].permute(0, 2, 3, 1).numpy()),
+                ("y", rows.labels.numpy()),
+            )
         }
         np.savez(folder / f"{name}.npz", classes=np.array(data.class_names), **arrays)
 

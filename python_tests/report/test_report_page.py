@@ -84,7 +84,7 @@ def test_what_is_decomposed_is_named_by_its_own_class_and_domain(factor: int) ->
     side = data.resolution[0] // factor
     assert pixels.shape == (len(rows), 3, side, side)
     assert {name.split(", ")[0] for name in names} == set(data.class_names)
-    real = reduce(data.images.float(), factor)
+    real = reduce(data.images[:].float(), factor)
     for tile, name in zip(pixels, names, strict=True):
         (found,) = ((real - tile).abs().flatten(1).amax(1) <= 1).nonzero(as_tuple=True)
         (row,) = found.tolist()
