@@ -8,12 +8,13 @@ together in order, so that results are the same bits whatever the number of thre
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -61,7 +62,8 @@ def each(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Resu
 
 
 def one_by_one(function: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
-    """The same for results that are better not all kept: each as soon as it and those before it are there."""
+    """The same for results that are better not all kept: each as soon as it and those before it are there,
+    and never more than twice as many of them as threads, however long the caller takes over one."""
     team = _team.get()
     if team is None or len(parts) < 2:
         yield from map(function, parts)
@@ -72,7 +74,17 @@ def one_by_one(function: Callable[[Part], Result], parts: Sequence[Part]) -> Ite
         with torch.set_grad_enabled(records):
             return function(part)
 
-    yield from team.pool.map(computed, parts)
+    begun: collections.deque[Future[Result]] = collections.deque()
+    try:
+        for part in parts:
+            if len(begun) == 2 * team.threads:
+                yield begun.popleft().result()
+            begun.append(team.pool.submit(computed, part))
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        for future in begun:
+            future.cancel()
 
 
 def slices(count: int, most: int) -> list[slice]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from dgdd_fast.parallel import (
     available_cores,
     each,
     granted_cores,
+    one_by_one,
     side_by_side,
     slices,
     sum_gradients_,
@@ -98,6 +100,27 @@ def test_an_error_of_a_part_is_the_callers_and_threads_are_put_back():
         each(fail, range(4))
     assert torch.get_num_threads() == 3
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("part")]
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_results_do_not_pile_up_before_a_caller_who_takes_his_time():
+    begun = []
+    with side_by_side(CPU):
+        for taken, part in enumerate(one_by_one(lambda part: begun.append(part) or part, range(40))):
+            assert part == taken
+            time.sleep(0.002)  # in which three threads would compute all of them
+            assert len(begun) - taken <= 6
+    assert len(begun) == 40
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_a_caller_who_leaves_early_leaves_nothing_to_be_computed():
+    begun = []
+    with side_by_side(CPU):
+        found = one_by_one(lambda part: begun.append(part) or part, range(40))
+        assert next(found) == 0
+        found.close()
+    assert len(begun) <= 6
 
 
 @pytest.mark.parametrize(("count", "most"), [(1, 1), (7, 3), (100, 64), (64, 64), (65, 64), (5, 100)])
