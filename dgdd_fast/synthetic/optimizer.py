@@ -110,7 +110,8 @@ class ImageOptimizer:
 
     def _step_by_class_(self, images: Tensor, gradients: ImageGradients, iteration: int) -> None:
         terms = [self._direction(gradients)]
-        if gradients.apart is not None:
+        surgery = self.config.surgery
+        if gradients.apart is not None and (surgery is None or surgery.union):  # else it is no part of it
             terms = [terms[0] - gradients.apart, gradients.apart]
         per_class = len(images) // self.classes
         step = iteration * len(terms) * self.classes
