@@ -47,7 +47,8 @@ class RealMeans:
     ) -> None:
         kept = {name: value for name, value in to_dict(settings).items() if name not in _OF_THE_IMAGES}
         build = import_module("dgdd_fast._C").build_info()
-        machine = [torch.__version__, device.type, build["cpu_capability"]]
+        machine = [torch.__version__, build["cpu_capability"], torch.backends.cpu.get_cpu_capability()]
+        machine.append("cpu" if device.type == "cpu" else torch.cuda.get_device_name(device))
         key = hashlib.sha256(json.dumps([kept, fingerprint, machine]).encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{key}.means"

@@ -66,6 +66,13 @@ def test_another_real_side_shares_nothing(change, tmp_path, computed):
     assert len([*tmp_path.iterdir()]) == 3
 
 
+def test_another_processor_shares_nothing(tmp_path, monkeypatch):
+    distill(DATA, SMALL, real_means=tmp_path)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
+    distill(DATA, SMALL, real_means=tmp_path)
+    assert len([*tmp_path.iterdir()]) == 2
+
+
 @pytest.mark.parametrize("place", [HEAD + 40, -3])
 def test_a_damaged_row_is_computed_again(place, tmp_path, computed):
     whole = distill(DATA, SMALL, real_means=tmp_path).images
