@@ -24,6 +24,7 @@ from .networks import (
     build_network,
     initialise,
     network_bytes,
+    network_on_meta,
     resolve_network,
     rows_per_chunk,
 )
@@ -154,14 +155,10 @@ def check_training(
     # Parameters, gradients and momentum.
     needed = 3 * network_bytes(num_classes, resolution, config.network)
     check_fits(f"training a network of width {config.network.width}", needed, device)
-    try:
-        with torch.device("meta"):
-            network = build_network(num_classes, resolution, config.network)
-            training_loss(
-                config, network, torch.zeros(3), torch.ones(3), generator(config.seed, "generalize")
-            )
-    except NotImplementedError:  # torch's, for a network of a plugin's that computes while it is built
-        pass
+    network = network_on_meta(num_classes, resolution, config.network)
+    if network is not None:
+        nothing = torch.zeros(3, device="meta")
+        training_loss(config, network, nothing, nothing, generator(config.seed, "generalize"))
 
 
 def train_network(

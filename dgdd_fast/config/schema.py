@@ -29,7 +29,7 @@ from .older import renewed_distillation, renewed_pretraining
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
 Term = Literal["off", "plain", "masked"]  # of the loss of objectives that match in experts
 Precision = Literal["float32", "tf32", "bfloat16"]  # see `dgdd_fast.precision`
-# How the networks are called in settings and in texts; `dgdd_fast.networks.register` adds to them.
+# How the networks are called in settings and in texts; `dgdd_fast.networks.register_network` adds to them.
 ARCHITECTURES = {
     "convnet": "ConvNet",
     "alexnet": "AlexNet",
@@ -205,6 +205,8 @@ class DistillConfig:
         precision: of the arithmetic, see `dgdd_fast.precision`. In "bfloat16" the real images of an iteration
             go through the networks in bfloat16; what a synthetic image's gradient flows through stays
             float32.
+        memory_budget_mib: about what the maps of the images take that go through a network at once, on
+            the CPU in each thread.
     """
 
     objective: Objective = "dm"

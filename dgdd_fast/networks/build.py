@@ -84,18 +84,25 @@ def build_network(
     return build(num_classes, resolution, settings, channels)
 
 
-def network_bytes(num_classes: int, resolution: tuple[int, int], config: NetworkConfig) -> int:
-    """What the parameters take in float32, found without any memory for them; 0 for a network that does not
-    say, as it computes while it is built.
+def network_on_meta(num_classes: int, resolution: tuple[int, int], config: NetworkConfig) -> Network | None:
+    """The network without any memory for its parameters; None for one (a plugin's) that computes while it is
+    built, which takes memory.
 
     Raises ValueError as `build_network` does.
     """
     try:
         with torch.device("meta"):
-            network = build_network(num_classes, resolution, config)
-    except NotImplementedError:  # torch's, for a network of a plugin's that computes while it is built
-        return 0
-    return sum(4 * parameter.numel() for parameter in network.parameters())
+            return build_network(num_classes, resolution, config)
+    except (RuntimeError, TypeError):  # by what it computes; an error of its own returns when it is built
+        return None
+
+
+def network_bytes(num_classes: int, resolution: tuple[int, int], config: NetworkConfig) -> int:
+    """What the parameters take in float32, found without any memory for them; 0 for a network that does not
+    say, see `network_on_meta`. Raises ValueError as `build_network` does.
+    """
+    network = network_on_meta(num_classes, resolution, config)
+    return 0 if network is None else sum(4 * parameter.numel() for parameter in network.parameters())
 
 
 def build_staged_network(

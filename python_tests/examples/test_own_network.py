@@ -143,6 +143,9 @@ def test_experts_of_it_are_trained_matched_in_and_masked(data: DomainDataset, po
     assert moved(data, mmd)
     assert moved(data, dataclasses.replace(masked, surgery=SurgeryConfig()))
     assert not torch.equal(distill(data, mmd).images, distill(data, masked).images)
+    masked = dataclasses.replace(masked, masks=MaskConfig(stages=(2, 4)))
+    with pytest.raises(ValueError, match=r"masks\.stages names stage 4, and a depthwise has 3"):
+        distill(data, masked)
     stages = examine_experts(ExpertPool.load(pool), data, MaskConfig(share=0.5))[0].masked_share
     assert stages == pytest.approx([50.0] * 3)
 

@@ -5,18 +5,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dgdd_fast.config import NetworkConfig
+from dgdd_fast.config import EvaluateConfig, NetworkConfig
 from dgdd_fast.networks import (
     ConvNet,
     Network,
     allow_second_derivatives,
+    build,
     bytes_per_image,
     default_depth,
     initialise,
+    network_bytes,
+    network_on_meta,
     rows_per_chunk,
 )
 from dgdd_fast.networks.instance_norm import instance_norm
 from dgdd_fast.ops import norm_relu_pool
+from dgdd_fast.training import check_training, resolve_training, train_network
 
 
 def random(*shape, seed=0, dtype=torch.float32):
@@ -152,6 +156,40 @@ def test_a_network_without_convolutions_has_chunks_too():
     assert network.map_sizes == (192, 192)
     assert rows_per_chunk(network, torch.device("cpu")) == 2**21 // 192
     assert bytes_per_image(network, graph=False) == 12 * 192
+
+
+def test_the_size_of_a_network_is_known_without_memory_for_it():
+    huge = NetworkConfig(width=100_000)
+    assert network_bytes(10, (32, 32), huge) > 4 * 2 * 9 * 100_000**2
+    network = network_on_meta(3, (16, 16), NetworkConfig(width=4))
+    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+    with pytest.raises(ValueError, match="needs sides of at least 16 px"):
+        network_on_meta(3, (8, 8), NetworkConfig(depth=4))
+
+
+COMPUTATIONS = {
+    "item": lambda: torch.ones(2).sum().item(),
+    "list": lambda: torch.linspace(0, 1, 3).tolist(),
+    "numpy": lambda: torch.linspace(0, 1, 3).numpy(),
+    "nonzero": lambda: torch.ones(3).nonzero(),
+}
+
+
+@pytest.mark.parametrize("computation", COMPUTATIONS)
+def test_a_network_that_computes_while_it_is_built_is_of_unknown_size(computation, monkeypatch):
+    class Computing(ConvNet):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            COMPUTATIONS[computation]()
+
+    monkeypatch.setitem(build._NETWORKS, "convnet", Computing)
+    config = NetworkConfig(width=4)
+    assert network_bytes(3, (16, 16), config) == 0
+    images = random(2, 3, 16, 16)
+    settings = resolve_training(EvaluateConfig(runs=1, epochs=1, network=config), (16, 16), flip_safe=True)
+    check_training(settings, 3, (16, 16))
+    network = train_network(images, torch.tensor([0, 2]), 3, settings)
+    assert isinstance(network, Computing)
 
 
 def test_sizes_that_do_not_fit_are_refused():
