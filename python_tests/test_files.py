@@ -10,6 +10,7 @@ import pytest
 from command_line import dgdd, failure
 from data_trees import write_tree
 from PIL import Image
+from run_commands import ONE_STEP
 
 from dgdd_fast.files import check_writable, locked, read_file, write_atomically
 
@@ -32,8 +33,7 @@ def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path, monkeypatch):
 def test_commands_name_the_file_that_a_full_disk_has_no_room_for(tmp_path, monkeypatch):
     cells = [f"{domain}/{label}" for domain in ("photo", "sketch", "clip") for label in ("cat", "dog")]
     data, out = write_tree(tmp_path / "data", cells), tmp_path / "run"
-    tiny = ["--ipc", "1", "--iterations", "1", "--width", "4", "--batch-real", "2", "--threads", "1"]
-    command = ["distill", "--data", data, "--target", "sketch", *tiny]
+    command = ["distill", "--data", data, "--target", "sketch", *ONE_STEP]
     dgdd(*command, "--out", out)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)

@@ -21,8 +21,8 @@ from dgdd_fast.synthetic.checkpoint import Checkpoint
 
 # The first checkpoint says that the loop is there; a later one is owed to the signal.
 ENDLESS = (
-    *("distill", "--target", "street", "--ipc", "1", "--iterations", "1000000", "--width", "2"),
-    *("--batch-real", "2", "--threads", "1", "--resolution", "16"),
+    *("distill", "--target", "street", "--ipc", "1", "--iterations", "1000000"),
+    *("--set=distill.network.width=2", "--set=distill.batch_real=2", "--threads", "1", "--resolution", "16"),
     *("--set", "distill.checkpoint_every=1000000", "--out", "run"),
 )
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import dgdd, failure
+from run_commands import TINY
 from toy_data import toy_domains, write_npz
 
 from dgdd_fast.config import (
@@ -216,7 +217,7 @@ def test_half_precision_trains_nearly_the_same(generalize: Any, monkeypatch: pyt
 def test_sets_checkpoints_experts_and_evaluations_remember_it(tmp_path: Path) -> None:
     write_npz(DATA, tmp_path)
     source = ("--data", tmp_path, "--target", "domain2")
-    tiny = ("--ipc", 3, "--iterations", 2, "--width", 8, "--batch-real", 4, "--method", "dm")
+    tiny = (*TINY, "--method", "dm")
     out, experts = tmp_path / "run", tmp_path / "experts"
     text = dgdd("distill", *source, *tiny, "--precision", "bfloat16", "--out", out).output
     assert "bfloat16 on cpu" in text
@@ -228,7 +229,7 @@ def test_sets_checkpoints_experts_and_evaluations_remember_it(tmp_path: Path) ->
     assert "belongs to a run with precision = 'bfloat16', now 'float32'" in text
     dgdd("distill", "--resume", "--out", out, "--iterations", 3)
 
-    training = ("--experts", 1, "--epochs", 1, "--width", 4, "--out", experts)
+    training = ("--experts", 1, "--epochs", 1, "--set=pretrain.network.width=4", "--out", experts)
     assert "tf32 on cpu" in dgdd("pretrain", *source, *training, "--precision", "tf32").output
     assert ExpertPool.load(experts).config.precision == "tf32"
     code, text = failure("pretrain", *source, *training, "--resume")

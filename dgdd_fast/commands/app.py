@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import warnings
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
 
 from ..extras import MissingExtraError
 from ..interruption import Interrupted, TrainingDivergedError, raise_at_signals
-from ..memory import readable
 from ..messages import shortened
 from ..plugins import load_plugins, loaded_plugins
 from .output import lasting_output, lost_output
@@ -22,6 +22,14 @@ from .terminal import error_console, labelled
 USAGE_ERROR, FAILURE = 2, 1
 LONGEST_LINE = 2000  # of a message: the names of a few hundred classes, and no value of any length
 KILLED = 128  # plus the number of the signal: 130 for Ctrl-C, 143 for SIGTERM
+
+
+def load_package() -> None:
+    """Execute `dgdd_fast` itself, which loads torch and the operators, unless that has been done: the entry
+    point leaves it to what needs them."""
+    package = sys.modules["dgdd_fast"]
+    if not hasattr(package, "__version__") and package.__spec__ is not None and package.__spec__.loader:
+        package.__spec__.loader.exec_module(package)
 
 
 def _refuse_empty(command: Any, ctx: Any, args: list[str]) -> None:
@@ -41,6 +49,10 @@ class Command(typer.core.TyperCommand):
         _refuse_empty(self, ctx, args)
         return super().parse_args(ctx, args)
 
+    def invoke(self, ctx: Any) -> Any:
+        load_package()
+        return super().invoke(ctx)
+
 
 class Commands(typer.core.TyperGroup):
     """Ends every foreseeable error in one message and an exit code instead of a traceback."""
@@ -54,6 +66,12 @@ class Commands(typer.core.TyperGroup):
         with lasting_output(), raise_at_signals():
             return super().main(*args, **kwargs)
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)
+        except KeyboardInterrupt as interrupt:
+            _end_interrupted(interrupt)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
@@ -66,18 +84,27 @@ class Commands(typer.core.TyperGroup):
             code = _exit_code(error)
             if code is None or ctx.params["debug"]:
                 raise
-            message = "\n".join(shortened(line, LONGEST_LINE) for line in _message(error).split("\n"))
+            _end(code, "\n".join(shortened(line, LONGEST_LINE) for line in _message(error).split("\n")))
         except KeyboardInterrupt as interrupt:
-            number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
-            code, message = KILLED + number, str(interrupt) or "interrupted"
-        error_console.print(labelled("error", "bold red", message))
-        raise typer.Exit(code)
+            _end_interrupted(interrupt)
+
+
+def _end(code: int, message: str) -> NoReturn:
+    error_console.print(labelled("error", "bold red", message))
+    raise typer.Exit(code)
+
+
+def _end_interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
+    number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
+    _end(KILLED + number, str(interrupt) or "interrupted")
 
 
 def _exit_code(error: Exception) -> int | None:
     """2 for what the user can put right (settings, data, files), 1 for a run that failed, None for a bug."""
     if isinstance(error, (ValueError, OSError, MissingExtraError)):
         return USAGE_ERROR
+    if not hasattr(sys.modules["dgdd_fast"], "__version__"):
+        return FAILURE if isinstance(error, ImportError) else None  # it says what torch or the core lacks
     from ..distillation import DistillationDivergedError
 
     failed = (DistillationDivergedError, TrainingDivergedError, MemoryError, RecursionError, OverflowError)
@@ -86,13 +113,12 @@ def _exit_code(error: Exception) -> int | None:
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation of torch's failed; on the CPU it has no type of its own."""
+    if not isinstance(error, RuntimeError):
+        return False
     import torch
 
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in str(error) or "bad_alloc" in str(error)
-    )
+    said = ("can't allocate memory", "bad_alloc")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
 
 
 def _message(error: Exception) -> str:
@@ -102,6 +128,8 @@ def _message(error: Exception) -> str:
         return f"a value is too large or too deep ({error}); dgdd --debug shows where"
     if not isinstance(error, MemoryError) and not _is_out_of_memory(error):
         return str(error)
+    from ..memory import readable
+
     asked = re.search(r"tried to allocate (\d+) bytes|Tried to allocate ([\d.]+ \w+)", str(error))
     size = "" if asked is None else f" for {asked[2] or readable(int(asked[1]))} more"
     return f"there is not enough memory{size}: use smaller images, fewer of them, or a smaller network"
@@ -110,7 +138,7 @@ def _message(error: Exception) -> str:
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -141,4 +169,6 @@ def dgdd(
     dgdd table grids/NAME
     dgdd doctor
     """
-    load_plugins([*loaded_plugins(), *(plugin or ())])
+    if files := [*loaded_plugins(), *(plugin or ())]:
+        load_package()
+        load_plugins(files)

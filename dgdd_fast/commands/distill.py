@@ -13,7 +13,6 @@ from ..config import (
     MODIFIERS,
     DistillConfig,
     ExpertConfig,
-    SurgeryConfig,
     method_name,
     method_spec,
     names_where,
@@ -37,12 +36,10 @@ from ..interruption import Interrupted
 from .options import (
     SOURCE_HELP,
     Classes,
-    Depth,
     Device,
     Precision,
     Settings,
     Threads,
-    Width,
     assignments,
     names_in,
     note_strays,
@@ -55,7 +52,6 @@ from .options import (
 from .terminal import Meter, console
 
 DISTILL = DistillConfig()
-LOSSES = ("adm", "reg", "cons")  # CADM's terms as its ablation (Table 2) names them
 
 
 def distill(
@@ -88,54 +84,13 @@ def distill(
         str | None,
         typer.Option(metavar="FOLDER", help="For mmd and cadm: what `dgdd pretrain` wrote."),
     ] = None,
-    losses: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,...",
-            help="CADM: what to keep of adm (masked matching), reg (masked regularisation) and cons "
-            "(consistency); without adm or reg their term goes on unmasked. Default: adm,reg,cons.",
-        ),
-    ] = None,
     ipc: Annotated[int | None, typer.Option(min=1, help=f"Images per class. Default: {DISTILL.ipc}.")] = None,
-    factor: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="An image is a mosaic of factor x factor training images. Default: the method's own.",
-        ),
-    ] = None,
     iterations: Annotated[int | None, typer.Option(min=0, help=f"Default: {DISTILL.iterations}.")] = None,
     seed: Annotated[int | None, typer.Option(help=f"Default: {DISTILL.seed}.")] = None,
-    alpha: Annotated[
-        float | None,
-        typer.Option(help=f"SGS: strength of the class signal. Default: {SurgeryConfig.alpha:g}."),
-    ] = None,
-    beta: Annotated[
-        float | None,
-        typer.Option(help=f"SGS: strength of the domain signal. Default: {SurgeryConfig.beta:g}."),
-    ] = None,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            help="uniform: real images, evenly from the domains; random: real images; noise. "
-            f"Default: {DISTILL.init}."
-        ),
-    ] = None,
-    batch_real: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Real images per class and domain in an iteration. Default: the method's own."
-        ),
-    ] = None,
-    image_lr: Annotated[
-        float | None, typer.Option(help="Learning rate of the images. Default: the method's own.")
-    ] = None,
     resolution: Annotated[
         int | None,
         typer.Option(min=1, help="Resize the images to this side in pixels. Default: as they are."),
     ] = None,
-    width: Width = None,
-    depth: Depth = None,
     precision: Precision = None,
     settings_given: Settings = None,
     device: Device = None,
@@ -163,7 +118,8 @@ def distill(
     dgdd distill --data pacs/ --resolution 64 --target sketch --out runs/sketch
     dgdd distill --data pacs/ --resolution 64 --target sketch --method cadm --experts experts/sketch
     dgdd distill --data digits/ --domain mnist --target none --pseudo-domains 4 --method hdd+sgs
-    dgdd distill --target street --set distill.momentum=0.9 --set distill.network.norm=none
+    dgdd distill --target street --set distill.image_lr=5 --set distill.surgery.alpha=0.5
+    dgdd distill --target street --set distill.network.width=32 --set distill.batch_real=64
     dgdd distill --resume --out runs/sketch
     dgdd distill --config runs/sketch/config.yaml --seed 1 --out runs/1
     """
@@ -175,31 +131,18 @@ def distill(
     settings = run.distill
     if method is not None or config is None:
         settings = with_method(settings, method or DEFAULT_METHOD)
-    surgery = settings.surgery
-    if surgery is not None:
-        surgery = override(surgery, alpha=alpha, beta=beta)
-    elif alpha is not None or beta is not None:
-        raise ValueError(f"--alpha and --beta belong to SGS, but the method is {method_name(settings)}")
     if method_spec(settings).family == "experts":
         settings = override(settings, experts=override(settings.experts or ExpertConfig(), pool=experts))
     elif experts is not None:
         owners = names_where("experts")
         raise ValueError(f"--experts belongs to {owners}, but the method is {method_name(settings)}")
-    if losses is not None:
-        settings = _with_losses(settings, losses)
     settings = override(
         settings,
         ipc=ipc,
-        factor=factor,
         iterations=iterations,
         seed=seed,
-        init=init,
         pseudo_domains=pseudo_domains,
-        batch_real=batch_real,
-        image_lr=image_lr,
-        surgery=surgery,
         precision=precision,
-        network=override(settings.network, width=width, depth=depth),
     )
     run = override(
         run,
@@ -213,26 +156,12 @@ def distill(
         distill=settings,
     )
     run = with_assignments(run, assignments(settings_given))
-    _distill(run, out or _default_folder(run), resume)
-
-
-def _with_losses(settings: DistillConfig, losses: str) -> DistillConfig:
-    """`settings` with masks in those of CADM's terms that are named, and in no other."""
-    if not method_spec(settings).masks:
-        raise ValueError(f"--losses belongs to cadm, but the method is {method_name(settings)}")
-    named = {name.strip() for name in losses.split(",")}
-    if unknown := named - set(LOSSES):
+    if (changed := method_name(run.distill)) != method_name(settings):
         raise ValueError(
-            f"--losses names terms of cadm, one or more of {','.join(LOSSES)}, got {min(unknown)!r}; "
-            "for none of them use --method mmd"
+            f"--set makes the method {changed}, and it is {method_name(settings)}: for {changed} give "
+            f"--method {changed}, or leave the settings out that belong to it"
         )
-    terms = override(
-        settings.experts or ExpertConfig(),
-        matching="masked" if "adm" in named else "plain",
-        regularisation="masked" if "reg" in named else "plain",
-        consistency="cons" in named,
-    )
-    return override(settings, experts=terms)
+    _distill(run, out or _default_folder(run), resume)
 
 
 def _default_folder(run: RunConfig) -> Path:

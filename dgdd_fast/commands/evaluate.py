@@ -14,26 +14,24 @@ from ..config import (
     RANDOM,
     RECIPES,
     DistillConfig,
+    EvaluateConfig,
+    EvaluateSettings,
     NetworkConfig,
     from_dict,
     method_name,
     override,
-    to_dict,
     with_assignments,
     with_method,
 )
 from ..config.run import CONFIG_NAME, read_run_config
-from ..networks import has_depth
 from .options import (
     SET_HELP,
     SOURCE_HELP,
-    Depth,
     Device,
     Overwrite,
     Precision,
     Settings,
     Threads,
-    Width,
     assignments,
     note_strays,
     set_file,
@@ -81,19 +79,12 @@ def evaluate(
             help=f"Epochs of training. Default: {EVALUATE.epochs}, ncfm {RECIPES['ncfm'].epochs}.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the first run.")] = EVALUATE.seed,
     architecture: Annotated[
         list[str] | None,
         typer.Option(
             help=f"{', '.join(ARCHITECTURES)} or one of yours; may be given several times. "
             "Default: that of the distillation."
         ),
-    ] = None,
-    width: Width = None,
-    depth: Depth = None,
-    norm: Annotated[
-        str | None,
-        typer.Option(help="Of the networks: instance, batch or none. Default: that of the distillation."),
     ] = None,
     generalize: Annotated[
         str | None,
@@ -118,9 +109,9 @@ def evaluate(
 
     Beside it, the same with as many real images, drawn evenly from the source
     domains (Random), and for a set of mosaics also in mosaics of real images
-    (Random+mosaics). The network is that of the distillation, unless --architecture,
-    --width, --depth (of a ConvNet) or --norm say otherwise. Of the data, the classes
-    of the set are used, and no image that it was distilled from.
+    (Random+mosaics). The network is that of the distillation, unless --architecture
+    or --set evaluate.network... say otherwise. Of the data, the classes of the set are
+    used, and no image that it was distilled from.
 
     Results are written as they come: the same command again goes on after Ctrl-C, and
     only trains what is missing.
@@ -129,11 +120,10 @@ def evaluate(
     dgdd evaluate runs/sketch
     dgdd evaluate set.safetensors --data pacs/ --on target --epochs 300
     dgdd evaluate runs/sketch --architecture resnet18 --architecture vgg11
+    dgdd evaluate runs/sketch --set evaluate.network.width=64 --set evaluate.seed=10
     """
-    from ..distillation import distill as distill_set
     from ..evaluation import evaluate as run_evaluation
     from ..synthetic.distilled_set import DistilledSet
-    from ..training import check_training, resolve_training
 
     if recipe not in RECIPES:
         raise ValueError(f"--recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
@@ -145,35 +135,16 @@ def evaluate(
     distilled = DistilledSet.load(path)
     note_strays(distilled)
     trained_on = from_dict(DistillConfig, distilled.config, f"{path}: config")
-    config = override(RECIPES[recipe], runs=runs, epochs=epochs, seed=seed)
-    config = override(config, generalize=generalize, precision=precision)
-    config = with_assignments(config, assignments(settings_given), "evaluate")
-    architectures = list(dict.fromkeys(architecture or [trained_on.network.architecture]))
-    if depth is not None and not any(map(has_depth, architectures)):
-        raise ValueError(
-            f"--depth is of a convnet, and {', '.join(architectures)} has a depth of its own; leave --depth "
-            "out, or add --architecture convnet"
-        )
-    networks = [_network(trained_on.network, name, width, depth, norm) for name in architectures]
-    resolved = []
-    for network in networks:
-        given = dataclasses.replace(config, network=network)
-        given = with_assignments(given, assignments(settings_given), "evaluate")
-        settings = resolve_training(given, distilled.resolution, distilled.flip_safe)
-        check_training(settings, len(distilled.class_names), distilled.resolution, device)
-        resolved.append(settings)
+    config = override(RECIPES[recipe], runs=runs, epochs=epochs, generalize=generalize, precision=precision)
+    resolved = [
+        _resolved(dataclasses.replace(config, network=network), settings_given, distilled, device)
+        for network in _networks(trained_on.network, architecture)
+    ]
     sources, tests = _test_sets(distilled, _data_of(path, data), on)
     method = method_name(trained_on)
     sets: dict[str, DistilledSet | DomainDataset] = {method: distilled}
-    if not no_random and trained_on.objective != RANDOM:
-        real = dataclasses.replace(
-            with_method(trained_on, RANDOM), factor=1, init="uniform", pseudo_domains=None
-        )
-        sets[RANDOM] = random = distill_set(sources, real)
-        show_repeated(random)
-        if distilled.factor > 1:
-            mosaics = dataclasses.replace(real, factor=distilled.factor)
-            sets["random+mosaics"] = distill_set(sources, mosaics)
+    if not no_random:
+        sets |= _baselines(trained_on, distilled.factor, sources)
     if whole:
         sets["whole"] = sources
     file = ResultsFile(out or path.with_name("evaluation.json"), path, distilled, tests, overwrite)
@@ -208,15 +179,40 @@ def evaluate(
     console.print(f"written: {file.path}")
 
 
-def _network(
-    trained_on: NetworkConfig, architecture: str, width: int | None, depth: int | None, norm: str | None
-) -> NetworkConfig:
-    """The network of the distillation, or another architecture at its own width, with what is given."""
-    network = trained_on
-    if architecture != trained_on.architecture:
-        network = from_dict(NetworkConfig, {"architecture": architecture, "norm": trained_on.norm})
-    network = override(network, width=width, depth=depth if has_depth(architecture) else None, norm=norm)
-    return from_dict(NetworkConfig, to_dict(network))
+def _networks(trained_on: NetworkConfig, architectures: list[str] | None) -> list[NetworkConfig]:
+    """The network of the distillation, or other architectures, each at its own width."""
+    known = {trained_on.architecture: trained_on}
+    return [
+        known.get(name) or from_dict(NetworkConfig, {"architecture": name, "norm": trained_on.norm})
+        for name in dict.fromkeys(architectures or known)
+    ]
+
+
+def _resolved(
+    config: EvaluateConfig, settings_given: list[str] | None, distilled: DistilledSet, device: str
+) -> EvaluateSettings:
+    """The settings of a training on the set, refused here where they cannot work."""
+    from ..training import check_training, resolve_training
+
+    config = with_assignments(config, assignments(settings_given), "evaluate")
+    settings = resolve_training(config, distilled.resolution, distilled.flip_safe)
+    check_training(settings, len(distilled.class_names), distilled.resolution, device)
+    return settings
+
+
+def _baselines(trained_on: DistillConfig, factor: int, sources: DomainDataset) -> dict[str, DistilledSet]:
+    """As many real images as the set has, and where it is of mosaics also in mosaics; nothing for a set that
+    is one of them."""
+    from ..distillation import distill
+
+    if trained_on.objective == RANDOM:
+        return {}
+    real = dataclasses.replace(with_method(trained_on, RANDOM), factor=1, init="uniform", pseudo_domains=None)
+    sets = {RANDOM: distill(sources, real)}
+    show_repeated(sets[RANDOM])
+    if factor > 1:
+        sets["random+mosaics"] = distill(sources, dataclasses.replace(real, factor=factor))
+    return sets
 
 
 def _data_of(path: Path, given: str | None) -> str:

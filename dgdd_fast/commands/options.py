@@ -36,9 +36,7 @@ Settings = Annotated[
         help="Any setting by its name, such as distill.masks.share=0.5; may be repeated.",
     ),
 ]
-Width = Annotated[int | None, typer.Option(min=1, help="Channels of the ConvNet.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out names, if it is there.")]
-Depth = Annotated[int | None, typer.Option(min=1, help="Blocks of the ConvNet. Default: by resolution.")]
 
 
 def source_images(dataset: DomainDataset, target: str | None) -> tuple[DomainDataset, str | None]:

@@ -60,32 +60,11 @@ def pretrain(
     epochs: Annotated[
         int | None, typer.Option(min=1, help=f"Of training, each. Default: {PRETRAIN.epochs}.")
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help=f"Images a step. Default: {PRETRAIN.batch_size}.")
-    ] = None,
-    reversal: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Weight of the reversed domain gradient; 0: plain experts, domains only observed. "
-            f"Default: {PRETRAIN.reversal_weight:g}.",
-        ),
-    ] = None,
-    generalize: Annotated[
-        str | None,
-        typer.Option(
-            help="none, irm (invariant risk minimisation) or fact (amplitudes mixed in a batch). "
-            f"Default: {PRETRAIN.generalize}."
-        ),
-    ] = None,
     architecture: Annotated[
         str | None,
         typer.Option(
             help=f"A network with stages, resnet50 or one of yours. Default: {PRETRAIN.network.architecture}."
         ),
-    ] = None,
-    width: Annotated[
-        int | None, typer.Option(min=1, help="Channels of the first stage. Default: 64.")
     ] = None,
     precision: Precision = None,
     settings_given: Settings = None,
@@ -110,10 +89,9 @@ def pretrain(
 
     \b
     dgdd pretrain --data pacs/ --resolution 64 --target sketch --out experts/sketch
-    dgdd pretrain --data embedded-digits --target street --experts 2 --epochs 5 --width 16
+    dgdd pretrain --data embedded-digits --target street --experts 2 --epochs 5
     dgdd pretrain --data pacs/ --target photo --config experts/sketch/pool.json --seed 1
-    dgdd pretrain --data pacs/ --target photo --set pretrain.learning_rate=0.02
-    dgdd pretrain --data pacs/ --target photo --set pretrain.discriminators=joint
+    dgdd pretrain --data pacs/ --target photo --set pretrain.generalize=irm --set pretrain.reversal_weight=0
     """
     from ..data import load_dataset
     from ..experts.pretrain import pretrain as train_experts
@@ -123,12 +101,9 @@ def pretrain(
         settings,
         experts=experts,
         epochs=epochs,
-        batch_size=batch_size,
-        reversal_weight=reversal,
-        generalize=generalize,
         precision=precision,
         seed=seed,
-        network=override(settings.network, architecture=architecture, width=width),
+        network=override(settings.network, architecture=architecture),
     )
     settings = with_assignments(settings, assignments(settings_given), "pretrain")
     device = usable_device(device)

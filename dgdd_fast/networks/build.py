@@ -53,11 +53,6 @@ def staged_architectures() -> list[str]:
     return [name for name in _NETWORKS if has_stages(name)]
 
 
-def has_depth(architecture: str) -> bool:
-    """Whether the depth of an architecture is a setting."""
-    return _network(architecture).own_depth((32, 32)) is not None
-
-
 def resolve_network(config: NetworkConfig, resolution: tuple[int, int]) -> NetworkSettings:
     """The settings with the width, and for a ConvNet the depth, written out.
 

@@ -10,10 +10,10 @@ import pytest
 from command_line import dgdd, failure
 from data_trees import write_image, write_npz, write_tree
 from PIL import Image
+from run_commands import NARROW, ONE_STEP
 
 CELLS = [f"{domain}/{label}" for domain in ("photo", "sketch", "clip") for label in ("cat", "dog")]
-TINY = ["--ipc", "1", "--iterations", "1", "--width", "4", "--batch-real", "2", "--threads", "1"]
-EXPERTS = ["--experts", "1", "--epochs", "1", "--width", "4", "--batch-size", "4", "--threads", "1"]
+EXPERTS = ("--experts", 1, "--epochs", 1, *NARROW, "--threads", 1)
 STUDY = """
 data: {data}
 targets: [sketch]
@@ -32,7 +32,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     write_tree(folder / "data", CELLS, images=4, side=16)
     (folder / "study.yaml").write_text(STUDY.format(data=folder / "data"))
-    dgdd("distill", "--data", folder / "data", "--target", "sketch", *TINY, "--out", folder / "run")
+    dgdd("distill", "--data", folder / "data", "--target", "sketch", *ONE_STEP, "--out", folder / "run")
     dgdd("pretrain", "--data", folder / "data", "--target", "sketch", *EXPERTS, "--out", folder / "experts")
     dgdd("grid", folder / "study.yaml", "--out", folder / "grid")
     return folder
@@ -41,7 +41,7 @@ def made(tmp_path_factory):
 COMMANDS = {
     "data": lambda made, data, out: ["data", data],
     "distill": lambda made, data, out: [
-        "distill", "--data", data, "--target", "sketch", *TINY, "--out", out],
+        "distill", "--data", data, "--target", "sketch", *ONE_STEP, "--out", out],
     "pretrain": lambda made, data, out: [
         "pretrain", "--data", data, "--target", "sketch", *EXPERTS, "--out", out],
     "evaluate": lambda made, data, out: [
@@ -158,7 +158,7 @@ def test_a_name_that_is_not_there_is_met_with_the_nearest(made):
     assert (code, "(did you mean embedded-digits?)" in text) == (2, True)
     code, text = failure("data", made / "data", "--classes", "cats,dog")
     assert (code, "has no class 'cats'; it has cat, dog (did you mean cat?)" in text) == (2, True)
-    code, text = failure("distill", "--data", made / "data", "--target", "sketches", *TINY)
+    code, text = failure("distill", "--data", made / "data", "--target", "sketches", *ONE_STEP)
     assert (code, "(did you mean sketch?)" in text) == (2, True)
 
 
@@ -182,8 +182,8 @@ def test_a_picture_far_too_large_is_refused(tmp_path):
 
 
 def test_more_images_than_there_are_is_told(made, tmp_path):
-    given = ["--data", made / "data", "--target", "sketch", *TINY, "--ipc", "9", "--out", tmp_path / "run"]
-    text = dgdd("distill", *given).output
+    given = ("--data", made / "data", "--target", "sketch", *ONE_STEP, "--ipc", 9)
+    text = dgdd("distill", *given, "--out", tmp_path / "run").output
     assert (
         "more images per class than there are real ones, which repeat: cat (clip), cat (photo), dog" in text
     )

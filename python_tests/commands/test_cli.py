@@ -120,11 +120,13 @@ def test_embedded_digits_from_distillation_to_accuracy(tmp_path):
         (["data", "nowhere"], "nowhere"),
         (["distill", "--data", "nowhere", "--target", "x"], "nowhere"),
         (["distill", "--target", "x", "--method", "ddm"], "unknown method 'ddm'"),
-        (["distill", "--target", "x", "--method", "dm", "--alpha", "2"], "--alpha and --beta belong to SGS"),
-        (["distill", "--target", "x", "--losses", "adm"], "--losses belongs to cadm, but the method"),
-        (["distill", "--target", "x", "--method", "cadm", "--losses", "adm,con"], "adm,reg,cons, got 'con'"),
-        (["distill", "--target", "x", "--method", "cadm", "--losses", ""], "'--losses': it is empty"),
-        (["distill", "--target", "x", "--init", "zeros"], "distill.init must be one of"),
+        (
+            ["distill", "--target", "x", "--method", "dm", "--set=distill.surgery.alpha=2"],
+            "--set makes the method dm+sgs, and it is dm: for dm+sgs give --method dm+sgs",
+        ),
+        (["distill", "--target", "x", "--set=distill.objective=hdd"], "--set makes the method hdd+sgs"),
+        (["distill", "--target", "x", "--method", "cadm", "--set", ""], "'--set': it is empty"),
+        (["distill", "--target", "x", "--set=distill.init=zeros"], "distill.init must be one of"),
         (["distill", "--resume"], "--out FOLDER"),
         (["distill", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["distill", "--ipc", "many"], "--ipc"),
@@ -132,7 +134,10 @@ def test_embedded_digits_from_distillation_to_accuracy(tmp_path):
         (["evaluate", "set", "--recipe", "best"], "--recipe must be one of dm, ncfm"),
         (["pretrain", "--data", "nowhere"], "nowhere"),
         (["pretrain", "--data", "embedded-digits"], "choose the domain to hold out"),
-        (["pretrain", "--data", "embedded-digits", "--target", "plain", "--width", "0"], "--width"),
+        (
+            ["pretrain", "--data", "embedded-digits", "--target", "plain", "--set=pretrain.network.width=0"],
+            "pretrain.network.width must be",
+        ),
     ],
 )  # fmt: skip
 def test_usage_errors_end_with_2_and_say_what_is_wrong(arguments, message, tmp_path, monkeypatch):
@@ -172,7 +177,8 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(run, pictures)
 
 
 def test_a_diverged_run_ends_with_1_and_keeps_its_checkpoint(pictures, tmp_path):
-    arguments = ["--data", pictures, "--target", "domain2", *TINY, "--iterations", "20", "--image-lr", "1e6"]
+    arguments = ["--data", pictures, "--target", "domain2", *TINY, "--iterations", 20]
+    arguments += ["--set=distill.image_lr=1e6"]
     arguments += ["--set", "distill.network.norm=none"]  # a norm would bound the features
     code, text = failure("distill", *arguments, "--out", tmp_path)
     assert code == 1

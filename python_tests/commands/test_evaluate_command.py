@@ -25,8 +25,8 @@ def test_evaluate_prints_and_writes_the_set_beside_random(run):
 def test_evaluate_across_architectures_and_in_the_inherited_way(run, tmp_path):
     out = tmp_path / "cross.json"
     architectures = ("--architecture", "convnet", "--architecture", "resnet18", "--architecture", "alexnet")
-    arguments = ("--recipe", "ncfm", "--on", "target", "--runs", "1", "--epochs", "1", "--width", "4")
-    arguments += ("--depth", "2")  # of the ConvNet
+    arguments = ("--recipe", "ncfm", "--on", "target", "--runs", "1", "--epochs", "1")
+    arguments += ("--set=evaluate.network.width=4",)
     text = dgdd("evaluate", run, *architectures, *arguments, "--out", out).output
     results = json.loads(out.read_text())["results"]
     assert {name for name in results if name.startswith("dm+sgs")} == {
@@ -50,7 +50,7 @@ def test_evaluate_across_architectures_and_in_the_inherited_way(run, tmp_path):
 def test_evaluate_only_what_is_asked(run, tmp_path):
     out = tmp_path / "target.json"
     arguments = ("--on", "target", "--no-random", "--runs", "1", "--epochs", "1", "--out", out)
-    dgdd("evaluate", run / "distilled.safetensors", *arguments, "--norm", "batch")
+    dgdd("evaluate", run / "distilled.safetensors", *arguments, "--set=evaluate.network.norm=batch")
     results = json.loads(out.read_text())["results"]
     assert results["dm+sgs"]["config"]["network"]["norm"] == "batch"
     assert set(results) == {"dm+sgs"}
@@ -60,8 +60,14 @@ def test_evaluate_only_what_is_asked(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--architecture", "resnet18", "--depth", 3), "--depth is of a convnet, and resnet18 has a depth"),
-        (("--norm", "layer"), "norm must be one of 'instance', 'batch', 'none', got 'layer'"),
+        (
+            ("--architecture", "resnet18", "--set=evaluate.network.depth=3"),
+            "depth",
+        ),
+        (
+            ("--set=evaluate.network.norm=layer",),
+            "norm must be one of 'instance', 'batch', 'none', got 'layer'",
+        ),
     ],
 )
 def test_evaluate_refuses_a_network_there_is_not(run, tmp_path, arguments, message):

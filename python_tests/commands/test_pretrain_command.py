@@ -5,13 +5,14 @@ import json
 import signal
 
 from command_line import dgdd, failure
+from run_commands import NARROW
 
 from dgdd_fast.config.run import read_run_config
 from dgdd_fast.experts import ExpertPool
 from dgdd_fast.interruption import Stop
 from dgdd_fast.synthetic.distilled_set import DistilledSet
 
-EXPERTS = ["--experts", "2", "--epochs", "2", "--width", "4", "--batch-size", "40"]
+EXPERTS = ("--experts", 2, "--epochs", 2, *NARROW)
 
 
 def test_experts_of_some_classes_are_looked_into_on_those(pictures, tmp_path):
@@ -24,7 +25,7 @@ def test_experts_of_some_classes_are_looked_into_on_those(pictures, tmp_path):
 
 def test_pretrain_writes_experts_that_know_their_data(pictures, tmp_path):
     arguments = ("--data", pictures, "--target", "domain2", *EXPERTS)
-    text = dgdd("pretrain", *arguments, "--reversal", "0.5", "--out", tmp_path).output
+    text = dgdd("pretrain", *arguments, "--set=pretrain.reversal_weight=0.5", "--out", tmp_path).output
     assert "2 experts on 36 images of 16 x 16 px, 3 classes, domains domain0, domain1" in text
     pool = ExpertPool.load(tmp_path)
     assert pool.domain_names == ("domain0", "domain1")
@@ -58,18 +59,18 @@ def test_pretrain_takes_settings_from_a_file_and_options_override_it(pictures, t
 def test_experts_are_what_cadm_distils_with(pictures, tmp_path):
     dgdd("pretrain", "--data", pictures, "--target", "domain2", *EXPERTS, "--out", tmp_path / "experts")
     arguments = ("--data", pictures, "--target", "domain2", "--method", "cadm+sgs", "--ipc", 2)
-    arguments += ("--iterations", 2, "--batch-real", 4, "--image-lr", 0.01)
+    arguments += ("--iterations", 2, "--set=distill.batch_real=4", "--set=distill.image_lr=0.01")
     code, text = failure("distill", *arguments, "--out", tmp_path / "none")
     assert code == 2
     assert "dgdd pretrain" in text
     dgdd("distill", *arguments, "--experts", tmp_path / "experts", "--out", tmp_path / "run")
     dgdd(
         *("distill", "--config", tmp_path / "run" / "config.yaml", "--iterations", 0),
-        *("--losses", "reg,cons", "--out", tmp_path / "ablation"),
+        *("--set=distill.experts.matching=plain", "--out", tmp_path / "ablation"),
     )
     ablation = read_run_config(tmp_path / "ablation" / "config.yaml").distill.experts
     assert ablation is not None
-    assert (ablation.matching, ablation.regularisation, ablation.consistency) == ("plain", "masked", True)
+    assert (ablation.matching, ablation.regularisation) == ("plain", None)
     distilled = DistilledSet.load(tmp_path / "run" / "distilled.safetensors")
     assert distilled.factor == 2
     assert (distilled.ipc, len(distilled)) == (2, 3 * 2 * 4)
@@ -79,7 +80,8 @@ def test_experts_are_what_cadm_distils_with(pictures, tmp_path):
     text = dgdd("channels", tmp_path / "experts", tmp_path / "run", "--data", pictures).output
     assert "unstable channels" in text
     assert all(name in text for name in ("discriminators", "linear probe", "uniformly"))
-    text = dgdd("evaluate", tmp_path / "run", "--runs", "1", "--epochs", "1", "--width", "4").output
+    narrow = "--set=evaluate.network.width=4"
+    text = dgdd("evaluate", tmp_path / "run", "--runs", 1, "--epochs", 1, narrow).output
     results = json.loads((tmp_path / "run" / "evaluation.json").read_text())["results"]
     assert set(results) == {"cadm+sgs", "random", "random+mosaics"}
     assert "Random+mosaics" in text

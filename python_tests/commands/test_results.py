@@ -13,6 +13,7 @@ import torch
 from command_line import dgdd, failure
 from PIL import Image
 from processes import SECONDS, start
+from run_commands import NARROW, TINY
 from toy_data import toy_domains
 
 from dgdd_fast import evaluation
@@ -22,7 +23,6 @@ from dgdd_fast.data.record import ImageRecord
 from dgdd_fast.interruption import Interrupted
 from dgdd_fast.synthetic.distilled_set import DistilledSet
 
-TINY = ["--ipc", "3", "--iterations", "2", "--width", "8", "--batch-real", "4"]
 QUICK = ("--epochs", 1, "--no-random")
 
 
@@ -111,8 +111,8 @@ def test_results_of_another_set_are_not_replaced(run):
     ("arguments", "message"),
     [
         (("--architecture", "convnet", "--architecture", "vgg11"), "VGG-11 halves an image five times"),
-        (("--depth", 9), "depth"),
-        (("--architecture", "resnet18", "--generalize", "mixstyle", "--norm", "layer"), "norm must be"),
+        (("--set=evaluate.network.depth=9",), "depth"),
+        (("--generalize", "mixstyle", "--set=evaluate.network.norm=layer"), "norm must be"),
         (("--out", "/proc/none/evaluation.json"), "/proc/none"),
         (("--out", "."), "is a folder"),
     ],
@@ -259,7 +259,7 @@ def test_a_set_of_a_version_before_is_used_with_a_note_where_the_data_changed(ru
 
 
 def test_experts_are_not_looked_into_on_what_they_were_trained_on(pictures, tmp_path):
-    small = ("--experts", 1, "--epochs", 1, "--width", 4, "--batch-size", 40)
+    small = ("--experts", 1, "--epochs", 1, *NARROW)
     dgdd("pretrain", "--data", pictures, "--target", "domain2", *small, "--out", tmp_path / "experts")
     dgdd("channels", tmp_path / "experts", "--data", pictures)
     before = (tmp_path / "experts" / "channels.json").read_bytes()

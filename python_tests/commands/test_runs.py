@@ -5,6 +5,7 @@ import os
 
 import pytest
 from command_line import dgdd, failure
+from run_commands import NARROW, TINY
 from toy_data import toy_domains, write_npz
 
 from dgdd_fast import evaluation
@@ -12,8 +13,7 @@ from dgdd_fast.config.run import CHECKPOINT_NAME, CONFIG_NAME, SET_NAME
 from dgdd_fast.files import locked
 from dgdd_fast.synthetic.distilled_set import DistilledSet
 
-TINY = ("--ipc", 3, "--iterations", 2, "--width", 8, "--batch-real", 4)
-EXPERTS = ("--experts", 1, "--epochs", 1, "--width", 4, "--batch-size", 40)
+EXPERTS = ("--experts", 1, "--epochs", 1, *NARROW)
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,9 @@ def content(folder):
 
 
 BAD = [
-    ("--image-lr=-1",),
-    ("--depth", 9),
-    ("--depth", 0),
+    ("--set=distill.image_lr=-1",),
+    ("--set=distill.network.depth=9",),
+    ("--set=distill.network.depth=0",),
     ("--ipc", 4),
     ("--seed", 7),
     ("--target", "domain1"),
@@ -48,10 +48,10 @@ BAD = [
     ("--resolution", 8),
     ("--method", "cadm"),
     ("--method", "nothing"),
-    ("--alpha", "nan"),
+    ("--set=distill.surgery.alpha=nan",),
     ("--precision", "bfloat16"),
     ("--iterations", 1),
-    ("--factor", 3),
+    ("--set=distill.factor=3",),
     ("--device", "cuda:9"),
     ("--set", "distill.nothing=1"),
     ("--set", "distill.checkpoint_every=0"),
@@ -68,7 +68,7 @@ def test_bad_options_leave_a_resumed_run_as_it_was(run, options):
 
 
 def test_a_run_goes_on_after_bad_options(run):
-    failure("distill", "--resume", "--out", run, "--image-lr=-1")
+    failure("distill", "--resume", "--out", run, "--set=distill.image_lr=-1")
     dgdd("distill", "--resume", "--out", run, "--iterations", 3)
     assert DistilledSet.load(run / SET_NAME).provenance["iterations"] == 3
 
@@ -110,7 +110,7 @@ def test_a_finished_set_without_its_checkpoint_is_not_distilled_again(run):
 def test_what_is_refused_leaves_no_folder_behind(data, tmp_path):
     out = tmp_path / "new"
     arguments = ("distill", "--data", data, "--target", "domain2", *TINY, "--out", out)
-    assert failure(*arguments, "--depth", 9)[0] == 2
+    assert failure(*arguments, "--set=distill.network.depth=9")[0] == 2
     assert not out.exists()
 
 

@@ -6,10 +6,10 @@ import pytest
 from command_line import dgdd, failure
 from data_trees import write_tree
 from rich.console import Console
+from run_commands import ONE_STEP
 
 from dgdd_fast.commands import terminal
 
-TINY = ["--ipc", "1", "--iterations", "1", "--width", "4", "--batch-real", "2", "--threads", "1"]
 ODD = "photo[hd] [b] :dog:"
 
 
@@ -20,13 +20,15 @@ def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path):
     for name in (*domains, *classes, "data[1]"):
         assert name in text
     out = tmp_path / "out[v2] :cat:"
-    text = dgdd("distill", "--data", data, "--target", "sketch", *TINY, "--out", out).output
+    text = dgdd("distill", "--data", data, "--target", "sketch", *ONE_STEP, "--out", out).output
     assert "from 16 images of clip[], photo[hd] [b] :dog:; held out: sketch" in text
     assert f"written: {out / 'distilled.safetensors'}, {out / 'contact_sheet.png'}" in text
     assert f"next:    dgdd evaluate {out}" in text
     text = dgdd("export", out, "--out", tmp_path / "x[1]").output
     assert f"below {tmp_path / 'x[1]' / 'images'}" in text
-    code, text = failure("distill", "--data", data, "--target", "photo[hd]", *TINY, "--out", tmp_path / "o")
+    code, text = failure(
+        "distill", "--data", data, "--target", "photo[hd]", *ONE_STEP, "--out", tmp_path / "o"
+    )
     assert (code, "no domain 'photo[hd]'" in text) == (2, True)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import dgdd, failure
+from run_commands import NARROW, ONE_STEP
 from small_runs import SMALL, TINY
 from torch import Tensor, nn
 from toy_data import toy_domains, write_npz
@@ -177,9 +178,9 @@ def test_the_commands_take_it(data: DomainDataset, tmp_path: Path) -> None:
     write_npz(data, tmp_path / "data")
     source = ("--data", tmp_path / "data", "--target", "domain0")
     plugin = ("--plugin", OWN)
-    small = ("--ipc", 2, "--iterations", 1, "--batch-real", 2)
+    small = (*ONE_STEP, "--ipc", 2)
     experts, out = tmp_path / "experts", tmp_path / "run"
-    training = ("--architecture", "depthwise", "--width", 4, "--experts", 1, "--epochs", 1)
+    training = ("--architecture", "depthwise", "--experts", 1, "--epochs", 1, *NARROW)
     dgdd(*plugin, "pretrain", *source, *training, "--out", experts)
     dgdd(*plugin, "distill", *source, *small, "--method", "cadm", "--experts", experts, "--out", out)
     text = dgdd(*plugin, "evaluate", out, "--runs", 1, "--epochs", 1, "--on", "target").output

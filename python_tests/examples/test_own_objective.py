@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import dgdd, failure
+from run_commands import TINY
 from small_runs import SMALL, WITH_SURGERY
 from toy_data import toy_domains
 
@@ -77,7 +78,7 @@ def test_an_own_objective_follows_its_gradient() -> None:
 
 def test_the_command_takes_it(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    options = ("--target", "street", "--ipc", "1", "--iterations", "1", "--width", "4", "--batch-real", "2")
+    options = ("--target", "street", *TINY, "--iterations", 1)
     text = dgdd("--plugin", OWN, "distill", "--method", "cosine+sgs", *options, "--out", out).output
     assert "cosine+sgs: 10 classes x 1 images" in text
     code, message = failure("--plugin", tmp_path / "none.py", "studies")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 SECONDS = 120.0
-COMMAND = "from dgdd_fast.__main__ import main; main()"
+COMMAND = "from dgdd_command import main; main()"
 
 
 def start(*arguments: object, folder: Path, **options: object) -> subprocess.Popen[str]:

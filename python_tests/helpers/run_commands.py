@@ -1,3 +1,6 @@
-"""Options of runs that take a moment."""
+"""Options of commands that take a moment."""
 
-TINY = ["--ipc", "3", "--iterations", "2", "--width", "8", "--batch-real", "4"]
+SMALL = ("--set=distill.network.width=8", "--set=distill.batch_real=4")
+TINY = ("--ipc", 3, "--iterations", 2, *SMALL)
+ONE_STEP = ("--ipc", 1, "--iterations", 1, "--threads", 1, *SMALL)
+NARROW = ("--set=pretrain.network.width=4", "--set=pretrain.batch_size=40")  # experts

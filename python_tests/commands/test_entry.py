@@ -1,0 +1,71 @@
+"""The entry point of the command: quick help, Ctrl-C from the start, one message where torch is amiss."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from processes import COMMAND, start, wait_until
+
+HEAVY = ("torch", "numpy", "matplotlib", "sklearn", "scipy", "PIL", "pandas", "datasets", "dgdd_fast._C")
+BLOCKED = f"import sys\nfor name in {HEAVY!r}: sys.modules[name] = None\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (["--help"], {}, "dgdd distill --data pictures/"),
+        (["distill", "--help"], {}, "dgdd distill --resume --out"),
+        (["evaluate", "--help"], {}, "--recipe"),
+        (["doctor", "--help"], {}, "check the operators"),
+        (["--show-completion", "bash"], {}, "complete -o default"),
+        (["grid"], {}, "Missing argument 'STUDY'"),
+        (
+            [],
+            {"_DGDD_COMPLETE": "complete_bash", "COMP_WORDS": "dgdd distill --me", "COMP_CWORD": "2"},
+            "--method",
+        ),
+    ],
+)
+def test_help_completion_and_mistyped_options_import_nothing_heavy(arguments, environment, said):
+    script = f"{BLOCKED}sys.argv[0] = 'dgdd'\n{COMMAND}"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env={**os.environ, "COLUMNS": "200", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert said in done.stdout
+    assert done.returncode == (2 if arguments == ["grid"] else 0)
+
+
+@pytest.fixture
+def slow_torch(tmp_path, monkeypatch):
+    """A torch whose import says that it has begun, and takes its time."""
+    begun = tmp_path / "begun"
+    (tmp_path / "torch.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep(60)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return begun
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_torch_is_imported_ends_in_one_message(slow_torch, tmp_path, number):
+    process = start("doctor", folder=tmp_path)
+    wait_until(slow_torch.exists, process)
+    process.send_signal(number)
+    assert process.communicate(timeout=30)[0] == "error: interrupted\n"
+    assert process.returncode == 128 + number
+
+
+def test_a_torch_that_is_too_old_is_said_in_one_message(tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("__version__ = '2.9.0'\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = start("data", "embedded-digits", folder=tmp_path)
+    text = process.communicate(timeout=30)[0]
+    assert text.startswith("error: dgdd_fast needs torch >= 2.11, and torch 2.9.0 is installed")
+    assert len(text.splitlines()) == 1
+    assert process.returncode == 1
