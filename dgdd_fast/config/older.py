@@ -54,6 +54,12 @@ def renewed_pretraining(values: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "discriminators": "refitted" if epochs else "joint"}
 
 
+def renewed_experts(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of experts that there are, written whole: before either name their discriminators were
+    those of the training."""
+    return renewed_pretraining(values if "discriminators" in values else {"refit_epochs": 0, **values})
+
+
 _SECTIONS = ("experts", "masks")
 _TERMS = {"matching": "match", "regularisation": "regularise"}
 _MASKED = (*_TERMS, "consistency")

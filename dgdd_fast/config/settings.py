@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
 from .bounds import NotNegative, Positive, Size
+from .older import renewed_experts
 from .schema import (
     AugmentConfig,
     DistillConfig,
@@ -79,6 +80,8 @@ class PretrainSettings(PretrainConfig):
 
     network: NetworkSettings
     augment: AugmentSettings
+
+    renewed = staticmethod(renewed_experts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,6 +96,19 @@ def test_a_pool_knows_its_data(data, folder):
             pool.check(other)
 
 
+@pytest.mark.parametrize(("older", "kept"), [({}, "joint"), ({"refit_epochs": 3}, "refitted")])
+def test_experts_from_before_a_setting_are_what_they_were_then(older, kept, data, folder, tmp_path):
+    """Without a word about refitting their discriminators are those of the training: so are the next ones."""
+    content = json.loads((folder / "pool.json").read_text())
+    del content["sha256"], content["config"]["discriminators"]
+    content["config"] |= older
+    (tmp_path / "pool.json").write_text(json.dumps(content))
+    assert ExpertPool.read(tmp_path).config.discriminators == kept
+    if kept == "joint":
+        with pytest.raises(ExpertPoolError, match="experts with discriminators = 'joint', now 'refitted'"):
+            pretrain(data, TINY, tmp_path, resume=True)
+
+
 @pytest.mark.parametrize("damage", ["no pool", "text", "foreign", "missing", "truncated", "swapped"])
 def test_damage_is_named(damage, folder, tmp_path):
     for path in folder.iterdir():
