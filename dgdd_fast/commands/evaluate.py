@@ -143,7 +143,7 @@ def evaluate(
     sources, tests = _test_sets(distilled, _data_of(path, data), on)
     method = method_name(trained_on)
     sets: dict[str, DistilledSet | DomainDataset] = {method: distilled}
-    if not no_random:
+    if not no_random and method != RANDOM:
         sets |= _baselines(trained_on, distilled.factor, sources)
     if whole:
         sets["whole"] = sources
@@ -201,12 +201,9 @@ def _resolved(
 
 
 def _baselines(trained_on: DistillConfig, factor: int, sources: DomainDataset) -> dict[str, DistilledSet]:
-    """As many real images as the set has, and where it is of mosaics also in mosaics; nothing for a set that
-    is one of them."""
+    """As many real images as the set has, and where it is of mosaics also in mosaics."""
     from ..distillation import distill
 
-    if trained_on.objective == RANDOM:
-        return {}
     real = dataclasses.replace(with_method(trained_on, RANDOM), factor=1, init="uniform", pseudo_domains=None)
     sets = {RANDOM: distill(sources, real)}
     show_repeated(sets[RANDOM])
