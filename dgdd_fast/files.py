@@ -77,6 +77,12 @@ def check_writable(path: Path) -> None:
     partial.unlink()
 
 
+def check_new_folder(path: Path) -> None:
+    """Raises FileExistsError unless `path` is an empty folder, or nothing yet."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} exists and is not an empty folder; choose a new folder for the images")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes `content` to `path`: at every moment the file is the old one or the new one, whole, also after a
     power cut.

@@ -164,6 +164,7 @@ def dgdd(
     dgdd distill --data pictures/ --target sketch
     dgdd evaluate runs/NAME
     dgdd export runs/NAME
+    dgdd import FILE --out runs/NAME
     dgdd tune study.yaml
     dgdd grid study.yaml
     dgdd table grids/NAME

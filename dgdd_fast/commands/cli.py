@@ -11,6 +11,7 @@ from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
 from .grid import grid
+from .import_set import import_set
 from .pretrain import pretrain
 from .report import report
 from .studies import studies
@@ -23,6 +24,7 @@ COMMANDS = (
     distill,
     evaluate,
     export,
+    import_set,
     studies,
     tune,
     grid,
@@ -33,7 +35,8 @@ COMMANDS = (
     doctor,
 )  # in the order of the help
 for command in COMMANDS:
-    app.command(cls=Command)(command)
+    # import is a word of Python's
+    app.command("import" if command is import_set else None, cls=Command)(command)
 
 
 def main() -> None:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from ..data import DomainDataset
     from ..synthetic.distilled_set import DistilledSet
 
+IMPORTED = "imported"  # the row of a set of another tool
 EVALUATE = RECIPES["dm"]
 
 
@@ -55,6 +56,10 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(metavar="SOURCE", help=f"{SOURCE_HELP} Default: as in the run's {CONFIG_NAME}."),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="The domain held out, for an imported set that does not say it."),
     ] = None,
     on: Annotated[
         str,
@@ -140,8 +145,9 @@ def evaluate(
         _resolved(dataclasses.replace(config, network=network), settings_given, distilled, device)
         for network in _networks(trained_on.network, architecture)
     ]
-    sources, tests = _test_sets(distilled, _data_of(path, data), on)
-    method = method_name(trained_on)
+    distilled = _with_target(distilled, target)
+    sources, tests = _test_sets(distilled, _data_of(path, distilled, data), on)
+    method = method_name(trained_on) if distilled.imported is None else IMPORTED
     sets: dict[str, DistilledSet | DomainDataset] = {method: distilled}
     if not no_random and method != RANDOM:
         sets |= _baselines(trained_on, distilled.factor, sources)
@@ -212,10 +218,26 @@ def _baselines(trained_on: DistillConfig, factor: int, sources: DomainDataset) -
     return sets
 
 
-def _data_of(path: Path, given: str | None) -> str:
-    """The data that the set at `path` is to be tested on: those named, or else those of its run folder."""
+def _with_target(distilled: DistilledSet, target: str | None) -> DistilledSet:
+    """The set with the domain that was held out, where it does not say one."""
+    known = distilled.provenance.get("target")
+    if target is None or target == known:
+        return distilled
+    if distilled.imported is None or known is not None:
+        said = "no domain" if known is None else known
+        raise ValueError(f"this set says that {said} was held out, not {target}; leave --target out")
+    sources = [name for name in distilled.provenance.get("sources", ()) if name != target]
+    provenance = {**distilled.provenance, "target": target, **({"sources": sources} if sources else {})}
+    return dataclasses.replace(distilled, provenance=provenance)
+
+
+def _data_of(path: Path, distilled: DistilledSet, given: str | None) -> str:
+    """The data that the set at `path` is to be tested on: those named, or else those of its run folder, or
+    those that it was imported with."""
     if given is not None:
         return given
+    if distilled.imported is not None and isinstance(distilled.imported.get("data"), str):
+        return str(distilled.imported["data"])
     config_file = path.with_name(CONFIG_NAME)
     if not config_file.exists():
         raise ValueError(
@@ -235,9 +257,14 @@ def _test_sets(
     height, width = distilled.resolution
     dataset = load_dataset(source, height if height == width else None, classes=distilled.class_names)
     show_warnings(dataset)
-    # The set's own domains may be pseudo-domains.
-    seen = distilled.provenance.get("sources", distilled.domain_names)
     target = distilled.provenance.get("target")
+    # The set's own domains may be pseudo-domains; those of an imported set have no names.
+    own = (
+        distilled.domain_names
+        if distilled.imported is None
+        else [name for name in dataset.domain_names if name != target]
+    )
+    seen = distilled.provenance.get("sources", own)
     unseen = [name for name in dataset.domain_names if name not in seen] if target is None else [target]
     if on == "target" and not unseen:
         raise ValueError("no domain was held out when this set was distilled; test it --on sources")

@@ -8,26 +8,52 @@ from typing import Annotated
 import typer
 
 from ..config.run import SHEET_NAME
-from .options import SET_HELP, set_file
+from .options import SET_HELP, free_file, set_file
 from .terminal import console
+
+FORMATS = ("png", "dm", "numpy", "huggingface")
 
 
 def export(
     distilled_set: Annotated[Path, typer.Argument(metavar="SET", help=SET_HELP)],
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="A new folder. Default: export/ beside the set.")
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="A new folder, or for dm and numpy a new file. Default: beside the set."
+        ),
     ] = None,
+    format_: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "png",
 ) -> None:
-    """Write the images of a distilled set, de-normalised: images/domain/class/NNN.png, contact_sheet.png.
+    """Write the images of a distilled set for other tools.
+
+    png: de-normalised images/domain/class/NNN.png, and contact_sheet.png. dm: the .pt file
+    of DC, DSA and DM. numpy: an .npz file. huggingface: an image folder for
+    datasets.load_dataset, with a card. `dgdd import` reads dm and numpy back exactly.
 
     \b
     dgdd export runs/sketch --out pictures/
+    dgdd export runs/sketch --format dm --out sketch.pt
     """
+    from ..synthetic import export as formats
     from ..synthetic.distilled_set import DistilledSet
 
+    if format_ not in FORMATS:
+        raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {format_!r}")
     path = set_file(distilled_set)
     distilled = DistilledSet.load(path)
-    out = out or path.with_name("export")
-    distilled.export_folder(out / "images")
-    distilled.contact_sheet(out / SHEET_NAME)
-    console.print(f"written: {len(distilled)} images below {out / 'images'}, {out / SHEET_NAME}")
+    if format_ in ("dm", "numpy"):
+        ending = ".pt" if format_ == "dm" else ".npz"
+        file = free_file(out or path.with_suffix(ending), overwrite=False)
+        write = formats.export_dm if format_ == "dm" else formats.export_numpy
+        write(distilled, file)
+        console.print(f"written: {file}")
+        return
+    folder = out or path.with_name("export" if format_ == "png" else format_)
+    if format_ == "huggingface":
+        formats.export_huggingface(distilled, folder)
+        console.print(f"written: {len(distilled)} images below {folder}, and its card {folder / 'README.md'}")
+        console.print("the card leaves the licence to you")
+        return
+    distilled.export_folder(folder / "images")
+    distilled.contact_sheet(folder / SHEET_NAME)
+    console.print(f"written: {len(distilled)} images below {folder / 'images'}, {folder / SHEET_NAME}")

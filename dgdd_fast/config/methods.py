@@ -13,7 +13,11 @@ from typing import Literal
 DEFAULT_METHOD = "dm+sgs"
 MODIFIERS = ("dam", "fact", "sgs")
 RANDOM = "random"  # the baseline beside every number
-_LABELS = {"mosaics": "mosaics", "whole": "Whole data"}  # rows of tables that no objective makes
+_LABELS = {
+    "mosaics": "mosaics",
+    "whole": "Whole data",
+    "imported": "Imported",
+}  # rows of tables that no objective makes
 
 
 @dataclass(frozen=True)

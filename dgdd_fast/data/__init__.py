@@ -1,7 +1,7 @@
 """Data of several domains: one container, the loaders that fill it, and a default that needs no download."""
 
 from .benchmarks import BENCHMARKS, Benchmark
-from .dataset import DomainDataset, LeaveOneOut, denormalise, normalise
+from .dataset import DomainDataset, LeaveOneOut, denormalise, may_be_mirrored, normalise
 from .embedded_digits import embedded_digits
 from .errors import DataError
 from .folder import load_folder
@@ -22,6 +22,7 @@ __all__ = [
     "load_dataset",
     "load_folder",
     "load_npz",
+    "may_be_mirrored",
     "normalise",
     "register_loader",
     "summary",

@@ -113,9 +113,7 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
         """Whether a mirrored image keeps its class: not where a class is named like a digit, a number or a
         letter.
         """
-        return not any(
-            len(name) == 1 or name.isdigit() or name.casefold() in _DIGIT_WORDS for name in self.class_names
-        )
+        return may_be_mirrored(self.class_names)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -245,6 +243,13 @@ class LeaveOneOut(NamedTuple):
     sources_train: DomainDataset
     sources_test: DomainDataset
     target: DomainDataset
+
+
+def may_be_mirrored(class_names: Sequence[str]) -> bool:
+    """False where a class is named like a digit, a number or a letter, which a mirrored image is not."""
+    return not any(
+        len(name) == 1 or name.isdigit() or name.casefold() in _DIGIT_WORDS for name in class_names
+    )
 
 
 def normalise(images: Tensor, mean: Tensor | Sequence[float], std: Tensor | Sequence[float]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..files import naming, write_atomically
+from ..files import check_new_folder, naming, write_atomically
 from ..messages import shown
 from ..tensor_file import ForeignFileError, NewerFileError, TensorFile, TensorFileError, content_of
 from .contact_sheet import draw_contact_sheet
@@ -121,6 +122,10 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
             f"provenance: iterations must be a whole number, got {shown(iterations)}",
         )
 
+        _require(
+            isinstance(self.provenance.get("imported", {}), dict), "provenance: imported must be a mapping"
+        )
+
     def _check_tensors(self) -> None:
         images = self.images
         for name in _TENSORS:
@@ -167,6 +172,12 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
         images = decode(tiles(self.images, self.factor), self.factor)
         return TrainingImages(images, self.labels.repeat_interleave(self.factor**2), self.domains)
 
+    @property
+    def training_pixels(self) -> TrainingImages:
+        """The same on the CPU, not normalised: pixels in units of [0, 1], not clamped to it."""
+        images, labels, domains = self.training_images
+        return TrainingImages(self._in_pixels(images), labels.cpu(), domains.cpu())
+
     def __len__(self) -> int:
         """M, the number of images to train on."""
         return len(self.domains)
@@ -182,6 +193,11 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
         return len(self.images) // len(self.class_names)
 
     @property
+    def imported(self) -> dict[str, Any] | None:
+        """From which file of another tool the set comes; None for one that was distilled here."""
+        return self.provenance.get("imported")
+
+    @property
     def resolution(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.images.shape[2], self.images.shape[3]
@@ -193,11 +209,11 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
 
     def pixels(self) -> Tensor:
         """The images to look at, not to train on: uint8 [N, 3, H, W] on the CPU, de-normalised, clamped."""
-        return self._pixels_of(self.images)
+        return in_bytes(self._in_pixels(self.images))
 
-    def _pixels_of(self, images: Tensor) -> Tensor:
+    def _in_pixels(self, images: Tensor) -> Tensor:
         mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
-        return (images.cpu() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8)
+        return images.cpu() * std + mean
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically. The same set gives the same bytes.
@@ -206,7 +222,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
         """
         tensors = {name: getattr(self, name) for name in _TENSORS}
         try:
-            content = _FILE.pack(tensors, {name: getattr(self, name) for name in _DESCRIPTION})
+            content = _FILE.pack(tensors, self.description())
         except (TypeError, ValueError) as error:
             raise DistilledSetError(
                 f"{path}: config and provenance must hold JSON values only: {error}"
@@ -221,15 +237,28 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
         OSError for one that cannot be opened.
         """
         try:
-            content = _unpack(Path(path))
-            missing = [name for name in _DESCRIPTION if name not in content]
-            _require(not missing, f"damaged: no {', '.join(missing)}; {_AGAIN}")
-            for name in ("mean", "std", "class_names", "domain_names"):
-                if isinstance(content[name], list):
-                    content[name] = tuple(content[name])
-            return cls(**{name: content[name] for name in (*_TENSORS, *_DESCRIPTION)})
+            return cls.from_content(_unpack(Path(path)))
         except DistilledSetError as error:
             raise type(error)(f"{path}: {error}") from error.__cause__
+
+    def description(self) -> dict[str, Any]:
+        """All of the set but its tensors, for JSON; `from_content` takes it back."""
+        return {name: getattr(self, name) for name in _DESCRIPTION}
+
+    @classmethod
+    def from_content(cls, content: dict[str, Any]) -> DistilledSet:
+        """The set of these tensors and what `description` gave, read from JSON.
+
+        Raises DistilledSetError where something is missing or does not fit.
+        """
+        missing = [name for name in (*_TENSORS, *_DESCRIPTION) if name not in content]
+        _require(not missing, f"damaged: no {', '.join(missing)}; {_AGAIN}")
+        lists = ("mean", "std", "class_names", "domain_names")
+        fields: dict[str, Any] = {
+            name: tuple(content[name]) if name in lists and isinstance(content[name], list) else content[name]
+            for name in (*_TENSORS, *_DESCRIPTION)
+        }
+        return cls(**fields)
 
     def export_folder(self, path: str | Path) -> None:
         """Write ``domain/class/NNN.png`` below `path`, NNN being the row: a folder to load as data again.
@@ -237,21 +266,27 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
         These are the M images to train on, mosaics decoded: 8 bits, clamped. Raises FileExistsError where
         `path` has content already.
         """
-        path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise FileExistsError(
-                f"{path} exists and is not an empty folder; choose a new folder for the images"
-            )
+        check_new_folder(Path(path))
+        _, labels, domains = self.training_images
+        self.write_images(
+            Path(path)
+            / _folder_name(self.domain_names[int(domain)])
+            / _folder_name(self.class_names[int(label)])
+            for label, domain in zip(labels, domains, strict=True)
+        )
+
+    def write_images(self, folders: Iterable[Path]) -> list[Path]:
+        """Write the M images to train on, 8 bits, clamped, as NNN.png into a folder each, NNN being the row;
+        the files."""
         digits = max(3, len(str(len(self) - 1)))
-        images, labels, domains = self.training_images
-        for row, image in enumerate(self._pixels_of(images).permute(0, 2, 3, 1).numpy()):
-            domain = _folder_name(self.domain_names[int(domains[row])])
-            label = _folder_name(self.class_names[int(labels[row])])
-            folder = path / domain / label
+        images = in_bytes(self.training_pixels.images).permute(0, 2, 3, 1).numpy()
+        files = []
+        for row, (image, folder) in enumerate(zip(images, folders, strict=True)):
             folder.mkdir(parents=True, exist_ok=True)
-            file = folder / f"{row:0{digits}d}.png"
-            with naming(file):
-                Image.fromarray(image).save(file)
+            files.append(folder / f"{row:0{digits}d}.png")
+            with naming(files[-1]):
+                Image.fromarray(image).save(files[-1])
+        return files
 
     def contact_sheet(self, path: str | Path) -> None:
         """Write the PNG of `contact_sheet_png`, atomically."""
@@ -278,6 +313,11 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
         png = io.BytesIO()
         sheet.save(png, format="PNG")
         return png.getvalue()
+
+
+def in_bytes(pixels: Tensor) -> Tensor:
+    """Pixels in units of [0, 1] as uint8, clamped and rounded."""
+    return pixels.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
 def _require(holds: object, message: str) -> None:

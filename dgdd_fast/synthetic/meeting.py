@@ -48,6 +48,13 @@ def meet(distilled: DistilledSet, data: DomainDataset) -> Meeting:
     if record is not None:
         split, change = record.split(data)
         return Meeting(split, change, True)
+    if distilled.imported is not None:
+        return Meeting(
+            data,
+            "an imported set does not tell which images it was distilled from: the training part of the "
+            "source domains is taken for them, and numbers on the rest are to be read with that in mind",
+            False,
+        )
     config = from_dict(DistillConfig, distilled.config)
     sources = apply_pseudo_domains(data.train(), config, torch.device("cpu"))
     if sources.fingerprint() == fingerprint_of(distilled):
