@@ -4,6 +4,7 @@
 #include "augmentation/glue.h"
 #include "augmentation/step.h"
 #include "checks.h"
+#include "convolution/glue.h"
 #include "masking/glue.h"
 #include "normalization/glue.h"
 #include "spectral/glue.h"
@@ -13,6 +14,8 @@ namespace dgdd {
 namespace {
 
 using augmentation::AugmentationParams;
+using convolution::ConvolutionParams;
+using convolution::WeightGradParams;
 using masking::MaskingParams;
 using normalization::NormPoolParams;
 using spectral::SpectralParams;
@@ -599,6 +602,12 @@ Tensor with_dtype(const Tensor& tensor, ScalarType type) {
   return tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);
 }
 
+void check_pool(const Checks& checks, const Tensor& x, int64_t pool) {
+  if (pool < 1) checks.refuse("pool", "at least 1", text(pool));
+  if (x.size(2) < pool || x.size(3) < pool)
+    checks.refuse("x", text("[N, C, H, W] with H and W at least pool = ", pool), text_of_shape(x.sizes()));
+}
+
 // The arguments of norm_relu_pool and its backward, checked and in order. The tensors are kept because params
 // points into them.
 struct NormPoolInputs {
@@ -633,9 +642,7 @@ struct NormPoolInputs {
   static Features checked(const Checks& checks, const Tensor& x, int64_t pool) {
     checks.is_floating(x, "x");
     if (x.dim() != 4) checks.refuse("x", "[N, C, H, W]", text_of_shape(x.sizes()));
-    if (pool < 1) checks.refuse("pool", "at least 1", text(pool));
-    if (x.size(2) < pool || x.size(3) < pool)
-      checks.refuse("x", text("[N, C, H, W] with H and W at least pool = ", pool), text_of_shape(x.sizes()));
+    check_pool(checks, x, pool);
     return Features(x);
   }
 };
@@ -671,6 +678,128 @@ std::tuple<Tensor, Tensor, Tensor> norm_relu_pool_backward(const Tensor& pooled_
   params.plane_bias_grads = torch::stable::select(planes, 0, 1).data_ptr();
   run(params, x.device());
   return {x_grad, with_dtype(weight_grad, weight.scalar_type()), with_dtype(bias_grad, bias.scalar_type())};
+}
+
+// Images as the kernels of convolutions take them, [N, H, W, C] without gaps: what they are with the channels
+// last.
+Tensor with_channels_innermost(const Tensor& images) {
+  return made_contiguous(call_aten("aten::movedim", "int", images, int64_t{1}, int64_t{-1}));
+}
+// [N, C, H, W] with the channels innermost in memory; no view of another tensor, which autograd would not let
+// be written in place.
+Tensor empty_channels_last(const Tensor& like, int64_t samples, int64_t channels, int64_t height,
+                           int64_t width) {
+  const std::vector<int64_t> sizes{samples, channels, height, width};
+  const std::vector<int64_t> strides{height * width * channels, 1, width * channels, channels};
+  return call_aten("aten::new_empty_strided", "", like, sizes, strides, std::nullopt, std::nullopt,
+                   std::nullopt, std::nullopt);
+}
+
+void check_convolved(const Checks& checks, const Tensor& images, const char* argument, const char* layout) {
+  if (!kHostIsCpu || !images.device().is_cpu())
+    checks.refuse(argument, "on the CPU (elsewhere F.conv2d is the faster one)",
+                  kHostIsCpu ? text_of_device(images.device()) : "cuda");
+  checks.has_dtype(images, argument, ScalarType::Float, "");
+  if (images.dim() != 4) checks.refuse(argument, layout, text_of_shape(images.sizes()));
+  if (images.size(1) < 1 || images.size(2) < 1 || images.size(3) < 1)
+    checks.refuse(argument, text(layout, " with at least one channel and pixel"),
+                  text_of_shape(images.sizes()));
+}
+
+// The arguments of conv3x3, checked and in order. The tensors are kept because params points into them.
+struct ConvolutionInputs {
+  Tensor images;
+  Tensor weight;
+  std::optional<Tensor> bias;
+  ConvolutionParams params{};
+
+  ConvolutionInputs(const Checks& checks, const Tensor& x, const Tensor& weight_, const char* weight_name,
+                    const std::optional<Tensor>& bias_, const char* bias_name)
+      : images(checked(checks, x)), weight(weight_) {
+    checks.has_dtype(weight_, weight_name, ScalarType::Float, " like x");
+    if (weight_.dim() != 4 || weight_.size(0) < 1)
+      checks.refuse(weight_name, "[C', C, 3, 3] with C' at least 1", text_of_shape(weight_.sizes()));
+    checks.has_shape(weight_, weight_name, {weight_.size(0), x.size(1), 3, 3}, "[C', C, 3, 3]");
+    checks.is_on(weight_, weight_name, x.device(), "x");
+    weight = made_contiguous(weight_);
+    if (bias_.has_value()) bias = row_of_results(checks, *bias_, bias_name);
+    params.samples = x.size(0);
+    params.height = x.size(2);
+    params.width = x.size(3);
+    params.in_channels = x.size(1);
+    params.out_channels = weight.size(0);
+    params.x = images.const_data_ptr<float>();
+    params.weight = weight.const_data_ptr<float>();
+    params.bias = bias.has_value() ? bias->const_data_ptr<float>() : nullptr;
+  }
+
+  // A number for each of the results' channels.
+  Tensor row_of_results(const Checks& checks, const Tensor& row, const char* argument) const {
+    checks.has_dtype(row, argument, ScalarType::Float, " like x");
+    checks.has_shape(row, argument, {weight.size(0)}, "[C']");
+    checks.is_on(row, argument, images.device(), "x");
+    return made_contiguous(row);
+  }
+
+  Tensor empty(int64_t height, int64_t width) const {
+    return empty_channels_last(images, params.samples, params.out_channels, height, width);
+  }
+
+ private:
+  static Tensor checked(const Checks& checks, const Tensor& x) {
+    check_convolved(checks, x, "x", "[N, C, H, W]");
+    return with_channels_innermost(x);
+  }
+};
+
+Tensor conv3x3(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  ConvolutionInputs inputs(Checks("conv3x3"), x, weight, "weight", bias, "bias");
+  Tensor result = inputs.empty(x.size(2), x.size(3));
+  inputs.params.result = static_cast<float*>(result.data_ptr());
+  if constexpr (kHostIsCpu)
+    if (inputs.params.samples > 0) convolution::run_cpu(inputs.params);
+  return result;
+}
+
+Tensor conv3x3_norm_relu_pool(const Tensor& x, const Tensor& conv_weight,
+                              const std::optional<Tensor>& conv_bias, const Tensor& weight,
+                              const Tensor& bias, double eps, int64_t pool) {
+  const Checks checks("conv3x3_norm_relu_pool");
+  ConvolutionInputs inputs(checks, x, conv_weight, "conv_weight", conv_bias, "conv_bias");
+  const Tensor weight_row = inputs.row_of_results(checks, weight, "weight");
+  const Tensor bias_row = inputs.row_of_results(checks, bias, "bias");
+  checks.is_finite_and_not_negative(eps, "eps");
+  check_pool(checks, x, pool);
+  Tensor pooled = inputs.empty(x.size(2) / pool, x.size(3) / pool);
+  const convolution::NormPool norm_pool{pool, eps, weight_row.const_data_ptr<float>(),
+                                        bias_row.const_data_ptr<float>(),
+                                        static_cast<float*>(pooled.data_ptr())};
+  if constexpr (kHostIsCpu)
+    if (inputs.params.samples > 0) convolution::run_cpu(inputs.params, norm_pool);
+  return pooled;
+}
+
+std::tuple<Tensor, Tensor> conv3x3_weight_grad(const Tensor& grad, const Tensor& x) {
+  const Checks checks("conv3x3_weight_grad");
+  check_convolved(checks, x, "x", "[N, C, H, W]");
+  check_convolved(checks, grad, "grad", "[N, C', H, W]");
+  checks.has_shape(grad, "grad", {x.size(0), grad.size(1), x.size(2), x.size(3)}, "[N, C', H, W]");
+  const Tensor images = with_channels_innermost(x);
+  const Tensor grads = with_channels_innermost(grad);
+  Tensor weight_grad = torch::stable::new_empty(x, {grad.size(1), x.size(1), 3, 3});
+  Tensor bias_grad = torch::stable::new_empty(x, {grad.size(1)});
+  WeightGradParams params{};
+  params.samples = x.size(0);
+  params.height = x.size(2);
+  params.width = x.size(3);
+  params.in_channels = x.size(1);
+  params.out_channels = grad.size(1);
+  params.x = images.const_data_ptr<float>();
+  params.grad = grads.const_data_ptr<float>();
+  params.weight_grad = static_cast<float*>(weight_grad.data_ptr());
+  params.bias_grad = static_cast<float*>(bias_grad.data_ptr());
+  if constexpr (kHostIsCpu) convolution::run_cpu(params);
+  return {weight_grad, bias_grad};
 }
 
 }  // namespace
@@ -714,6 +843,11 @@ DGDD_DEFINE(DGDD_LIBRARY, m) {
   m.def(
       "norm_relu_pool_backward(Tensor pooled_grad, Tensor x, Tensor weight, Tensor bias, float eps, "
       "int pool) -> (Tensor x_grad, Tensor weight_grad, Tensor bias_grad)");
+  m.def("conv3x3(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+  m.def("conv3x3_weight_grad(Tensor grad, Tensor x) -> (Tensor weight_grad, Tensor bias_grad)");
+  m.def(
+      "conv3x3_norm_relu_pool(Tensor x, Tensor conv_weight, Tensor? conv_bias, Tensor weight, Tensor bias, "
+      "float eps=1e-5, int pool=2) -> Tensor");
 }
 
 // The same function for each device: it checks, then branches. A build without CUDA says so instead of "no
@@ -730,6 +864,9 @@ DGDD_IMPLEMENT(DGDD_LIBRARY, CPU, m) {
   m.impl("sample_augment_backward", TORCH_BOX(&dgdd::sample_augment_backward));
   m.impl("norm_relu_pool", TORCH_BOX(&dgdd::norm_relu_pool));
   m.impl("norm_relu_pool_backward", TORCH_BOX(&dgdd::norm_relu_pool_backward));
+  m.impl("conv3x3", TORCH_BOX(&dgdd::conv3x3));
+  m.impl("conv3x3_weight_grad", TORCH_BOX(&dgdd::conv3x3_weight_grad));
+  m.impl("conv3x3_norm_relu_pool", TORCH_BOX(&dgdd::conv3x3_norm_relu_pool));
 }
 
 DGDD_IMPLEMENT(DGDD_LIBRARY, CUDA, m) {
@@ -744,4 +881,7 @@ DGDD_IMPLEMENT(DGDD_LIBRARY, CUDA, m) {
   m.impl("sample_augment_backward", TORCH_BOX(&dgdd::sample_augment_backward));
   m.impl("norm_relu_pool", TORCH_BOX(&dgdd::norm_relu_pool));
   m.impl("norm_relu_pool_backward", TORCH_BOX(&dgdd::norm_relu_pool_backward));
+  m.impl("conv3x3", TORCH_BOX(&dgdd::conv3x3));
+  m.impl("conv3x3_weight_grad", TORCH_BOX(&dgdd::conv3x3_weight_grad));
+  m.impl("conv3x3_norm_relu_pool", TORCH_BOX(&dgdd::conv3x3_norm_relu_pool));
 }

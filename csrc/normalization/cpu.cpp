@@ -7,7 +7,6 @@
 #include "normalization/glue.h"
 
 namespace dgdd::normalization {
-namespace {
 
 CpuKernel cpu_kernel(Storage storage) {
 #if defined(DGDD_X86_64)
@@ -22,6 +21,8 @@ CpuKernel cpu_kernel(Storage storage) {
 #endif
   return baseline::cpu_kernel(storage);
 }
+
+namespace {
 
 // The sums over the samples, in their order and in float64: they take no time beside the planes.
 template <class Real>

@@ -35,6 +35,9 @@ struct alignas(64) CacheLine {
 // do not change with the number of threads.
 using CpuKernel = void (*)(const NormPoolParams& params, int64_t begin, int64_t end, CacheLine* scratch);
 
+// The one of the instruction set that was chosen.
+CpuKernel cpu_kernel(Storage storage);
+
 namespace baseline {
 CpuKernel cpu_kernel(Storage storage);
 }

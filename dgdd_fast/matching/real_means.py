@@ -25,6 +25,7 @@ from torch import Tensor
 from ..config import DistillSettings, to_dict
 
 HEAD = 16  # bytes
+_ROUNDING = 2  # another number whenever the same features come in other bits than in the version before
 
 # What says which synthetic images there are and how they move; all other settings tell files apart.
 _OF_THE_IMAGES = frozenset(
@@ -47,7 +48,8 @@ class RealMeans:
     ) -> None:
         kept = {name: value for name, value in to_dict(settings).items() if name not in _OF_THE_IMAGES}
         build = import_module("dgdd_fast._C").build_info()
-        machine = [torch.__version__, build["cpu_capability"], torch.backends.cpu.get_cpu_capability()]
+        machine = [_ROUNDING, torch.__version__]
+        machine += [build["cpu_capability"], torch.backends.cpu.get_cpu_capability()]
         machine.append("cpu" if device.type == "cpu" else torch.cuda.get_device_name(device))
         key = hashlib.sha256(json.dumps([kept, fingerprint, machine]).encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import NetworkConfig
-from .network import activate_and_pool, channels_innermost, normalisation
+from .convolution import Convolution
+from .network import channels_innermost, convolve_activate_and_pool, normalisation
 from .staged import StagedNetwork
 
 
@@ -76,18 +77,18 @@ class ConvNet(StagedNetwork):
 class _Block(nn.Module):
     def __init__(self, channels: int, width: int, norm: str, last: bool) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(channels, width, kernel_size=3, padding=1)
+        self.convolution = Convolution(channels, width)
         self.norm = normalisation(norm, width)
         self.last = last
 
-    def convolved(self, images: Tensor) -> Tensor:
-        maps: Tensor = self.convolution(images)
-        # Under autocast the next convolution would round its input anyway; features are not rounded.
-        return maps.to(self.convolution.weight.dtype) if self.last else maps
-
     def activation(self, images: Tensor) -> Tensor:
         """The output of the ReLU."""
-        return activate_and_pool(self.norm, self.convolved(images), 1)
+        return self._passed(images, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return activate_and_pool(self.norm, self.convolved(images), 2)
+        return self._passed(images, 2)
+
+    def _passed(self, images: Tensor, pool: int) -> Tensor:
+        # Under autocast the next convolution would round its input anyway; features are not rounded.
+        dtype = self.convolution.weight.dtype if self.last else None
+        return convolve_activate_and_pool(self.convolution, self.norm, images, pool, dtype)

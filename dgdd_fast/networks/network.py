@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import NetworkConfig, NetworkSettings, settled
-from ..ops import norm_relu_pool
+from ..ops import conv3x3_norm_relu_pool, norm_relu_pool
+from .convolution import Convolution
 from .instance_norm import instance_norm
 
 
@@ -139,17 +140,30 @@ def normalisation(norm: str, channels: int) -> nn.Module:
     raise ValueError(f"norm must be 'instance', 'batch' or 'none', got {norm!r}")
 
 
-def activate_and_pool(norm: nn.Module, maps: Tensor, pool: int) -> Tensor:
-    """What follows a convolution: `norm`, ReLU, and the mean over windows of `pool` x `pool` pixels.
+def convolve_activate_and_pool(
+    convolution: Convolution, norm: nn.Module, maps: Tensor, pool: int, dtype: torch.dtype | None = None
+) -> Tensor:
+    """A convolution (its results in `dtype`, if given), `norm`, ReLU, and the mean over windows of `pool` x
+    `pool` pixels.
 
-    Instance normalisation does all three in one operator, which is differentiable once. Other normalisations,
-    and networks whose gradients are differentiated (`allow_second_derivatives`: gradient matching), take
-    PyTorch's own one after another. [N, C, H, W] -> [N, C, H // pool, W // pool]; `maps` may be overwritten.
+    Instance normalisation is one operator with what follows it, differentiable once, and where no gradient is
+    recorded with the convolution too. Other normalisations, and networks whose gradients are differentiated
+    (`allow_second_derivatives`: gradient matching), take PyTorch's own one after another. [N, C, H, W] ->
+    [N, C', H // pool, W // pool].
     """
     if isinstance(norm, _InstanceNorm) and not norm.differentiable_twice:
-        return norm_relu_pool(maps, norm.weight, norm.bias, norm.eps, pool)
+        if convolution.is_own(maps):
+            return conv3x3_norm_relu_pool(
+                maps, convolution.weight, convolution.bias, norm.weight, norm.bias, norm.eps, pool
+            )
+        return norm_relu_pool(_as(dtype, convolution(maps)), norm.weight, norm.bias, norm.eps, pool)
+    maps = _as(dtype, convolution(maps))
     active = F.relu(norm(maps), inplace=True)
     return active if pool == 1 else F.avg_pool2d(active, pool)
+
+
+def _as(dtype: torch.dtype | None, maps: Tensor) -> Tensor:
+    return maps if dtype is None else maps.to(dtype)
 
 
 def allow_second_derivatives(network: nn.Module) -> None:

@@ -1,6 +1,6 @@
 """The compiled operators as typed functions: Spectral Gradient Surgery (SGS) of per-domain image gradients,
-the weighted masking of feature channels (CADM), the augmentation of a batch (DSA), and what follows a
-convolution in the ConvNet. Importing it takes torch and numpy alone.
+the weighted masking of feature channels (CADM), the augmentation of a batch (DSA), the convolutions of the
+ConvNet and what follows them. Importing it takes torch and numpy alone.
 
 The same functions stand in plain PyTorch in `dgdd_fast.ops.reference`, which is their specification.
 
@@ -17,6 +17,7 @@ What holds for all of them; what holds for some is said in their modules:
 """
 
 from .augmentation import AUGMENTATIONS, sample_augment
+from .convolution import conv3x3, conv3x3_norm_relu_pool
 from .masking import channel_scores, mask_channels, weighted_channel_mask
 from .normalization import norm_relu_pool
 from .spectral import EPS, spectral_consensus, spectral_surgery, spectral_surgery_step_
@@ -25,6 +26,8 @@ __all__ = [
     "AUGMENTATIONS",
     "EPS",
     "channel_scores",
+    "conv3x3",
+    "conv3x3_norm_relu_pool",
     "mask_channels",
     "norm_relu_pool",
     "sample_augment",

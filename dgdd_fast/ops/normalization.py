@@ -39,8 +39,8 @@ def norm_relu_pool(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, p
     return result
 
 
-def _pooled_size(op: str, x: Tensor, weight: Tensor, bias: Tensor, pool: int) -> tuple[int, int]:
-    torch._check(x.dim() == 4, lambda: f"dgdd::{op}: x must be [N, C, H, W], got {list(x.shape)}")
+def check_pool(op: str, x: Tensor, pool: int) -> None:
+    """Raises RuntimeError unless windows of `pool` x `pool` fit into x [N, C, H, W]."""
     torch._check(pool >= 1, lambda: f"dgdd::{op}: pool must be at least 1, got {pool}")
     for size in x.shape[2:]:
         torch._check(
@@ -49,6 +49,11 @@ def _pooled_size(op: str, x: Tensor, weight: Tensor, bias: Tensor, pool: int) ->
                 f"dgdd::{op}: x must be [N, C, H, W] with H and W at least pool = {pool}, got {list(x.shape)}"
             ),
         )
+
+
+def _pooled_size(op: str, x: Tensor, weight: Tensor, bias: Tensor, pool: int) -> tuple[int, int]:
+    torch._check(x.dim() == 4, lambda: f"dgdd::{op}: x must be [N, C, H, W], got {list(x.shape)}")
+    check_pool(op, x, pool)
     check_like(op, "weight", weight, weight.dtype, x.shape[1:2])
     check_like(op, "bias", bias, bias.dtype, x.shape[1:2])
     return x.shape[2] // pool, x.shape[3] // pool

@@ -220,6 +220,19 @@ _AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor, tuple[int, int]], Tensor]] =
 }
 
 
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The sum over the nine neighbours of a pixel, zeros around the image, of [C', C] times [N, C, H, W]."""
+    rows, columns = x.shape[2:]
+    bordered = F.pad(x, (1, 1, 1, 1))
+    result = sum(
+        torch.einsum("oc,nchw->nohw", weight[:, :, i, j], bordered[:, :, i : i + rows, j : j + columns])
+        for i in range(3)
+        for j in range(3)
+    )
+    assert isinstance(result, Tensor)
+    return result if bias is None else result + bias[:, None, None]
+
+
 def norm_relu_pool(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, pool: int = 2) -> Tensor:
     """Instance normalisation with weight and bias, ReLU and average pooling of [N, C, H, W]."""
     values = _widened(x)

@@ -9,6 +9,8 @@ from bench_overhead import arguments_of
 from torch import Tensor
 
 CALLS = arguments_of(2, torch.device("cpu"))
+CALLS["conv3x3"] = (torch.ones(2, 4, 3, 3), torch.ones(5, 4, 3, 3), torch.ones(5))
+CALLS["conv3x3_weight_grad"] = (torch.ones(2, 5, 3, 3), torch.ones(2, 4, 3, 3))
 CALLS["apply_channel_mask"] = (torch.ones(2, 4, 3), torch.ones(2, 4), 1.5)
 
 
