@@ -5,7 +5,8 @@ The class of an image is the folder it lies in, whatever a list says. The parts 
 * lists: PACS's ``<domain>_train_kfold.txt`` and ``<domain>_crossval_kfold.txt``, DomainNet's
   ``<domain>_train.txt`` and ``<domain>_test.txt``;
 * folders inside the domain: ``test`` is the test part, or ``val`` or ``crossval`` where there is no ``test``;
-  the others are the train part, and ``full``, which repeats them, is used only where there is no ``train``;
+  the others are the train part; of ``full``, which repeats them, only what is in none of them, and nothing
+  where there is a ``train``;
 * CORe50: the last frames of each object's video are the test part;
 * else a share of each (class, domain) cell, drawn with a seed.
 """
@@ -186,9 +187,15 @@ def _read_split_lists(
 
 
 def _without_repetitions(items: Sequence[ImageItem]) -> list[ImageItem]:
-    """Leaves out ``full`` folders in domains that have ``train``."""
+    """Leaves out ``full`` folders in domains that have ``train``, elsewhere what they repeat by class and
+    file: an image of ``test`` must not be trained on."""
     with_train = {item.domain for item in items if item.part == "train"}
-    return [item for item in items if item.part != "full" or item.domain not in with_train]
+    elsewhere = {_list_key(item) for item in items if item.part != "full"}
+    return [
+        item
+        for item in items
+        if item.part != "full" or (item.domain not in with_train and _list_key(item) not in elsewhere)
+    ]
 
 
 def _by_part_folders(

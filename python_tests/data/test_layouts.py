@@ -70,6 +70,18 @@ def test_vlcs_as_distributed(tmp_path: Path) -> None:
     assert any("0..4 are named bird, car" in warning for warning in data.warnings)
 
 
+def test_nothing_of_the_test_part_is_learnt_from_where_full_repeats_it(tmp_path: Path) -> None:
+    write_tree(tmp_path, ["a/full/cat", "a/full/dog", "b/full/cat", "b/full/dog"], images=5)
+    write_tree(tmp_path, ["a/test/cat", "a/test/dog"], images=2)  # the first two of them
+    data = load_folder(tmp_path)
+    own = data.only_domains(["a"])
+    assert own.train().counts().tolist() == [[3], [3]]
+    assert own.test().counts().tolist() == [[2], [2]]
+    repeated = {name.replace("/test/", "/full/") for name in own.test().item_names}
+    assert repeated.isdisjoint(own.train().item_names)
+    assert data.only_domains(["b"]).counts().tolist() == [[5], [5]]
+
+
 def test_digits_dg_as_distributed(tmp_path: Path) -> None:
     folders = [f"{d}/{part}/{c}" for d in ("mnist", "syn") for part in ("train", "val") for c in range(10)]
     root = write_tree(tmp_path, folders, images=2, ending="bmp")
