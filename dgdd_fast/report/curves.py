@@ -104,7 +104,8 @@ def overall(table: ResultTable, row: TableRow) -> Number | None:
 
 def sensitivity_figure(index: GridIndex, table: ResultTable) -> Figure | None:
     """A panel for each setting that was swept and each budget: the accuracy of every method that has it, with
-    its deviation over the seeds, and the others as dashed lines. None without a sweep."""
+    its deviation over the seeds, and the others as dashed lines. Values that are no numbers stand in the
+    order of the study. None without a sweep."""
     settings = list(index.study.sweeps)
     if not settings:
         return None
@@ -114,11 +115,15 @@ def sensitivity_figure(index: GridIndex, table: ResultTable) -> Figure | None:
     index_rows = {row["key"]: row for row in index.rows}
     for axes_row, (ipc, rows) in zip(grid, table.blocks.items(), strict=True):
         for axes, setting in zip(axes_row, settings, strict=True):
+            tried = index.study.sweeps[setting]
+            is_number = all(type(value) in (int, float) for value in tried)
             lines: dict[str, list[tuple[float, Number]]] = {}
             for row in rows:
                 index_row, number = index_rows[row.key], overall(table, row)
                 if index_row["sweep"] and index_row["sweep"][0] == setting and number is not None:
-                    lines.setdefault(index_row["entry"], []).append((index_row["sweep"][1], number))
+                    value = index_row["sweep"][1]
+                    place = value if is_number else tried.index(value)
+                    lines.setdefault(index_row["entry"], []).append((place, number))
             for place, (key, points) in enumerate(lines.items()):
                 values, numbers = zip(*sorted(points), strict=True)
                 spread = [0.0 if math.isnan(number.std) else number.std for number in numbers]
@@ -132,7 +137,10 @@ def sensitivity_figure(index: GridIndex, table: ResultTable) -> Figure | None:
                     capsize=3,
                     label=index_rows[key]["label"],
                 )
-                scale_to(axes, values)
+                if is_number:
+                    scale_to(axes, values)
+            if not is_number:
+                axes.set_xticks(range(len(tried)), map(str, tried))
             others = [row for row in rows if row.key not in lines and not index_rows[row.key]["sweep"]]
             for place, row in enumerate(others):
                 number = overall(table, row)

@@ -139,6 +139,20 @@ def test_the_sensitivity_curves_are_those_of_the_table(tmp_path: Path) -> None:
     assert sensitivity_figure(without_sweep, table_of(SWEPT, ACCURACIES, [AVERAGE])) is None
 
 
+def test_settings_that_are_no_numbers_stand_in_the_order_of_the_study(tmp_path: Path) -> None:
+    norm, values = "distill.network.norm", ("none", "instance", None)
+    swept = [entry("dm"), *(entry(f"dm, {value}", "dm", (norm, value)) for value in values)]
+    accuracies = {1: {"dm": (9.0, 1.0), "dm, instance": (20.0, 0.5), "dm, none": (30.0, 0.2)}}
+    index = index_of(tmp_path, swept, [], sweeps={norm: values})
+    figure = sensitivity_figure(index, table_of(swept, accuracies, ["a"]))
+    assert figure is not None
+    (axes,) = figure.axes
+    assert curves(axes) == {"DM": [(0.0, 30.0, 0.2), (1.0, 20.0, 0.5)]}
+    ticks = dict(zip(axes.get_xticks(), axes.get_xticklabels(), strict=True))
+    assert {x: text.get_text() for x, text in ticks.items()} == {0: "none", 1: "instance", 2: "None"}
+    assert png_of(figure).startswith(b"\x89PNG")
+
+
 # --- accuracy against time ---
 
 
