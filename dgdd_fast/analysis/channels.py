@@ -18,6 +18,8 @@ from ..networks import rows_per_chunk
 from ..synthetic.distilled_set import DistilledSet
 from .domain_probe import halves, probe_accuracies
 
+REAL = "real"  # what real images are called beside the sets of a comparison
+
 
 class ExpertDiagnostics(NamedTuple):
     """What one expert makes of real images it was not trained on; shares in percent, one a stage.
@@ -169,13 +171,21 @@ def compare_channels(
 
     The paper does not say from which deviation on a channel is unstable. Here it is the mean deviation of the
     expert's channels on the real images plus their standard deviation: the same threshold for all sets.
+
+    Raises ValueError for a set of other domains than the experts'.
     """
+    for name, distilled in sets.items():
+        if distilled.domain_names != pool.domain_names:
+            raise ValueError(
+                f"{name} has the domains {', '.join(distilled.domain_names)}, and the experts score those of "
+                f"{', '.join(pool.domain_names)}: leave it out, or take experts of its own sources"
+            )
     stages = []
     normalised = normalise(real.images[:], pool.mean, pool.std)
     for stage in range(1, len(pool.new_expert().network.channels) + 1):
         reference = stability(pool, normalised, real.domains, stage)
         threshold = reference.deviation.mean(1) + reference.deviation.std(1)
-        found = {"real": reference}
+        found = {REAL: reference}
         for name, distilled in sets.items():
             images, _, domains = distilled.training_images
             found[name] = stability(pool, images, domains, stage)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..config import MaskConfig, override
+from ..config.run import SET_NAME
 from .options import SOURCE_HELP, Overwrite, Threads, free_file, set_file, set_threads, show_warnings
 from .terminal import console, note, table
 
@@ -42,7 +44,7 @@ def channels(
     \b
     dgdd channels experts/sketch runs/mmd runs/cadm --data pacs/
     """
-    from ..analysis.channels import compare_channels
+    from ..analysis.channels import REAL, compare_channels
     from ..data import load_dataset
     from ..experts import ExpertPool
     from ..files import write_atomically
@@ -57,10 +59,8 @@ def channels(
     show_warnings(dataset)
     images = dataset.only_domains(pool.domain_names)
     pool.check(images.train())  # else its test part may hold what the experts were trained on
-    sets = {
-        path.name if path.is_dir() else path.stem: DistilledSet.load(set_file(path))
-        for path in distilled or []
-    }
+    files = _named(map(set_file, distilled or []), taken=REAL)
+    sets = {name: DistilledSet.load(file) for name, file in files.items()}
     for name, each in sets.items():
         if fingerprint_of(each) != pool.fingerprint:
             note(f"{name} was distilled from other images than the experts were trained on")
@@ -69,6 +69,19 @@ def channels(
     _print_experts(report["experts"])
     _print_stages(report["stages"])
     console.print(f"written: {out}")
+
+
+def _named(files: Iterable[Path], taken: str) -> dict[str, Path]:
+    """Sets by the name of their run or file; by their path where that is `taken`, or of several."""
+    named: dict[str, list[Path]] = {}
+    for file in dict.fromkeys(files):
+        run = file.resolve().parent if file.name == SET_NAME else file.with_suffix("")
+        named.setdefault(run.name, []).append(file)
+    return {
+        name if len(same) == 1 and name != taken else str(file): file
+        for name, same in named.items()
+        for file in same
+    }
 
 
 def _print_experts(diagnostics: list[dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """Which channels tell the domains apart."""
 
+import dataclasses
 import json
 
 import pytest
@@ -147,6 +148,12 @@ def test_a_set_of_the_real_images_has_their_unstable_channels(pool):
         for name, of_domain in stage["scores"]["copy"].items():
             assert of_domain == pytest.approx(stage["scores"]["real"][name], abs=1e-6)
     assert json.loads(json.dumps(report)) == report
+
+
+def test_a_set_of_other_domains_is_refused_also_where_it_has_as_many(pool):
+    styles = dataclasses.replace(as_set(DATA), domain_names=("style1", "style2", "style3"))
+    with pytest.raises(ValueError, match=r"^styles has the domains style1, style2, style3, and the experts"):
+        compare_channels(pool, DATA, {"styles": styles}, MaskConfig())
 
 
 def test_other_domains_are_refused(pool):

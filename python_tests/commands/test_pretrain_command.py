@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 
 from command_line import dgdd, failure
@@ -21,6 +22,20 @@ def test_experts_of_some_classes_are_looked_into_on_those(pictures, tmp_path):
     assert ExpertPool.load(tmp_path).class_names == ("class0", "class2")
     dgdd("channels", tmp_path, "--data", pictures)
     assert (tmp_path / "channels.json").exists()
+
+
+def test_no_set_stands_for_another_that_is_called_alike(pictures, run, tmp_path):
+    dgdd("pretrain", "--data", pictures, "--target", "domain2", *EXPERTS, "--out", tmp_path / "experts")
+    other, real = tmp_path / "other" / run.name, tmp_path / "real"
+    shutil.copytree(run, other)
+    shutil.copytree(run, real)
+    dgdd("channels", tmp_path / "experts", run / "distilled.safetensors", other, real, "--data", pictures)
+    report = json.loads((tmp_path / "experts" / "channels.json").read_text())
+    sets = {str(folder / "distilled.safetensors") for folder in (run, other, real)}
+    assert set(report["stages"][0]["unstable"]) == {"real", *sets}
+    dgdd("channels", tmp_path / "experts", run / "distilled.safetensors", "--data", pictures)
+    report = json.loads((tmp_path / "experts" / "channels.json").read_text())
+    assert set(report["stages"][0]["unstable"]) == {"real", run.name}
 
 
 def test_pretrain_writes_experts_that_know_their_data(pictures, tmp_path):
