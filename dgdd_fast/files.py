@@ -49,21 +49,35 @@ def locked(folder: Path) -> Iterator[None]:
 
     The lock ends with the process, however that ends. Raises ValueError where another holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
+    handle = _lock(folder)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another dgdd is at work in {folder}; wait for it or stop it") from None
-        except OSError:  # a file system that locks no folders
-            pass
         try:
             yield
         finally:
             with suppress(OSError):  # it holds something
                 folder.rmdir()
     finally:
+        os.close(handle)
+
+
+def _lock(folder: Path) -> int:
+    """The open folder, locked. Another process may take it away between any two steps of this."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise ValueError(f"another dgdd is at work in {folder}; wait for it or stop it") from None
+        except OSError:  # a file system that locks no folders
+            return handle
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(folder)):
+                return handle
         os.close(handle)
 
 

@@ -1,9 +1,11 @@
 """Files: whole at every moment, one writer a folder, nothing read that has no end, errors that name them."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,25 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
     with locked(tmp_path / "empty"):
         pass
     assert not (tmp_path / "empty").exists()
+
+
+def test_a_folder_that_goes_while_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, first = tmp_path / "run", ExitStack()
+    first.enter_context(locked(folder))
+    lock = fcntl.flock
+
+    def at_the_end_of_the_first(handle: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        first.close()  # its folder, which the second has open by now, is empty and goes
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", at_the_end_of_the_first)
+    with locked(folder):
+        with pytest.raises(ValueError, match="another dgdd is at work in"), locked(folder):
+            pass
+        assert folder.is_dir()
 
 
 def test_a_place_that_cannot_be_written_is_known_beforehand(tmp_path: Path) -> None:
