@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ..config import from_dict, to_dict
 from ..config.bounds import Size
 from ..data import DataError, DomainDataset
+from ..data.load import LOADERS
 from ..json_text import read_json, write_json
 from ..messages import shown
 from .job import JobData, JobProgress, ProgressCallback, is_complete, read_evaluation
@@ -96,7 +97,7 @@ def run_grid(
     Raises ValueError for settings that cannot work, data that cannot be read, or a folder in use by another
     grid. Jobs that fail do not stop the others; see `GridOutcome.failures`.
     """
-    tuned = None if study.tuned is None else _absolute(study.tuned)
+    tuned = None if study.tuned is None else str(Path(os.path.expanduser(study.tuned)).resolve())
     study = dataclasses.replace(study, data=_absolute(study.data), tuned=tuned)
     data = data or JobData()
     dataset = load_data(study, data)
@@ -258,9 +259,9 @@ def _older_entries(cells: list[dict[str, Any]], folder: Path) -> list[dict[str, 
 
 
 def _absolute(source: str) -> str:
-    """`source` as every worker finds it, whatever its working folder."""
+    """The source of data as every worker finds it, whatever its working folder."""
     path = Path(os.path.expanduser(source))
-    return str(path.resolve()) if path.exists() else source
+    return source if source.partition(":")[0] in LOADERS or not path.exists() else str(path.resolve())
 
 
 @contextmanager

@@ -11,9 +11,7 @@ from toy_data import toy_domains, write_npz
 from tuning_cases import STUDY as TUNED
 
 from dgdd_fast.experiments.grid import Workers
-from dgdd_fast.experiments.study import (
-    Study,
-)
+from dgdd_fast.experiments.study import Study
 from dgdd_fast.experiments.tune import Trials, tune
 
 

@@ -6,22 +6,23 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from small_studies import EXPERTS, QUICK, STUDY, TINY, accuracies, run
+from toy_data import toy_domains
 from typer.testing import CliRunner
 
 from dgdd_fast.commands import cli
 from dgdd_fast.config import EvaluateConfig, NetworkConfig, from_dict
 from dgdd_fast.config.run import read_run_config
 from dgdd_fast.data import load_dataset
+from dgdd_fast.data.load import LOADERS
 from dgdd_fast.distillation import distill
 from dgdd_fast.evaluation import evaluate
 from dgdd_fast.experiments.grid import Workers, load_data, read_index, run_grid
 from dgdd_fast.experiments.job import SET_NAME, JobProgress
 from dgdd_fast.experiments.plan import plan
-from dgdd_fast.experiments.study import (
-    MethodEntry,
-)
+from dgdd_fast.experiments.study import MethodEntry, Study
 from dgdd_fast.synthetic.distilled_set import DistilledSet
 
 
@@ -53,6 +54,15 @@ def test_a_cell_is_what_the_public_functions_give(finished: Path, data_folder: P
     assert report["accuracies"]["domain0"]["runs"] == result.accuracies["domain0"]
     assert report["images"] == {"domain0": 9, "domain1": 36, "domain2": 9}
     assert report["seconds"] > 0
+
+
+def test_a_folder_that_is_called_like_a_loader_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LOADERS, "toy", lambda argument, resolution: toy_domains())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy").mkdir()
+    assert load_data(Study(data="toy")).domain_names == ("domain0", "domain1", "domain2")
 
 
 def test_a_study_of_some_classes_is_carried_out_on_those(data_folder: Path, tmp_path: Path) -> None:
