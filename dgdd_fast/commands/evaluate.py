@@ -282,4 +282,13 @@ def _test_sets(
             tests[name], count = record.without(test)
             if count:
                 note(f"{count} of {len(test)} images of {name} are left out: the set was distilled from them")
+    empty = [name for name, test in tests.items() if len(test) == 0]
+    if len(empty) == len(tests):
+        raise ValueError(
+            f"{source} has no image to test on of {', '.join(empty)}: give the data a test part, or name "
+            "other data (--data)"
+        )
+    for name in empty:
+        note(f"there is no image to test on of {name}")
+        del tests[name]
     return sources.data.train(), tests

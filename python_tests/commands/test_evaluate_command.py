@@ -1,10 +1,13 @@
 """`dgdd evaluate`."""
 
+import dataclasses
 import json
 
 import pytest
+import torch
 from command_line import dgdd, failure
 from run_commands import TINY
+from toy_data import toy_domains, write_npz
 
 from dgdd_fast.config.run import read_run_config
 from dgdd_fast.synthetic.distilled_set import DistilledSet
@@ -55,6 +58,22 @@ def test_evaluate_only_what_is_asked(run, tmp_path):
     assert results["dm+sgs"]["config"]["network"]["norm"] == "batch"
     assert set(results) == {"dm+sgs"}
     assert set(results["dm+sgs"]["accuracies"]) == {"domain2 (held out)"}
+
+
+def test_sources_without_a_test_part_are_left_out_with_a_note(tmp_path):
+    data = toy_domains(per_cell=6)
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    write_npz(dataclasses.replace(data, is_test=torch.zeros(len(data), dtype=torch.bool)), folder)
+    dgdd("distill", "--data", folder, "--target", "domain2", *TINY, "--out", tmp_path / "run")
+    arguments = ("evaluate", tmp_path / "run", "--no-random", "--runs", 1, "--epochs", 1)
+    text = dgdd(*arguments).output
+    assert "note: there is no image to test on of source domains" in text
+    results = json.loads((tmp_path / "run" / "evaluation.json").read_text())["results"]
+    assert set(results["dm+sgs"]["accuracies"]) == {"domain2 (held out)"}
+    code, text = failure(*arguments, "--on", "sources", "--out", tmp_path / "none.json")
+    assert code == 2
+    assert "has no image to test on of source domains: give the data a test part" in text
 
 
 @pytest.mark.parametrize(
