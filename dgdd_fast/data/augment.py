@@ -133,8 +133,8 @@ def _augmented(
 class CutMixDraw:
     """One box, for all images of a batch, that each image takes from its partner (Yun et al., ICCV 2019).
 
-    `partner` is int64 [B], `rows` and `columns` are the box's first and last but one, and `kept` is the share
-    of pixels outside it.
+    `partner` is int64 [B]; `rows` and `columns` are the first of the box and the first behind it; `kept` is
+    the share of pixels outside it.
     """
 
     partner: Tensor

@@ -36,8 +36,7 @@ RESOLUTIONS = range(16, 65)
 _PURPOSE = "drawing the embedded digits"
 
 # Handwritten digits of each class for each of the two handwritten domains (the rarest class has 174), each
-# used twice with
-# another position and slant. The printed domains are made equally large.
+# used twice with another position and slant. The printed domains are made equally large.
 _SOURCES = {"train": 65, "test": 22}
 _VARIANTS = 2
 

@@ -85,7 +85,6 @@ class Findings:
         largest = max(self._deep.values())
         if largest < 65536 * _DARK // 256:
             bits = max(8, largest.bit_length())
-            bits = max(8, largest.bit_length())
             raise DataError(
                 f"the images of 16 bits reach {largest} of 65535 at most ({_examples(bright)}), as if they "
                 f"held {bits} bits, and would be nearly black; convert them to 8 bits, or scale them to "

@@ -49,8 +49,7 @@ def from_iterable(
         test_rows: the test part.
         class_names: the names of the labels. None takes them from the rows' own features (Hugging Face's
             ClassLabel), else the labels that occur, in natural order. Give them where the labels are plain
-            numbers of things that may be
-            mirrored: classes named by numbers are taken for digits.
+            numbers of things that may be mirrored: classes named by numbers are taken for digits.
         domain_names: likewise for the domains.
         resolution: side in pixels to resize to; None keeps the images' size, which must then be the same for
             all.
