@@ -41,13 +41,18 @@ from .options import (
     usable_device,
 )
 from .results import ResultsFile
-from .terminal import Meter, accuracy_table, console, note
+from .terminal import Meter, accuracy_table, console, note, scores_table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..analysis.scores import Scores
     from ..data import DomainDataset
+    from ..evaluation import Evaluation
     from ..synthetic.distilled_set import DistilledSet
 
 IMPORTED = "imported"  # the row of a set of another tool
+_PLAIN = "no augmentation"
 EVALUATE = RECIPES["dm"]
 
 
@@ -101,6 +106,14 @@ def evaluate(
     no_random: Annotated[
         bool, typer.Option("--no-random", help="Leave out the real images at the same budget.")
     ] = False,
+    scores: Annotated[
+        bool,
+        typer.Option(
+            "--scores",
+            help="DD-Ranking's label-robust and augmentation-robust scores. Trains on all real images, "
+            "and on the set and Random without augmentation, too.",
+        ),
+    ] = False,
     precision: Precision = None,
     settings_given: Settings = None,
     device: Device = None,
@@ -123,6 +136,7 @@ def evaluate(
 
     \b
     dgdd evaluate runs/sketch
+    dgdd evaluate runs/sketch --scores
     dgdd evaluate set.safetensors --data pacs/ --on target --epochs 300
     dgdd evaluate runs/sketch --architecture resnet18 --architecture vgg11
     dgdd evaluate runs/sketch --set evaluate.network.width=64 --set evaluate.seed=10
@@ -134,6 +148,8 @@ def evaluate(
         raise ValueError(f"--recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
     if on not in ("target", "sources", "both"):
         raise ValueError(f"--on must be target, sources or both, got {on!r}")
+    if scores and no_random:
+        raise ValueError("--scores compares with Random: leave --no-random out")
     device = usable_device(device)
     set_threads(threads)
     path = set_file(distilled_set)
@@ -148,29 +164,36 @@ def evaluate(
     distilled = _with_target(distilled, target)
     sources, tests = _test_sets(distilled, _data_of(path, distilled, data), on)
     method = method_name(trained_on) if distilled.imported is None else IMPORTED
+    if scores and method == RANDOM:
+        raise ValueError(f"{path} is the random set that --scores compares with: it has no score of its own")
     sets: dict[str, DistilledSet | DomainDataset] = {method: distilled}
     if not no_random and method != RANDOM:
         sets |= _baselines(trained_on, distilled.factor, sources)
-    if whole:
+    if whole or scores:
         sets["whole"] = sources
     file = ResultsFile(out or path.with_name("evaluation.json"), path, distilled, tests, overwrite)
-    titles = [
-        {name: f"{name}, {settings.network.architecture}" if len(resolved) > 1 else name for name in sets}
-        for settings in resolved
-    ]
-    for settings, titled in zip(resolved, titles, strict=True):
-        for title in titled.values():
-            file.done(title, settings)  # refuses before anything is trained
-    for settings, titled in zip(resolved, titles, strict=True):
+    rounds = []
+    for settings in resolved:
+        # Those that are trained, in the order of the table, by title: the set's name and how.
+        jobs = {name: (sets[name], settings) for name in sets}
+        if scores:
+            unaugmented = _without_augmentation(settings, distilled)
+            jobs |= {f"{name}, {_PLAIN}": (sets[name], unaugmented) for name in (method, RANDOM)}
+        of_network = f", {settings.network.architecture}" if len(resolved) > 1 else ""
+        rounds.append((of_network, jobs))
+        for name, (_, wanted) in jobs.items():
+            file.done(f"{name}{of_network}", wanted)  # refuses before anything is trained
+    for of_network, jobs in rounds:
         results = {}
-        for name, title in titled.items():
-            found = file.done(title, settings)
-            if found is None or found.runs < settings.runs:
-                with Meter(f"training on {title}", settings.runs * settings.epochs) as meter:
+        for name, (training, wanted) in jobs.items():
+            title = f"{name}{of_network}"
+            found = file.done(title, wanted)
+            if found is None or found.runs < wanted.runs:
+                with Meter(f"training on {title}", wanted.runs * wanted.epochs) as meter:
                     found = run_evaluation(
-                        sets[name],
+                        training,
                         tests,
-                        settings,
+                        wanted,
                         device=device,
                         progress=meter.show,
                         done=found,
@@ -180,9 +203,34 @@ def evaluate(
                 note(f"{title} stands in {file.path} already, {found.runs} networks: not trained again")
             results[name] = found
         console.print(accuracy_table(results))
+        if scores:
+            found_scores = _scores(results, method)
+            file.keep_scores(f"{method}{of_network}", found_scores)
+            console.print(scores_table(found_scores))
         console.print(f"{distilled.ipc} images per class; {results[method].description}")
     file.check()
     console.print(f"written: {file.path}")
+
+
+def _without_augmentation(settings: EvaluateSettings, distilled: DistilledSet) -> EvaluateSettings:
+    from ..training import resolve_training
+
+    plain = dataclasses.replace(settings.augment, strategy="none")
+    config = dataclasses.replace(settings, augment=plain, cutmix_probability=0.0)
+    return resolve_training(config, distilled.resolution, distilled.flip_safe)
+
+
+def _scores(results: Mapping[str, Evaluation], method: str) -> dict[str, Scores]:
+    """DD-Ranking's scores by test set. All trainings are with hard labels."""
+    from ..analysis.scores import scores_of
+
+    names = (method, RANDOM, "whole", f"{method}, {_PLAIN}", f"{RANDOM}, {_PLAIN}")
+    # An evaluation that went on may have more networks than another.
+    count = min(results[name].runs for name in names)
+    return {
+        test: scores_of(*(results[name].accuracies[test][:count] for name in names))
+        for test in results[method].accuracies
+    }
 
 
 def _networks(trained_on: NetworkConfig, architectures: list[str] | None) -> list[NetworkConfig]:

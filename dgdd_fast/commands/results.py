@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..files import check_writable, write_atomically
 
 if TYPE_CHECKING:
+    from ..analysis.scores import Scores
     from ..config import EvaluateSettings
     from ..data import DomainDataset
     from ..evaluation import Evaluation
@@ -50,20 +51,23 @@ class ResultsFile:
                 name: {"images": len(test), "fingerprint": test.fingerprint()} for name, test in tests.items()
             },
             "results": {},
+            "scores": {},
         }
         if path.exists() and not overwrite:
-            self._report["results"] = self._earlier()
+            self._join()
 
-    def _earlier(self) -> dict[str, Any]:
+    def _join(self) -> None:
+        """Take what stands in the file already."""
         try:
             earlier = json.loads(self.path.read_bytes())
-            results = earlier["results"]
+            results, scores = earlier["results"], earlier.get("scores", {})
             other = next((what for key, what in _SUBJECT.items() if earlier[key] != self._report[key]), None)
-        except (KeyError, TypeError, ValueError):
-            results, other = None, "something else, or results of a version before"
-        if other is not None or not isinstance(results, dict):
+        except (AttributeError, KeyError, TypeError, ValueError):
+            results, scores, other = None, None, "something else, or results of a version before"
+        if other is not None or not isinstance(results, dict) or not isinstance(scores, dict):
             raise self._in_the_way(f"results of {other}" if other in _SUBJECT.values() else str(other))
-        return results
+        self._report["results"] |= results
+        self._report["scores"] |= scores
 
     def done(self, name: str, settings: EvaluateSettings) -> Evaluation | None:
         """The runs of a result that are there. Raises ValueError where they are of other settings."""
@@ -83,9 +87,16 @@ class ResultsFile:
 
     def keep(self, name: str, evaluation: Evaluation) -> None:
         """Write the file; where that fails, `check` tells later: the result is to be shown all the same."""
+        self._write("results", name, evaluation.to_dict())
+
+    def keep_scores(self, name: str, scores: Mapping[str, Scores]) -> None:
+        """As `keep`, the scores of a network's trainings by test set."""
+        self._write("scores", name, {test: each.to_dict() for test, each in scores.items()})
+
+    def _write(self, part: str, name: str, values: dict[str, Any]) -> None:
         if self._joins and self.path.exists():  # what another process may have written there
-            self._report["results"] |= self._earlier()
-        self._report["results"][name] = evaluation.to_dict()
+            self._join()
+        self._report[part][name] = values
         try:
             write_atomically(self.path, (json.dumps(self._report, indent=2) + "\n").encode())
             self._fault, self._joins = None, True

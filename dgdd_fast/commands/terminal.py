@@ -16,6 +16,7 @@ from ..config import method_label
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ..analysis.scores import Scores
     from ..evaluation import Evaluation
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -61,7 +62,23 @@ def accuracy_table(results: Mapping[str, Evaluation]) -> Table:
         texts = [f"{evaluation.mean(name):.1f}" for name in names]
         if evaluation.runs > 1:
             texts = [f"{text} ± {evaluation.std(name):.1f}" for text, name in zip(texts, names, strict=True)]
-        result.add_row(method_label(method), *texts)
+        name, comma, how = method.partition(",")
+        result.add_row(f"{method_label(name)}{comma}{how}", *texts)
+    return result
+
+
+def scores_table(scores: Mapping[str, Scores]) -> Table:
+    """DD-Ranking's scores in rows, test sets in columns."""
+    result = table("DD-Ranking", *scores, title="scores in [0, 1], higher is better")
+    for label, name in (
+        ("label-robust (LRS)", "label_robust_score"),
+        ("augmentation-robust (ARS)", "augmentation_robust_score"),
+    ):
+        found = [each.to_dict()[name] for each in scores.values()]
+        texts = [f"{each['mean']:.3f}" for each in found]
+        if found[0]["std"] is not None:
+            texts = [f"{text} ± {each['std']:.3f}" for text, each in zip(texts, found, strict=True)]
+        result.add_row(label, *texts)
     return result
 
 

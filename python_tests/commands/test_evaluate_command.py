@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -132,3 +133,44 @@ def test_a_choice_of_classes_is_kept_from_the_run_to_its_evaluation(pictures, tm
     code, text = failure("data", pictures, "--classes", "class0,class7")
     assert code == 2
     assert "no class 'class7'; it has class0, class1, class2" in text
+
+
+def test_scores_are_those_of_the_trainings_that_stand_beside_them(run, tmp_path):
+    out = tmp_path / "scores.json"
+    quick = ("--on", "target", "--runs", 2, "--epochs", 1, "--set", "evaluate.network.width=4")
+    text = dgdd("evaluate", run, "--scores", *quick, "--out", out).output
+    assert "label-robust (LRS)" in text
+    assert "DM+SGS, no augmentation" in text
+    report = json.loads(out.read_text())
+    results = report["results"]
+    assert set(results) == {"dm+sgs", "random", "whole", "dm+sgs, no augmentation", "random, no augmentation"}
+    assert results["dm+sgs, no augmentation"]["config"]["augment"]["strategy"] == "none"
+    assert results["dm+sgs"]["config"]["augment"]["strategy"] != "none"
+    test = "domain2 (held out)"
+    runs = {name: each["accuracies"][test]["runs"] for name, each in results.items()}
+    found = report["scores"]["dm+sgs"][test]
+    for network in range(2):
+        own, chance, whole, plain, plain_chance = (
+            runs[name][network] / 100
+            for name in ("dm+sgs", "random", "whole", "dm+sgs, no augmentation", "random, no augmentation")
+        )
+        alpha = {
+            "label_robust_score": (own - chance) / 2 - (whole - own) / 2,
+            "augmentation_robust_score": (own - chance) / 2 + (plain - plain_chance) / 2,
+        }
+        for name, value in alpha.items():
+            expected = (math.exp(value) - math.exp(-1)) / (math.e - math.exp(-1))
+            assert found[name]["runs"][network] == pytest.approx(expected)
+            assert f"{found[name]['mean']:.3f}" in text
+    again = dgdd("evaluate", run, *quick, "--out", out).output
+    assert "not trained again" in again
+    assert json.loads(out.read_text()) == report
+
+
+def test_scores_need_random_images_to_compare_with(run, pictures, tmp_path):
+    code, text = failure("evaluate", run, "--scores", "--no-random")
+    assert (code, "leave --no-random out" in text) == (2, True)
+    out = tmp_path / "run"
+    dgdd("distill", "--data", pictures, "--target", "domain2", "--method", "random", "--ipc", 2, "--out", out)
+    code, text = failure("evaluate", out, "--scores")
+    assert (code, "has no score of its own" in text) == (2, True)
