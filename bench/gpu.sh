@@ -24,22 +24,22 @@
 #   synccheck           compute-sanitizer again
 #   initcheck           the same
 #   bench-compiled      what the benchmarks above left out: torch.compile beside each row, every row
-#   accuracy            Random, DM and DM+SGS at the papers' settings, each domain held out in turn; goes on where an
-#                       earlier call stopped. Needs DGDD_ACCURACY_DATA
-#   accuracy-cadm       the same for Random, MMD and CADM, at 64 px; the experts of each held-out domain are trained first
+#   accuracy            the grid of bench/studies/accuracy.yaml: Random, DM and DM+SGS at the papers' settings, each
+#                       domain held out in turn; goes on where an earlier call stopped. Needs DGDD_ACCURACY_DATA
+#   accuracy-cadm       the same for accuracy_cadm.yaml: Random, MMD and CADM, with the training of their experts
 #
 # A stage that fails or takes too long does not keep the others from running; the exit code is 1 then. All but `build`
 # are left out where the card, its driver and the build do not fit together. Environment:
 #   OUT                    where the results go (default: bench/results/gpu-TIME), at most eight files: gpu.log,
 #                          summary.json, and a JSON file a benchmark, written row by row; each accuracy study adds a
-#                          .tar. Rows of an earlier call that are there are kept and not measured again
+#                          .tar, its grid with the table. Rows of an earlier call that are there are kept and not measured again
 #   PYTHON                 the Python to use (default: python3), with torch and pytest, and the build tools to build
 #   DGDD_WHEEL             a wheel of the package to install instead of building it, such as `make wheel-sm90` makes
 #   DGDD_SECONDS           the time for all stages together (default: 420)
 #   DGDD_COMMIT            what is measured, where git cannot tell
-#   DGDD_ACCURACY_DATA     a folder of domains, and DGDD_ACCURACY_DOMAINS those to use (default: all)
-#   DGDD_ACCURACY_OPTIONS  more options of bench/accuracy.py or bench/accuracy_cadm.py
-#   DGDD_ACCURACY_STATE    the archive that the call to go on from left: accuracy.tar or accuracy-cadm.tar
+#   DGDD_ACCURACY_DATA     a folder of domains
+#   DGDD_ACCURACY_OPTIONS  more options of dgdd grid
+#   DGDD_ACCURACY_STATE    the archive that the call to go on from left: accuracy.tar or accuracy_cadm.tar
 # shellcheck disable=SC2329  # the stages are called by their names
 set -euo pipefail
 script="$(realpath "${BASH_SOURCE[0]}")"
@@ -150,54 +150,29 @@ stage_bench-compiled() {
   return "$failed"
 }
 
-hold_out_each() { # name of the study, what runs it for a domain, what packs its runs
+# Without the sources on its path, which would hide the package of a wheel.
+dgdd() {
+  "$PYTHON" -c 'import sys; sys.path[:] = filter(None, sys.path)
+from dgdd_command import main; main()' "$@"
+}
+study() { # name of a file in bench/studies
   if [[ ! -d ${DGDD_ACCURACY_DATA:-} ]]; then
     echo "DGDD_ACCURACY_DATA must name a folder of domains, got '${DGDD_ACCURACY_DATA:-}'"
     return 1
   fi
-  local runs="build/$1" domains=() options=() target
-  rm -rf "$runs"
-  mkdir -p "$runs/results"
-  [[ -n ${DGDD_ACCURACY_STATE:-} ]] && tar -xf "$DGDD_ACCURACY_STATE" -C "$runs"
+  local folder="build/$1" options=()
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  [[ -n ${DGDD_ACCURACY_STATE:-} ]] && tar -xf "$DGDD_ACCURACY_STATE" -C "$folder"
   # shellcheck disable=SC2064  # the words are known here, not at the exit
-  trap "$(printf '%q ' "$3" "$runs" "$OUT/$1.tar")" EXIT
-  trap : TERM # at its limit the study is stopped too, and is to have written its checkpoint before it is packed
-  read -ra domains <<<"${DGDD_ACCURACY_DOMAINS:-}"
+  trap "$(printf '%q ' tar -cf "$OUT/$1.tar" -C "$folder" .)" EXIT
+  trap : TERM # at its limit the grid is stopped too, and is to have written its checkpoint before it is packed
   read -ra options <<<"${DGDD_ACCURACY_OPTIONS:-}"
-  if [[ ${#domains[@]} == 0 ]]; then
-    mapfile -t domains < <("$PYTHON" -c 'import sys; sys.path[:] = filter(None, sys.path)
-from dgdd_fast.data import load_dataset
-print(*load_dataset(sys.argv[1]).domain_names, sep="\n")' "$DGDD_ACCURACY_DATA")
-  fi
-  for target in "${domains[@]}"; do
-    "$2" "$runs" "$target" --device cuda --data "$DGDD_ACCURACY_DATA" --domains "${domains[@]}" --target "$target" \
-      --out "$runs/results/$1_$(basename "$DGDD_ACCURACY_DATA")_${target}_full.json" "${options[@]}"
-  done
+  dgdd grid "bench/studies/$1.yaml" --data "$DGDD_ACCURACY_DATA" --devices cuda --out "$folder" "${options[@]}"
+  dgdd table "$folder" --format csv --out "$folder/table.csv" --overwrite
 }
-stage_accuracy() { hold_out_each accuracy study_sgs pack_results; }
-stage_accuracy-cadm() { hold_out_each accuracy-cadm study_cadm pack_all; }
-
-study_sgs() { # folder, held-out domain, options
-  "$PYTHON" bench/accuracy.py --runs "$1" --ipc 10 --iterations 20000 --seeds 5 "${@:3}"
-}
-# The experts know the held-out domain by their training data alone, so each has a folder of its own.
-study_cadm() { # folder, held-out domain, options
-  "$PYTHON" bench/accuracy_cadm.py --runs "$1/$2" --resolution 64 --image-lrs 1e-3 --seeds 5 "${@:3}"
-}
-
-# The results, and what the next call needs: everything of what is not done.
-pack_results() { # folder, archive
-  local folder
-  for folder in "$1"/*/; do
-    if [[ -f $folder/result.json ]]; then
-      echo "$(basename "$folder")/result.json"
-    elif [[ -d $folder ]]; then
-      basename "$folder"
-    fi
-  done | tar -cf "$2" -C "$1" -T -
-}
-# The sets that are done are compared at the end, channel by channel.
-pack_all() { tar -cf "$2" -C "$1" .; }
+stage_accuracy() { study accuracy; }
+stage_accuracy-cadm() { study accuracy_cadm; }
 
 if [[ ${1:-} == --inside ]]; then
   "stage_$2"

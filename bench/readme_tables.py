@@ -1,107 +1,24 @@
-"""Write the tables of both READMEs from the results in bench/results: no figure without a run.
+"""Write the tables of the README and of docs/results.md from bench/results: no figure without a run.
 
-python bench/readme_tables.py            # rewrites README.md and bench/README.md
+python bench/readme_tables.py            # rewrites both
 python bench/readme_tables.py --check    # fails where they are not what the results say
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import statistics
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
-METHOD_NAMES = {"random": "Random", "dm": "DM", "dm+sgs": "DM + SGS"}
-
-
-def mean_and_spread(accuracy: dict[str, Any]) -> str:
-    """``83.7 ± 1.0``; the mean alone for a single seed."""
-    spread = accuracy["std"]
-    return f"{accuracy['mean']:.1f}" + ("" if spread is None else f" ± {spread:.1f}")
-
-
-def accuracy_table(studies: list[dict[str, Any]]) -> str:
-    """Accuracy on the held-out domain for every study, and the protocol below."""
-    lines = [
-        "| data | held out | " + " | ".join(METHOD_NAMES.values()) + " | SGS's gain over DM, by seed |",
-        "| --- | --- |" + " ---: |" * len(METHOD_NAMES) + " --- |",
-    ]
-    for study in studies:
-        cells = []
-        for method in METHOD_NAMES:
-            cells.append(mean_and_spread(study["accuracy"][method]["target"]))
-        pairs = zip(
-            *(study["accuracy"][method]["target"]["seeds"] for method in ("dm", "dm+sgs")), strict=True
-        )
-        gains = ", ".join(f"{with_surgery - plain:+.1f}" for plain, with_surgery in pairs)
-        lines.append(f"| {study['title']} | {study['target']} | {' | '.join(cells)} | {gains} |")
-    for study in studies:
-        distill, evaluate = study["distill"], study["evaluate"]
-        surgery = distill["surgery"]
-        parts = [
-            f"{study['title']}: sources {', '.join(study['sources'])}; {study['resolution'][0]} px",
-            f"{distill['ipc']} images per class",
-            f"{distill['iterations']} iterations",
-            f"{distill['batch_real']} real images per class and domain in each",
-            f"image learning rate {distill['image_lr']:g}",
-            f"alpha {surgery['alpha']:g}, beta {surgery['beta']:g}",
-            f"ConvNet of width {distill['network']['width']}",
-            f"tested with a new one of width {evaluate['network']['width']}",
-            f"after {evaluate['epochs']} epochs",
-        ]
-        seeds = f"mean and standard deviation over {study['seeds']} seeds, each a distillation and a training"
-        lines += ["", ", ".join(parts) + f"; {seeds}."]
-    return "\n".join(lines)
-
-
+METHODS = {"random": "Random", "dm": "DM", "dm+sgs": "DM + SGS"}
 EXPERT_METHODS = {"random": "Random", "start": "start", "mmd": "MMD", "cadm": "CADM"}
-
-
-def expert_table(studies: list[dict[str, Any]]) -> str:
-    """Accuracy of MMD and CADM on the held-out domain at every budget, and the protocol below."""
-    if not studies:
-        return "MMD and CADM: no study is kept yet."
-    shown = [
-        method
-        for method in EXPERT_METHODS
-        if all(method in cells for study in studies for cells in study["accuracy"].values())
-    ]
-    lines = [
-        "| data | held out | images per class | "
-        + " | ".join(EXPERT_METHODS[method] for method in shown)
-        + " | CADM's gain over MMD, by seed |",
-        "| --- | --- | ---: |" + " ---: |" * len(shown) + " --- |",
-    ]
-    for study in studies:
-        for ipc, accuracy in study["accuracy"].items():
-            targets = {method: accuracy[method]["target"] for method in shown}
-            cells = [mean_and_spread(target) for target in targets.values()]
-            pairs = zip(targets["mmd"]["seeds"], targets["cadm"]["seeds"], strict=True)
-            gains = ", ".join(f"{cadm - mmd:+.1f}" for mmd, cadm in pairs)
-            lines.append(f"| {study['title']} | {study['target']} | {ipc} | {' | '.join(cells)} | {gains} |")
-    for study in studies:
-        distill, evaluate, experts = study["distill"], study["evaluate"], study["experts"]["config"]
-        parts = [
-            f"{study['title']}: sources {', '.join(study['sources'])}; {study['resolution'][0]} px",
-            f"{experts['experts']} experts (ResNet-18 of width {experts['network']['width']}, "
-            f"{experts['epochs']} epochs)",
-            f"{distill['iterations']} iterations",
-            f"{distill['batch_real']} real images per class and domain in each",
-            f"image learning rate {distill['image_lr']:g}",
-            f"tested with a ConvNet of width {evaluate['network']['width']}",
-            f"after {evaluate['epochs']} epochs",
-        ]
-        seeds = f"mean and standard deviation over {study['seeds']} seeds, each a distillation and a training"
-        lines += ["", ", ".join(parts) + f"; {seeds}."]
-    if "start" in shown:
-        lines += ["", "start: the mosaics of shrunken real images that MMD and CADM start from."]
-    return "\n".join(lines)
-
-
 DIAGNOSTICS = {
     "masked_share": "channels masked",
     "domain_accuracy": "discriminator, all channels",
@@ -111,23 +28,6 @@ DIAGNOSTICS = {
     "masked_probe_accuracy": "probe, behind the discriminator's masks",
     "uniform_probe_accuracy": "probe, behind uniform masks",
 }
-
-
-def diagnostics_table(studies: list[dict[str, Any]]) -> str:
-    """What the experts' discriminators and a linear probe know of the domains, stage by stage."""
-    lines = [
-        "| data | % | stage 1 | stage 2 | stage 3 | stage 4 |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
-    ]
-    for study in studies:
-        experts = next(iter(study["channels"].values()))["experts"]
-        for name, label in DIAGNOSTICS.items():
-            stages = zip(*(expert[name] for expert in experts), strict=True)
-            cells = " | ".join(f"{statistics.fmean(values):.0f}" for values in stages)
-            lines.append(f"| {study['title']} | {label} | {cells} |")
-    return "\n".join(lines)
-
-
 JUDGES = {
     "joint": "discriminator, as trained behind the reversal",
     "refitted": "discriminator, refitted",
@@ -142,63 +42,154 @@ EFFECTS = {
 }
 MASKS = {"gap": "by score", "uniform": "uniform"}
 BETWEEN_ENDS = {"trained": "trained", "between": "halfway"}
+STAGES = ["stage 1", "stage 2", "stage 3", "stage 4"]
 
 
-def _stages(summary: dict[str, Any], form: str) -> str:
-    cells = []
-    for mean, spread in zip(summary["mean"], summary["std"], strict=True):
-        cells.append(f"{mean:{form}}" + ("" if spread is None else f" ± {spread:{form}}"))
-    return " | ".join(cells)
+def table(columns: list[str], rows: Iterable[list[str]], texts: int) -> list[str]:
+    """The lines of a Markdown table; the first `texts` columns flush left, the others right."""
+    alignment = ["---"] * texts + ["---:"] * (len(columns) - texts)
+    return ["| " + " | ".join(cells) + " |" for cells in (columns, alignment, *rows)]
+
+
+def spread(mean: float, std: float | None, form: str = ".1f") -> str:
+    """``83.7 ± 1.0``; the mean alone for a single seed."""
+    return f"{mean:{form}}" + ("" if std is None else f" ± {std:{form}}")
+
+
+def _row(accuracy: dict[str, Any], methods: Iterable[str], pair: tuple[str, str]) -> list[str]:
+    """Accuracy on the held-out domain of each method, and what the second of `pair` gains, by seed."""
+    targets = {method: accuracy[method]["target"] for method in methods}
+    seeds = zip(*(targets[method]["seeds"] for method in pair), strict=True)
+    cells = [spread(target["mean"], target["std"]) for target in targets.values()]
+    return [*cells, ", ".join(f"{better - plain:+.1f}" for plain, better in seeds)]
+
+
+def _protocol(study: dict[str, Any], budget: list[str], learners: list[str], network: str) -> str:
+    """How the figures of a study came about, in a sentence."""
+    distill, evaluate = study["distill"], study["evaluate"]
+    parts = [
+        f"{study['title']}: sources {', '.join(study['sources'])}; {study['resolution'][0]} px",
+        *budget,
+        f"{distill['iterations']} iterations",
+        f"{distill['batch_real']} real images per class and domain in each",
+        f"image learning rate {distill['image_lr']:g}",
+        *learners,
+        f"tested with {network} of width {evaluate['network']['width']}",
+        f"after {evaluate['epochs']} epochs",
+    ]
+    seeds = f"mean and standard deviation over {study['seeds']} seeds, each a distillation and a training"
+    return f"{', '.join(parts)}; {seeds}."
+
+
+def accuracy_table(studies: list[dict[str, Any]]) -> str:
+    """Accuracy on the held-out domain for every study, and a line on how it was measured."""
+    rows = [
+        [study["title"], study["target"], *_row(study["accuracy"], METHODS, ("dm", "dm+sgs"))]
+        for study in studies
+    ]
+    lines = table(["data", "held out", *METHODS.values(), "SGS's gain over DM, by seed"], rows, texts=2)
+    lines.append("")
+    for resolution, ipc, iterations, seeds in dict.fromkeys(
+        (study["resolution"][0], study["distill"]["ipc"], study["distill"]["iterations"], study["seeds"])
+        for study in studies
+    ):
+        lines.append(
+            f"{resolution} px, {ipc} images per class, {iterations} iterations (the papers: 20,000); mean and "
+            f"standard deviation over {seeds} seeds, each a distillation and a training."
+        )
+    return "\n".join(lines)
+
+
+def accuracy_protocols(studies: list[dict[str, Any]]) -> str:
+    """How the figures of `accuracy_table` came about, a paragraph a study."""
+    paragraphs = []
+    for study in studies:
+        distill = study["distill"]
+        learners = [
+            f"alpha {distill['surgery']['alpha']:g}, beta {distill['surgery']['beta']:g}",
+            f"ConvNet of width {distill['network']['width']}",
+        ]
+        budget = [f"{distill['ipc']} images per class"]
+        paragraphs.append(_protocol(study, budget, learners, "a new one"))
+    return "\n\n".join(paragraphs)
+
+
+def expert_table(studies: list[dict[str, Any]]) -> str:
+    """Accuracy of MMD and CADM on the held-out domain at every budget, and the protocol below."""
+    rows = [
+        [study["title"], study["target"], ipc, *_row(accuracy, EXPERT_METHODS, ("mmd", "cadm"))]
+        for study in studies
+        for ipc, accuracy in study["accuracy"].items()
+    ]
+    columns = ["data", "held out", "images per class", *EXPERT_METHODS.values()]
+    lines = table([*columns, "CADM's gain over MMD, by seed"], rows, texts=2)
+    for study in studies:
+        experts = study["experts"]["config"]
+        network = f"ResNet-18 of width {experts['network']['width']}, {experts['epochs']} epochs"
+        budget = [f"{experts['experts']} experts ({network})"]
+        lines += ["", _protocol(study, budget, [], "a ConvNet")]
+    return "\n".join([*lines, "", "start: the mosaics of shrunken real images that MMD and CADM start from."])
+
+
+def diagnostics_table(studies: list[dict[str, Any]]) -> str:
+    """What the experts' discriminators and a linear probe know of the domains, stage by stage."""
+    rows = []
+    for study in studies:
+        experts = next(iter(study["channels"].values()))["experts"]
+        for name, label in DIAGNOSTICS.items():
+            stages = zip(*(expert[name] for expert in experts), strict=True)
+            means = [f"{statistics.fmean(values):.0f}" for values in stages]
+            rows.append([study["title"], label, *means])
+    return "\n".join(table(["data", "%", *STAGES], rows, texts=2))
+
+
+def _stages(summary: dict[str, Any], form: str) -> list[str]:
+    return [spread(*values, form) for values in zip(summary["mean"], summary["std"], strict=True)]
 
 
 def judge_table(results: list[dict[str, Any]]) -> str:
     """How many domains the discriminators tell as they were trained and refitted, beside a linear probe."""
-    lines = [
-        "| data | domains told, % | stage 1 | stage 2 | stage 3 | stage 4 |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
-    ]
+    rows = []
     for result in results:
         reversal = result["pretrain"]["reversal_weight"]
         name = f"{result['data']} without {result['target']}, reversal {reversal:g}"
         for judge, label in JUDGES.items():
-            cells = _stages(result["told"]["summary"][judge], ".1f")
-            lines.append(f"| {name} | {label} | {cells} |")
-        largest = " | ".join([f"{result['largest_domain']:.1f}"] * 4)
-        lines.append(f"| {name} | whoever names the largest domain | {largest} |")
-    return "\n".join(lines)
+            rows.append([name, label, *_stages(result["told"]["summary"][judge], ".1f")])
+        rows.append([name, "whoever names the largest domain", *[f"{result['largest_domain']:.1f}"] * 4])
+    return "\n".join(table(["data", "domains told, %", *STAGES], rows, texts=2))
 
 
 def effect_table(results: list[dict[str, Any]]) -> str:
     """What masks of each stage do to the final features."""
-    lines = [
-        "| data | expert | masks | | stage 1 | stage 2 | stage 3 | stage 4 |",
-        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: |",
-    ]
+    rows = []
     for result in results:
         name = f"{result['data']} without {result['target']}"
-        for end, expert in BETWEEN_ENDS.items():
-            for score, masks in MASKS.items():
-                for effect, label in EFFECTS.items():
-                    cells = _stages(result["effects"]["summary"][end][score][effect], ".2f")
-                    lines.append(f"| {name} | {expert} | {masks} | {label} | {cells} |")
-    return "\n".join(lines)
+        for end, score, effect in itertools.product(BETWEEN_ENDS, MASKS, EFFECTS):
+            cells = _stages(result["effects"]["summary"][end][score][effect], ".2f")
+            rows.append([name, BETWEEN_ENDS[end], MASKS[score], EFFECTS[effect], *cells])
+    return "\n".join(table(["data", "expert", "masks", "", *STAGES], rows, texts=4))
 
 
-def compared(row: dict[str, Any]) -> str:
+def grid_table(name: str) -> str:
+    """The table of a grid as `dgdd table --format markdown` wrote it, without its heading."""
+    return (RESULTS / f"{name}.md").read_text().partition("\n\n")[2].strip()
+
+
+CPU_PROVIDERS = ["threads", "dgdd-fast", "PyTorch eager", "torch.compile"]
+
+
+def compared(row: dict[str, Any]) -> list[str]:
     """The cells of a CPU benchmark's row: our time, those of plain PyTorch and how many times longer."""
     times = row["times"]
     others = [
         f"{times[name]['median']:.3g} ms ({row['speedup'][name]:.1f}x)" for name in ("eager", "compiled")
     ]
-    return " | ".join([f"{times['dgdd_fast']['median']:.3g} ms", *others])
+    return [str(row["threads"]), f"{times['dgdd_fast']['median']:.3g} ms", *others]
 
 
 def speed_table(benchmark: dict[str, Any]) -> str:
     """`spectral_surgery` on the CPU at the papers' sizes against the same formulas in PyTorch."""
-    lines = [
-        "| images | threads | dgdd-fast | PyTorch eager | torch.compile |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
+    rows = []
     papers = {(32, 100), (64, 140), (128, 200), (224, 20), (227, 20)}
     for row in benchmark["rows"]:
         case = row["case"]
@@ -206,7 +197,8 @@ def speed_table(benchmark: dict[str, Any]) -> str:
         if case["operator"] != "spectral_surgery" or not chosen:
             continue
         name = f"{case['images']} of {case['size']} x {case['size']}"
-        lines.append(f"| {name} | {row['threads']} | {compared(row)} |")
+        rows.append([name, *compared(row)])
+    lines = table(["images", *CPU_PROVIDERS], rows, texts=1)
     lines += [
         "",
         f"`spectral_surgery`, three domains, float32; {benchmark['device']}, torch {benchmark['torch']}.",
@@ -216,17 +208,15 @@ def speed_table(benchmark: dict[str, Any]) -> str:
 
 def masking_table(benchmark: dict[str, Any]) -> str:
     """`mask_channels` on the CPU after the four stages of a ResNet-18 against the same steps in PyTorch."""
-    lines = [
-        "| feature maps | threads | dgdd-fast | PyTorch eager | torch.compile |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
+    rows = []
     for row in benchmark["rows"]:
         case = row["case"]
         if (case["image_size"], case["direction"], case["layout"]) != (32, "forward", "planes"):
             continue
         side = case["image_size"] >> (case["stage"] - 1)
         name = f"{case['batch']} of {32 << case['stage']} x {side} x {side}"
-        lines.append(f"| {name} | {row['threads']} | {compared(row)} |")
+        rows.append([name, *compared(row)])
+    lines = table(["feature maps", *CPU_PROVIDERS], rows, texts=1)
     lines += [
         "",
         "`mask_channels`, forward, a third of the channels, float32, images of 32 px; "
@@ -247,10 +237,7 @@ def cuda_table(parts: list[dict[str, Any]]) -> str:
     """`spectral_surgery` on CUDA in every regime that was measured; `parts` are tables of one device."""
     if not parts:
         return "On CUDA: not measured on a GPU yet; the goals are in `bench/README.md`."
-    lines = [
-        "| images | dgdd-fast | of a copy's bandwidth | " + " | ".join(CUDA_PROVIDERS.values()) + " |",
-        "| --- | ---: | ---: |" + " ---: |" * len(CUDA_PROVIDERS),
-    ]
+    rows = []
     for row in (row for part in parts for row in part["rows"]):
         case, times = row["case"], row["times"]
         chosen = case["domains"] == 3 and case["dtype"] == "float32" and row["cache"] == "warm"
@@ -260,11 +247,11 @@ def cuda_table(parts: list[dict[str, Any]]) -> str:
             f"{times[name]['median']:.3g} ms ({row['speedup'][name]:.1f}x)" if name in times else "-"
             for name in CUDA_PROVIDERS
         ]
-        ours = f"{times['dgdd_fast']['median']:.3g} ms | {100 * row['share_of_copy']:.0f} %"
-        lines.append(
-            f"| {case['images']} of {case['size']} x {case['size']} | {ours} | {' | '.join(others)} |"
-        )
+        ours = [f"{times['dgdd_fast']['median']:.3g} ms", f"{100 * row['share_of_copy']:.0f} %"]
+        rows.append([f"{case['images']} of {case['size']} x {case['size']}", *ours, *others])
     run = parts[0]
+    columns = ["images", "dgdd-fast", "of a copy's bandwidth", *CUDA_PROVIDERS.values()]
+    lines = table(columns, rows, texts=1)
     lines += [
         "",
         f"`spectral_surgery`, three domains, float32, caches warm; {run['device']}, torch {run['torch']}.",
@@ -290,10 +277,11 @@ def blocks() -> dict[str, dict[str, str]]:
             "cuda": cuda_table(on_cuda),
         },
         "docs/results.md": {
+            "protocols": accuracy_protocols(studies),
+            "tuned": grid_table("sgs_table_1_digits_tuned"),
+            "cadm": grid_table("cadm_table_1_pacs"),
             "experts": expert_table(of_experts),
             "masking": masking_table(masking),
-        },
-        "bench/README.md": {
             "diagnostics": diagnostics_table(of_experts),
             "judges": judge_table(of_discriminators),
             "effects": effect_table(of_discriminators),

@@ -197,17 +197,11 @@ def test_the_accuracy_studies_need_data(python: Path, stage: str) -> None:
     assert "DGDD_ACCURACY_DATA must name a folder" in log(python)
 
 
-@pytest.mark.parametrize(
-    ("stage", "study", "runs"),
-    [
-        ("accuracy", "accuracy.py", ["", ""]),
-        ("accuracy-cadm", "accuracy_cadm.py", ["/photo", "/sketch"]),
-    ],
-)
-def test_an_accuracy_study_holds_out_each_domain_and_goes_on_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, study: str, runs: list[str]
+@pytest.mark.parametrize(("stage", "study"), [("accuracy", "accuracy"), ("accuracy-cadm", "accuracy_cadm")])
+def test_an_accuracy_study_is_a_grid_that_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, study: str
 ) -> None:
-    """A copy of the script, whose Python takes down how it is called and what the study's folder holds."""
+    """A copy of the script, whose Python takes down how it is called and what the grid's folder holds."""
     script = tmp_path / "bench" / "gpu.sh"
     script.parent.mkdir()
     script.write_text(SCRIPT.read_text())
@@ -216,36 +210,38 @@ def test_an_accuracy_study_holds_out_each_domain_and_goes_on_where_it_was(
         f"""#!/bin/sh
 case "$*" in
   *card.py) echo '{{"device": "a chip"}}' ;;
-  *{study}*)
+  *" grid "*)
+    shift 2
     echo "$*" >>calls
-    find build/{stage} -name 'pool.json' >>found
-    mkdir -p build/{stage}/photo/experts
-    touch build/{stage}/photo/experts/pool.json build/{stage}/results/a.json ;;
+    find build/{study} -name 'config.yaml' >>found
+    mkdir -p build/{study}/jobs/one
+    touch build/{study}/jobs/one/config.yaml ;;
+  *" table "*) touch build/{study}/table.csv ;;
 esac
 """
     )
     python.chmod(0o755)
     monkeypatch.setattr(sys.modules[__name__], "SCRIPT", script)
-    variables = {
-        "DGDD_ACCURACY_DATA": str(tmp_path),
-        "DGDD_ACCURACY_DOMAINS": "photo sketch",
-        "DGDD_ACCURACY_OPTIONS": "--seeds 1",
-    }
+    variables = {"DGDD_ACCURACY_DATA": str(tmp_path), "DGDD_ACCURACY_OPTIONS": "--classes cat,dog"}
     assert run(python, stage, **variables).returncode == 0
-    calls = (tmp_path / "calls").read_text().splitlines()
-    for call, folder, target in zip(calls, runs, ("photo", "sketch"), strict=True):
-        assert call.startswith(f"bench/{study} --runs build/{stage}{folder} ")
-        assert f"--domains photo sketch --target {target} " in call
-        assert call.endswith(f"_{target}_full.json --seeds 1")
-    pool = f"build/{stage}/photo/experts/pool.json\n"
-    assert (tmp_path / "found").read_text() == pool  # by the second call alone
+    assert (tmp_path / "calls").read_text() == (
+        f"grid bench/studies/{study}.yaml --data {tmp_path} --devices cuda --out build/{study} "
+        "--classes cat,dog\n"
+    )
+    assert (tmp_path / "found").read_text() == ""
     assert len(list((tmp_path / "out").iterdir())) == 3
     state = tmp_path / "state.tar"
-    (tmp_path / "out" / f"{stage}.tar").rename(state)
+    (tmp_path / "out" / f"{study}.tar").rename(state)
     names = subprocess.run(["tar", "-tf", state], capture_output=True, text=True, check=True).stdout
-    assert "results/a.json" in names
+    assert {"./jobs/one/config.yaml", "./table.csv"} <= set(names.splitlines())
     assert run(python, stage, DGDD_ACCURACY_STATE=str(state), **variables).returncode == 0
-    assert (tmp_path / "found").read_text() == 3 * pool
+    assert (tmp_path / "found").read_text() == f"build/{study}/jobs/one/config.yaml\n"
+
+
+def test_the_accuracy_studies_are_those_of_the_benchmarks() -> None:
+    called = re.findall(r"\{ study (\w+); \}", SCRIPT.read_text())
+    assert called == ["accuracy", "accuracy_cadm"]
+    assert all((SCRIPT.parent / "studies" / f"{name}.yaml").exists() for name in called)
 
 
 @pytest.mark.parametrize("whole", [False, True])
