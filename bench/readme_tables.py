@@ -94,8 +94,8 @@ def accuracy_table(studies: list[dict[str, Any]]) -> str:
         for study in studies
     ):
         lines.append(
-            f"{resolution} px, {ipc} images per class, {iterations} iterations (the papers: 20,000); mean and "
-            f"standard deviation over {seeds} seeds, each a distillation and a training."
+            f"{resolution} px, {ipc} images per class, {iterations} iterations (the papers: 20,000); mean "
+            f"and standard deviation over {seeds} seeds, each a distillation and a training."
         )
     return "\n".join(lines)
 

@@ -38,8 +38,8 @@ def test_seeds_are_summed_up_wherever_the_numbers_lie() -> None:
     found = discriminators.summary([{"a": {"b": [1.0, 2.0]}, "c": 3.0}, {"a": {"b": [3.0, 2.0]}, "c": 5.0}])
     assert found["a"]["b"] == {"mean": [2.0, 2.0], "std": [2**0.5, 0.0]}
     assert found["c"] == {"mean": 4.0, "std": 2**0.5}
-    assert readme_tables._stages(found["a"]["b"], ".1f") == "2.0 ± 1.4 | 2.0 ± 0.0"
-    assert readme_tables._stages(discriminators.summary([[1.0]]), ".1f") == "1.0"
+    assert readme_tables._stages(found["a"]["b"], ".1f") == ["2.0 ± 1.4", "2.0 ± 0.0"]
+    assert readme_tables._stages(discriminators.summary([[1.0]]), ".1f") == ["1.0"]
 
 
 def test_few_images_of_each_cell_are_taken() -> None:
