@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import roofline
-from bench_spectral import Case
+from spectral_cases import Case
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import bench_spectral
 import pytest
+import spectral_cases
 import torch
-from bench_spectral import Case, Providers, Row
+from bench_spectral import Providers, Row
+from spectral_cases import OPERATORS, REGIMES, Case
 from timing import Effort, Time
 
 from dgdd_fast import ops
@@ -34,11 +36,7 @@ def test_necessary_bytes_are_inputs_once_and_outputs_once(operator: str, planes:
 
 def cuda_cases(memory_bytes: int = 80 * 2**30, quick: bool = False) -> list[Case]:
     sizes = (32, 64, 128, 224, 227)
-    return list(
-        bench_spectral.cuda_cases(
-            bench_spectral.OPERATORS, sizes, bench_spectral.REGIMES, memory_bytes, quick
-        )
-    )
+    return list(spectral_cases.cuda_cases(OPERATORS, sizes, REGIMES, memory_bytes, quick))
 
 
 def test_every_regime_has_its_sizes_and_every_operator() -> None:
@@ -49,9 +47,9 @@ def test_every_regime_has_its_sizes_and_every_operator() -> None:
         ("general", 224),
         ("general", 227),
     }
-    for regime in bench_spectral.REGIMES:
+    for regime in REGIMES:
         chosen = [case for case in cases if case.regime == regime]
-        assert {case.operator for case in chosen} == set(bench_spectral.OPERATORS)
+        assert {case.operator for case in chosen} == set(OPERATORS)
         assert {case.domains for case in chosen} == {3, 5, 8}
     shapes = {(case.images, case.size) for case in cases if case.regime == "all classes"}
     assert shapes == {(10 * 10, 32), (7 * 20, 64), (10 * 20, 128)}
@@ -68,7 +66,7 @@ def test_saturating_batches_are_a_few_gigabytes_and_fit_the_device(memory_gib: i
             assert 0.99 * limit < gradient_bytes <= limit
 
 
-@pytest.mark.parametrize("operator", bench_spectral.OPERATORS)
+@pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_row_has_every_provider_with_its_error(operator: str, dtype: str, device: torch.device) -> None:
     case = dataclasses.replace(SMALL, operator=operator, dtype=dtype)
