@@ -117,9 +117,8 @@ def sum_gradients_(
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is None:
                 continue
-            if (
-                parameter.grad is None
-            ):  # in the parameter's memory format, as fused optimizers take for granted
+            if parameter.grad is None:
+                # In the parameter's memory format, which fused optimizers take for granted.
                 parameter.grad = torch.zeros_like(parameter)
             parameter.grad += gradient
     return results

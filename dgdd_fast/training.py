@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .config import EvaluateConfig, EvaluateSettings, Precision, checked, settled
+from .config import EvaluateConfig, EvaluateSettings, Precision, checked, filled, settled
 from .data import DomainDataset, normalise
 from .data.augment import augmented_rows, cutmix, draw_batch, draw_cutmix, mixed_labels, resolve_strategy
 from .data.image_rows import Images
@@ -133,12 +133,9 @@ def resolve_training(
             "(cutmix_probability 0, or generalize 'none')"
         )
     schedule = SCHEDULES[config.optimizer]
-    rate, decay = config.learning_rate, config.weight_decay
     return settled(
         EvaluateSettings,
-        config,
-        learning_rate=schedule.own_rate if rate is None else rate,
-        weight_decay=schedule.own_decay if decay is None else decay,
+        filled(config, learning_rate=schedule.own_rate, weight_decay=schedule.own_decay),
         network=resolve_network(config.network, resolution),
         augment=resolve_strategy(config.augment, flip_safe, cutmix=config.cutmix_probability > 0),
     )

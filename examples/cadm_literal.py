@@ -52,7 +52,7 @@ def activation_scores(maps: Tensor, weight: Tensor, domain: int, per_pixel: bool
     parts = weight[domain][:, None, None] * maps
     if per_pixel:
         lowest, highest = parts.amin(0), parts.amax(0)
-        parts = torch.where(highest > lowest, (parts - lowest) / (highest - lowest), 0.0)
+        parts = torch.where(highest > lowest, (parts - lowest) / (highest - lowest), 1.0)
     return parts.mean((1, 2))
 
 

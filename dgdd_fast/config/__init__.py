@@ -5,6 +5,7 @@ from .composition import method_name, method_spec, modifiers_of, with_method
 from .convert import (
     changed,
     checked,
+    filled,
     from_dict,
     merged,
     nested,
@@ -69,6 +70,7 @@ __all__ = [
     "SurgeryConfig",
     "changed",
     "checked",
+    "filled",
     "from_dict",
     "merged",
     "method_label",

@@ -29,11 +29,9 @@ class Bound:
         ):
             return None
         if MOST_REPEATS <= self.high < value < math.inf:
-            return (
-                f"be at most {self.high:.0f}" if isinstance(self.high, float) else f"be at most {self.high}"
-            )
+            return f"be at most {int(self.high)}"
         if -math.inf < value < self.low <= -MOST_REPEATS:
-            return f"be at least {self.low:.0f}"
+            return f"be at least {int(self.low)}"
         return self.wording
 
 

@@ -192,6 +192,12 @@ def override(config: ConfigT, **values: Any) -> ConfigT:
     return cast(ConfigT, dataclasses.replace(cast(Any, config), **given))
 
 
+def filled(config: ConfigT, **values: Any) -> ConfigT:
+    """The dataclass `config` with those of `values` whose fields it leaves open (None)."""
+    wanted = {name: value for name, value in values.items() if getattr(config, name) is None}
+    return cast(ConfigT, dataclasses.replace(cast(Any, config), **wanted))
+
+
 def nested(path: list[str], value: Any) -> dict[str, Any]:
     """``{"a": {"b": value}}`` for the path a, b."""
     for name in reversed(path):

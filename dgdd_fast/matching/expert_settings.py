@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from ..config import (
     DistillConfig,
@@ -13,6 +12,7 @@ from ..config import (
     MaskSettings,
     MethodSpec,
     NetworkConfig,
+    filled,
     method_spec,
     names_where,
     settled,
@@ -35,28 +35,21 @@ def resolve_experts(config: DistillConfig, sources: DomainDataset) -> DistillCon
     Raises ValueError for settings that cannot work, and where the pool is missing or is not for `sources`.
     """
     spec = method_spec(config)
-    given = config.experts or ExpertConfig()
-    terms = {
-        "matching": _own(given.matching, "masked" if spec.masks else "plain"),
-        "regularisation": _own(given.regularisation, "masked" if spec.masks else "plain"),
-        "consistency": _own(given.consistency, spec.masks),
-    }
-    _check_terms(terms, config, spec)
-    interpolate = _own(given.interpolate, terms["matching"] != "masked")
-    network = config.network if given.pool is None else _network_of(given.pool, config, sources)
+    term = "masked" if spec.masks else "plain"
+    experts = filled(
+        config.experts or ExpertConfig(), matching=term, regularisation=term, consistency=spec.masks
+    )
+    _check_terms(experts, config, spec)
+    experts = filled(experts, interpolate=experts.matching != "masked")
+    network = config.network if experts.pool is None else _network_of(experts.pool, config, sources)
     masks = None
     if spec.masks:
         assert config.batch_real is not None
         parts = sources.num_domains if config.union == "balanced" else 1
         masks = _resolve_masks(config.masks or MaskConfig(), config.batch_real * parts)
-        if given.pool is not None:
+        if experts.pool is not None:
             check_stages(masks, network, sources.resolution)
-    return dataclasses.replace(
-        config,
-        experts=settled(ExpertSettings, given, interpolate=interpolate, **terms),
-        masks=masks,
-        network=network,
-    )
+    return dataclasses.replace(config, experts=settled(ExpertSettings, experts), masks=masks, network=network)
 
 
 def masks_an_image(real_per_class: int) -> int:
@@ -76,11 +69,8 @@ def check_stages(masks: MaskConfig, network: NetworkConfig, resolution: tuple[in
         )
 
 
-def _own(value: Any, otherwise: Any) -> Any:
-    return otherwise if value is None else value
-
-
-def _check_terms(terms: dict[str, Any], config: DistillConfig, spec: MethodSpec) -> None:
+def _check_terms(experts: ExpertConfig, config: DistillConfig, spec: MethodSpec) -> None:
+    terms = {name: getattr(experts, name) for name in ("matching", "regularisation", "consistency")}
     masked = [f"experts.{name}" for name, value in terms.items() if value in ("masked", True)]
     if not spec.masks:
         if config.masks is not None or masked:
@@ -106,7 +96,7 @@ def _resolve_masks(masks: MaskConfig, real_per_class: int) -> MaskSettings:
         raise ValueError("masks.share must be below 1, or no channel is left")
     if masks.stages is not None and (not masks.stages or len(set(masks.stages)) < len(masks.stages)):
         raise ValueError(f"masks.stages must name one or more, each once, got {list(masks.stages)}")
-    return settled(MaskSettings, masks, draws=_own(masks.draws, masks_an_image(real_per_class)))
+    return settled(MaskSettings, filled(masks, draws=masks_an_image(real_per_class)))
 
 
 def _network_of(folder: str, config: DistillConfig, sources: DomainDataset) -> NetworkConfig:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 from ..config import (
-    AugmentConfig,
     DistillConfig,
     DistillSettings,
     MethodSpec,
     checked,
+    filled,
     method_spec,
     modifiers_of,
     names_where,
@@ -38,7 +35,7 @@ def resolve_distillation(config: DistillConfig, sources: DomainDataset) -> Disti
     if spec.real_per_class is not None:
         parts = sources.num_domains if config.union == "balanced" else 1
         batch_real = max(1, spec.real_per_class // parts)
-    config = dataclasses.replace(config, batch_real=_given(config.batch_real, batch_real))
+    config = filled(config, batch_real=batch_real)
     resolve = OBJECTIVES[spec.name].resolve
     if resolve is not None:
         config = resolve(config, sources)
@@ -47,37 +44,27 @@ def resolve_distillation(config: DistillConfig, sources: DomainDataset) -> Disti
             "the matching network must normalise each sample by itself (norm 'instance' or 'none'): with "
             "batch statistics the classes and domains of a batch would change each other's features"
         )
-    optimizer = _given(config.optimizer, spec.optimizer)
-    if config.image_weight_decay and optimizer != "adam":
-        raise ValueError(
-            f"image_weight_decay is for the optimizer adam, and that of {spec.name} is {optimizer}: set "
-            "optimizer too, or leave the decay out"
-        )
-    factor = _given(config.factor, spec.factor)
-    check_factor(factor, sources.resolution)
-    return settled(
+    settings = settled(
         DistillSettings,
-        config,
-        factor=factor,
-        optimizer=optimizer,
-        image_lr=_given(config.image_lr, spec.image_lr),
-        clamp=_given(config.clamp, spec.clamp),
+        filled(
+            config,
+            factor=spec.factor,
+            optimizer=spec.optimizer,
+            image_lr=spec.image_lr,
+            clamp=spec.clamp,
+        ),
         network=resolve_network(config.network, sources.resolution),
-        augment=resolve_strategy(_augmentation(config.augment, spec), sources.flip_safe),
+        augment=resolve_strategy(
+            filled(config.augment, strategy=spec.strategy, composition=spec.composition), sources.flip_safe
+        ),
     )
-
-
-def _given(value: Any, otherwise: Any) -> Any:
-    return otherwise if value is None else value
-
-
-def _augmentation(config: AugmentConfig, spec: MethodSpec) -> AugmentConfig:
-    """What is left open of the augmentation is the objective's own."""
-    return dataclasses.replace(
-        config,
-        strategy=_given(config.strategy, spec.strategy),
-        composition=_given(config.composition, spec.composition),
-    )
+    check_factor(settings.factor, sources.resolution)
+    if settings.image_weight_decay and settings.optimizer != "adam":
+        raise ValueError(
+            f"image_weight_decay is for the optimizer adam, and that of {spec.name} is {settings.optimizer}: "
+            "set optimizer too, or leave the decay out"
+        )
+    return settings
 
 
 def _check_modifiers(config: DistillConfig, spec: MethodSpec, sources: DomainDataset) -> None:

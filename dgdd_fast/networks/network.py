@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import NetworkConfig, NetworkSettings, settled
+from ..config import NetworkConfig, NetworkSettings, filled, settled
 from ..ops import conv3x3_norm_relu_pool, norm_relu_pool
 from .convolution import Convolution
 from .instance_norm import instance_norm
@@ -62,9 +62,7 @@ class Network(nn.Module, ABC):
         own_depth = cls.own_depth(resolution)
         if own_depth is None and config.depth is not None:
             raise ValueError(f"network.depth is for a convnet; the depth of {config.architecture} is its own")
-        width = cls.own_width if config.width is None else config.width
-        depth = own_depth if config.depth is None else config.depth
-        return settled(NetworkSettings, config, width=width, depth=depth)
+        return settled(NetworkSettings, filled(config, width=cls.own_width, depth=own_depth))
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
