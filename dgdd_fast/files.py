@@ -44,12 +44,13 @@ def _kind(mode: int) -> str:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     """Keeps a second process out of `folder`, which is made if need be, and goes again if it stays empty.
 
-    The lock ends with the process, however that ends. Raises ValueError where another holds it.
+    The lock ends with the process, however that ends. Where another holds it, raises ValueError, unless it is
+    to `wait`.
     """
-    handle = _lock(folder)
+    handle = _lock(folder, wait)
     try:
         try:
             yield
@@ -60,7 +61,7 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _lock(folder: Path) -> int:
+def _lock(folder: Path, wait: bool) -> int:
     """The open folder, locked. Another process may take it away between any two steps of this."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,7 @@ def _lock(folder: Path) -> int:
         except FileNotFoundError:
             continue
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             os.close(handle)
             raise ValueError(f"another dgdd is at work in {folder}; wait for it or stop it") from None

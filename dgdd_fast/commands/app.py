@@ -160,6 +160,7 @@ def dgdd(
     \b
     dgdd demo
     dgdd data pictures/
+    dgdd pack pictures/ --out packed/
     dgdd pretrain --data pictures/ --target sketch
     dgdd distill --data pictures/ --target sketch
     dgdd evaluate runs/NAME

@@ -13,6 +13,7 @@ import typer
 from ..config import MaskConfig, override
 from ..config.run import SET_NAME
 from .options import SOURCE_HELP, Overwrite, Threads, free_file, set_file, set_threads, show_warnings
+from .reading import read_data
 from .terminal import console, note, table
 
 
@@ -45,7 +46,6 @@ def channels(
     dgdd channels experts/sketch runs/mmd runs/cadm --data pacs/
     """
     from ..analysis.channels import REAL, compare_channels
-    from ..data import load_dataset
     from ..experts import ExpertPool
     from ..files import write_atomically
     from ..synthetic.distilled_set import DistilledSet
@@ -55,7 +55,7 @@ def channels(
     pool = ExpertPool.load(experts)
     out = free_file(experts / "channels.json" if out is None else out, overwrite or out is None)
     height, width = pool.resolution
-    dataset = load_dataset(data, height if height == width else None, classes=pool.class_names)
+    dataset = read_data(data, height if height == width else None, classes=pool.class_names)
     show_warnings(dataset)
     images = dataset.only_domains(pool.domain_names)
     pool.check(images.train())  # else its test part may hold what the experts were trained on

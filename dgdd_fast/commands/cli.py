@@ -12,6 +12,7 @@ from .evaluate import evaluate
 from .export import export
 from .grid import grid
 from .import_set import import_set
+from .pack import pack
 from .pretrain import pretrain
 from .report import report
 from .studies import studies
@@ -32,6 +33,7 @@ COMMANDS = (
     channels,
     report,
     data,
+    pack,
     doctor,
 )  # in the order of the help
 for command in COMMANDS:

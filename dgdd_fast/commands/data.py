@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from ..files import write_atomically
+from ..memory import readable
 from .options import SOURCE_HELP, Classes, names_in, show_warnings
+from .reading import read_data
 from .terminal import console, table
 
 
 def data(
-    source: Annotated[str, typer.Argument(help=SOURCE_HELP)],
+    source: Annotated[str | None, typer.Argument(help=SOURCE_HELP)] = None,
     resolution: Annotated[
         int | None, typer.Option(min=1, help="Resize the images to this side in pixels.")
     ] = None,
@@ -22,6 +24,9 @@ def data(
         Path | None,
         typer.Option(metavar="FILE", help="Where files cannot be used, write a line about each to FILE."),
     ] = None,
+    clear_cache: Annotated[
+        bool, typer.Option("--clear-cache", help="Delete the decoded images that are kept; see docs/data.md.")
+    ] = False,
 ) -> None:
     """Count what is in a data set: images per class and domain, and everything odd about them.
 
@@ -29,11 +34,20 @@ def data(
     dgdd data embedded-digits
     dgdd data pacs/ --resolution 64
     dgdd data pacs/ --problems problems.txt
+    dgdd data --clear-cache
     """
-    from ..data import DataError, load_dataset, summary
+    from ..data import DataError, summary
+    from ..data.cache import cache_folder
+    from ..data.cache import clear_cache as delete_cache
 
+    if clear_cache:
+        console.print(f"{readable(delete_cache())} of decoded images are deleted in {cache_folder()}")
+    elif source is None:
+        raise ValueError("name the data: dgdd data SOURCE")
+    if source is None:
+        return
     try:
-        dataset = load_dataset(source, resolution, classes=names_in(classes))
+        dataset = read_data(source, resolution, classes=names_in(classes))
     except DataError as error:
         if problems is not None and error.problems:
             write_atomically(problems, "".join(f"{line}\n" for line in error.problems).encode())

@@ -49,6 +49,7 @@ from .options import (
     source_images,
     usable_device,
 )
+from .reading import read_data
 from .terminal import Meter, console
 
 DISTILL = DistillConfig()
@@ -178,7 +179,6 @@ def _default_folder(run: RunConfig) -> Path:
 
 
 def _distill(run: RunConfig, out: Path, resume: bool) -> None:
-    from ..data import load_dataset
     from ..distillation import distill as run_distillation
 
     if not resume:
@@ -190,7 +190,7 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
         )
     device = usable_device(run.device)
     set_threads(run.threads)
-    dataset = load_dataset(run.data, run.resolution, run.domains, run.classes)
+    dataset = read_data(run.data, run.resolution, run.domains, run.classes)
     show_warnings(dataset)
     sources, held_out = source_images(dataset, run.target)
     settings, (height, width) = run.distill, dataset.resolution

@@ -40,6 +40,7 @@ from .options import (
     show_warnings,
     usable_device,
 )
+from .reading import read_data
 from .results import ResultsFile
 from .terminal import Meter, accuracy_table, console, note, scores_table
 
@@ -299,11 +300,10 @@ def _test_sets(
 ) -> tuple[DomainDataset, dict[str, DomainDataset]]:
     """The training part of the set's source domains, and what to test on by name: no image that the set was
     distilled from, whatever has become of the data since."""
-    from ..data import load_dataset
     from ..synthetic.meeting import meet, record_of
 
     height, width = distilled.resolution
-    dataset = load_dataset(source, height if height == width else None, classes=distilled.class_names)
+    dataset = read_data(source, height if height == width else None, classes=distilled.class_names)
     show_warnings(dataset)
     target = distilled.provenance.get("target")
     # The set's own domains may be pseudo-domains; those of an imported set have no names.

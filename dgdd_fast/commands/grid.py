@@ -22,6 +22,7 @@ from .options import (
     show_warnings,
     usable_device,
 )
+from .reading import reading
 from .terminal import ProgressDisplay, console, labelled
 
 if TYPE_CHECKING:
@@ -106,7 +107,9 @@ def grid(
     chosen_workers = workers_to_use(workers, devices, ray, threads)
     out = out or Path("grids") / Path(study).stem
     loaded = JobData()
-    show_warnings(load_data(chosen, loaded))
+    with reading("reading images") as show:
+        dataset = load_data(chosen, loaded, show)
+    show_warnings(dataset)
     with GridProgress() as display, to_go_on():
         outcome = run_grid(chosen, out, chosen_workers, display.show, data=loaded)
     show_outcome(outcome, out)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..synthetic.distilled_set import DistilledSet
 
 
-SOURCE_HELP = "embedded-digits, or a folder: domain/class/*.png, or one DOMAIN.npz a domain."
+SOURCE_HELP = "embedded-digits, or a folder: domain/class/*.png, one DOMAIN.npz a domain, or a packed one."
 SET_HELP = "A distilled set, or the folder of the run that made it."
 Classes = Annotated[
     str | None, typer.Option(metavar="NAME,...", help="Use these classes of the data only. Default: all.")

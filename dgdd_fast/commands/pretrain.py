@@ -27,6 +27,7 @@ from .options import (
     source_images,
     usable_device,
 )
+from .reading import read_data
 from .terminal import Meter, console
 
 if TYPE_CHECKING:
@@ -93,7 +94,6 @@ def pretrain(
     dgdd pretrain --data pacs/ --target photo --config experts/sketch/pool.json --seed 1
     dgdd pretrain --data pacs/ --target photo --set pretrain.generalize=irm --set pretrain.reversal_weight=0
     """
-    from ..data import load_dataset
     from ..experts.pretrain import pretrain as train_experts
 
     settings = PRETRAIN if config is None else _read_settings(config)
@@ -108,7 +108,7 @@ def pretrain(
     settings = with_assignments(settings, assignments(settings_given), "pretrain")
     device = usable_device(device)
     set_threads(threads)
-    dataset = load_dataset(data, resolution, classes=names_in(classes))
+    dataset = read_data(data, resolution, classes=names_in(classes))
     show_warnings(dataset)
     sources, held_out = source_images(dataset, target)
     out = out or Path("experts") / f"{Path(data).name}-{target}-seed{settings.seed}"

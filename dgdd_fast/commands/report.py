@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .options import SOURCE_HELP, Overwrite, free_file, show_warnings
+from .reading import reading
 from .terminal import console, note
 
 
@@ -46,7 +47,8 @@ def report(
     out = free_file(folder / "report.html" if out is None else out, overwrite or out is None)
     study = index.study if data is None else dataclasses.replace(index.study, data=data)
     try:
-        dataset = load_data(study)
+        with reading("reading images") as show:
+            dataset = load_data(study, progress=show)
         show_warnings(dataset)
     except DataError as error:
         if data is not None:

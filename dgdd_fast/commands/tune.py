@@ -23,6 +23,7 @@ from .grid import (
     workers_to_use,
 )
 from .options import Classes, show_warnings
+from .reading import reading
 from .terminal import console
 
 
@@ -64,7 +65,9 @@ def tune(
     chosen_workers = workers_to_use(workers, devices, ray, threads)
     out = out or Path("tunings") / Path(study).stem
     loaded = JobData()
-    show_warnings(load_data(chosen, loaded))
+    with reading("reading images") as show:
+        dataset = load_data(chosen, loaded, show)
+    show_warnings(dataset)
     with GridProgress() as display, to_go_on():
         found, outcome = run_tuning(chosen, out, chosen_workers, display.show, loaded)
     for column, methods in found.items():

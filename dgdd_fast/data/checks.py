@@ -108,7 +108,7 @@ def checked_dataset(dataset: DomainDataset, warnings: Sequence[str], where: str)
         found.append(
             f"there is one class only, {dataset.class_names[0]!r}, so there is nothing to tell it from"
         )
-    return dataclasses.replace(dataset, warnings=tuple(found))
+    return dataclasses.replace(dataset, warnings=tuple(dict.fromkeys(found)))
 
 
 def _extremes(images: Images) -> tuple[Tensor, Tensor]:

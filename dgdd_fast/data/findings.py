@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,21 @@ class Findings:
         if high > 0:  # a black image is the same in both
             self._floats[white][item] = high
         return white
+
+    def of_one_file(self) -> dict[str, Any]:
+        """What was found in a single image file, as JSON values; `remember` takes them back."""
+        found: dict[str, Any] = {
+            "changes": sorted(self._changes),
+            "deep": max(self._deep.values(), default=None),
+        }
+        return {name: what for name, what in found.items() if what not in ([], None)}
+
+    def remember(self, found: dict[str, Any], item: str) -> None:
+        """What `of_one_file` gave for `item`, as if it had been read again."""
+        for change in found.get("changes", ()):
+            self.add(change, item)
+        if "deep" in found:
+            self.add_deep(found["deep"], item)
 
     def notes(self) -> list[str]:
         """A line for each kind of change. Raises DataError where the images together contradict a range."""

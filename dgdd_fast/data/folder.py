@@ -13,27 +13,24 @@ The class of an image is the folder it lies in, whatever a list says. The parts 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .benchmarks import CORE50_CATEGORIES, CORE50_HARD, VLCS, Benchmark, recognise
-from .checks import check_resolution, check_size, checked_dataset
+from .checks import check_resolution, checked_dataset
 from .dataset import DomainDataset
 from .errors import DataError
 from .findings import Findings
-from .images import read_image
 from .layouts import ImageItem, Layout, read_layout
 from .names import chosen_names, plain_name
+from .read_files import ReadProgress, read_files
 from .splits import find_lists, read_lists, stratified_split
 
 DEFAULT_TEST_SHARE = 0.2
-_CHUNK = 64  # images that a thread decodes at a time
 
 
 def load_folder(
@@ -42,6 +39,9 @@ def load_folder(
     domains: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     seed: int = 0,
+    *,
+    progress: ReadProgress | None = None,
+    pack_into: Path | None = None,
 ) -> DomainDataset:
     """The images below `path` as one dataset; domains and classes are numbered in natural order of their
     names.
@@ -53,6 +53,8 @@ def load_folder(
         classes: the classes to load; None loads all.
         seed: seed of the split that is made where the data come without one. It takes the benchmark's share
             of each (class, domain) cell for the test part, or 20 %.
+        progress: called with the files decoded and to be decoded; not where all are known already.
+        pack_into: the folder where the decoded images are kept; None: the cache, see `data.cache`.
 
     What is odd or was repaired is in the dataset's `warnings`. Raises DataError naming the files that cannot
     be used.
@@ -100,7 +102,9 @@ def load_folder(
             f"by its names this is {benchmark.name}, so the images are resized to {resolution} x "
             f"{resolution}; choose a resolution if it is not"
         )
-    images = _decode(items, resolution, warnings)
+    findings = Findings()
+    images = read_files(path, items, resolution, findings, progress, pack_into)
+    warnings += findings.notes()
     dataset = DomainDataset(
         name=plain_name(path.resolve().name),
         images=images,
@@ -237,58 +241,3 @@ def _last_frames(items: Sequence[ImageItem], share: float) -> Tensor:
     for rows in videos.values():
         is_test[rows[len(rows) - round(share * len(rows)) :]] = True
     return is_test
-
-
-def _decode(items: Sequence[ImageItem], resolution: int | None, warnings: list[str]) -> Tensor:
-    """All images as uint8 [N, 3, H, W]. Appends to `warnings` what was done to them. Raises DataError for
-    files that cannot be used, with all of them in its `problems`.
-    """
-    findings = Findings()
-    if resolution is not None:
-        height = width = resolution
-    else:
-        height, width = _first_size(items)
-    check_size(len(items), height, width)
-    images = torch.empty(len(items), 3, height, width, dtype=torch.uint8)
-    rows = images.numpy()
-
-    def decode(row: int) -> str | None:
-        shown = plain_name(str(items[row].file))
-        try:
-            pixels = read_image(items[row].file, shown, resolution, findings)
-        except DataError as error:
-            return str(error)
-        if pixels.shape[:2] != (height, width):
-            return (
-                f"{shown} is {pixels.shape[1]} x {pixels.shape[0]} pixels, others are {width} x "
-                f"{height}; choose a resolution to resize to"
-            )
-        rows[row] = pixels.transpose(2, 0, 1)
-        return None
-
-    def decode_some(start: int) -> list[str]:
-        found = (decode(row) for row in range(start, min(start + _CHUNK, len(items))))
-        return [problem for problem in found if problem is not None]
-
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
-    try:
-        found = pool.map(decode_some, range(0, len(items), _CHUNK))
-        problems = [problem for chunk in found for problem in chunk]
-    finally:
-        pool.shutdown(cancel_futures=True)  # so that an interrupt does not wait for all the rest
-    if problems:
-        rest = f"and {len(problems) - 5} more files: dgdd data FOLDER --problems FILE lists them all"
-        raise DataError("\n".join(problems[:5] + ([rest] if len(problems) > 5 else [])), problems)
-    warnings += findings.notes()
-    return images
-
-
-def _first_size(items: Sequence[ImageItem]) -> tuple[int, int]:
-    """Height and width of the first image that can be read."""
-    for item in items:
-        try:
-            pixels = read_image(item.file, str(item.file))
-        except DataError:
-            continue
-        return pixels.shape[0], pixels.shape[1]
-    return 1, 1  # none can be read: decoding names them all

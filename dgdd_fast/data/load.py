@@ -17,6 +17,8 @@ from .errors import DataError
 from .folder import load_folder
 from .names import near
 from .npz import is_npz, load_npz
+from .packed import is_packed, load_packed
+from .read_files import ReadProgress
 
 EMBEDDED_DIGITS = "embedded-digits"
 
@@ -49,16 +51,21 @@ def load_dataset(
     resolution: int | None = None,
     domains: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
+    *,
+    progress: ReadProgress | None = None,
 ) -> DomainDataset:
     """Loads what `source` names.
 
     Args:
         source: ``embedded-digits``, an ``.npz`` file, a folder with one ``.npz`` file per domain (see
-            `load_npz`), or a folder of image files (see `load_folder`); or the name of a loader that was
-            registered, with what it is to load behind a colon, if anything: ``mine:path``.
+            `load_npz`), a folder of image files (see `load_folder`), or one that was packed (see `pack`); or
+            the name of a loader that was registered, with what it is to load behind a colon, if anything:
+            ``mine:path``.
         resolution: side in pixels to resize to; None takes what the source has (32 for the embedded digits).
         domains: the domains to keep; None keeps all.
         classes: the classes to keep, which are numbered in the data's order; None keeps all.
+        progress: called with the image files decoded and to be decoded; see `data.cache` for those that need
+            not be.
 
     Raises DataError where there is nothing to load, saying what was looked for.
     """
@@ -77,14 +84,22 @@ def load_dataset(
             f"{path} does not exist{_near(path)}; name a data folder, or '{EMBEDDED_DIGITS}' for the "
             "built-in data"
         )
+    if path.is_dir() and is_packed(path):
+        return load_packed(path, resolution, domains, classes)
+    if is_pictures(path):
+        return load_folder(path, resolution, domains, classes, progress=progress)
     if path.is_dir():
-        load = load_npz if any(map(is_npz, path.iterdir())) else load_folder
-        return load(path, resolution, domains, classes)
+        return load_npz(path, resolution, domains, classes)
     if path.suffix.casefold() == ".npz":
         return load_npz(path, resolution, domains, classes)
     raise DataError(
         f"{path} is a file; unpack it if it is an archive, and name the folder that holds the domains"
     )
+
+
+def is_pictures(path: Path) -> bool:
+    """Whether `path` is a folder to look for image files in."""
+    return path.is_dir() and not is_packed(path) and not any(map(is_npz, path.iterdir()))
 
 
 def _near(path: Path) -> str:

@@ -16,6 +16,7 @@ from ..config import from_dict, to_dict
 from ..config.bounds import Size
 from ..data import DataError, DomainDataset
 from ..data.load import LOADERS
+from ..data.read_files import ReadProgress
 from ..json_text import read_json, write_json
 from ..messages import shown
 from .job import JobData, JobProgress, ProgressCallback, is_complete, read_evaluation
@@ -58,13 +59,16 @@ class GridOutcome(NamedTuple):
     failures: dict[str, str]
 
 
-def load_data(study: Study, data: JobData | None = None) -> DomainDataset:
-    """The data of a study; `data` keeps them for the jobs that run in this process.
+def load_data(
+    study: Study, data: JobData | None = None, progress: ReadProgress | None = None
+) -> DomainDataset:
+    """The data of a study; `data` keeps them for the jobs that run in this process, `progress` is told how
+    many files are decoded.
 
     Raises DataError where the study shows figures of a paper that are of more or fewer classes.
     """
     data = data or JobData()
-    dataset = data.load(_absolute(study.data), study.resolution, study.domains, study.classes)
+    dataset = data.load(_absolute(study.data), study.resolution, study.domains, study.classes, progress)
     for name in study.published:
         benchmark = published_table(name).benchmark
         if dataset.num_classes != benchmark.num_classes:

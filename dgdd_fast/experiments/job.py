@@ -15,6 +15,7 @@ import torch
 from ..config import ExpertConfig, method_spec, to_dict
 from ..config.run import CONFIG_NAME, SET_NAME, SHEET_NAME, read_run_config, write_run_config
 from ..data import DomainDataset, load_dataset
+from ..data.read_files import ReadProgress
 from ..distillation import Progress, distill
 from ..evaluation import evaluate
 from ..experts.pretrain import PretrainProgress, pretrain
@@ -57,11 +58,12 @@ class JobData:
         resolution: int | None,
         domains: tuple[str, ...] | None,
         classes: tuple[str, ...] | None,
+        progress: ReadProgress | None = None,
     ) -> DomainDataset:
         """As `load_dataset`."""
         wanted = (source, resolution, domains, classes)
         if self._loaded is None or self._loaded[0] != wanted:
-            self._loaded = (wanted, load_dataset(source, resolution, domains, classes))
+            self._loaded = (wanted, load_dataset(source, resolution, domains, classes, progress=progress))
         return self._loaded[1]
 
 
