@@ -172,7 +172,7 @@ def evaluate(
         sets |= _baselines(trained_on, distilled.factor, sources)
     if whole or scores:
         sets["whole"] = sources
-    file = ResultsFile(out or path.with_name("evaluation.json"), path, distilled, tests, overwrite)
+    file = ResultsFile(out or path.with_name("evaluation.json"), path, distilled, tests, sources, overwrite)
     rounds = []
     for settings in resolved:
         # Those that are trained, in the order of the table, by title: the set's name and how.

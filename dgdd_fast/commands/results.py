@@ -18,14 +18,18 @@ if TYPE_CHECKING:
     from ..synthetic.distilled_set import DistilledSet
 
 # What must be the same for results to stand in one file.
-_SUBJECT = {"set_sha256": "another set", "tests": "other test images"}
+_SUBJECT = {
+    "set_sha256": "another set",
+    "tests": "other test images",
+    "sources": "other real images to train on",
+}
 
 
 class ResultsFile:
     """Results by name, in a JSON file that holds at any time all that was finished.
 
     Raises ValueError for a file that holds anything else than results of the same set on the same images,
-    unless `overwrite`; OSError where no file can be written at `path`.
+    beside those of the same real ones, unless `overwrite`; OSError where no file can be written at `path`.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class ResultsFile:
         set_path: Path,
         distilled: DistilledSet,
         tests: Mapping[str, DomainDataset],
+        sources: DomainDataset,
         overwrite: bool,
     ) -> None:
         check_writable(path)
@@ -50,6 +55,7 @@ class ResultsFile:
             "tests": {
                 name: {"images": len(test), "fingerprint": test.fingerprint()} for name, test in tests.items()
             },
+            "sources": sources.fingerprint(),
             "results": {},
             "scores": {},
         }
@@ -59,7 +65,8 @@ class ResultsFile:
     def _join(self) -> None:
         """Take what stands in the file already."""
         try:
-            earlier = json.loads(self.path.read_bytes())
+            # Earlier versions did not say what Random and the whole data were made of.
+            earlier = {"sources": self._report["sources"], **json.loads(self.path.read_bytes())}
             results, scores = earlier["results"], earlier.get("scores", {})
             other = next((what for key, what in _SUBJECT.items() if earlier[key] != self._report[key]), None)
         except (AttributeError, KeyError, TypeError, ValueError):

@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 from command_line import dgdd, failure
-from PIL import Image
+from PIL import Image, ImageOps
 from processes import SECONDS, start
 from run_commands import NARROW, TINY
 from toy_data import toy_domains
@@ -105,6 +105,19 @@ def test_results_of_another_set_are_not_replaced(run):
     dgdd("distill", "--resume", "--out", run, "--iterations", 3)
     code, text = failure("evaluate", run, *QUICK, "--runs", 1)
     assert (code, "results of another set" in text) == (2, True)
+
+
+def test_networks_trained_on_other_real_images_are_not_joined(run, pictures):
+    dgdd("evaluate", run, *QUICK, "--whole", "--runs", 1)
+    learnt = load_dataset(pictures).leave_out("domain2").sources_train.item_names[0]
+    (pictures / learnt).unlink()
+    code, text = failure("evaluate", run, *QUICK, "--whole", "--runs", 2)
+    assert (code, "results of other real images to train on" in text) == (2, True)
+    assert len(results(run)["whole"]["accuracies"]["source domains"]["runs"]) == 1
+    report = json.loads((run / "evaluation.json").read_text())
+    del report["sources"]  # as earlier versions wrote it
+    (run / "evaluation.json").write_text(json.dumps(report))
+    dgdd("evaluate", run, *QUICK, "--runs", 2)
 
 
 @pytest.mark.parametrize(
@@ -230,13 +243,8 @@ def test_a_source_image_among_the_target_s_is_left_out(run, pictures):
 def test_other_data_of_the_same_names_are_refused(run, pictures, tmp_path):
     for file in pictures.rglob("*.png"):
         other = tmp_path / "other" / file.relative_to(pictures)
-        save(
-            torch.from_numpy(255 - torch.tensor(list(Image.open(file).tobytes())).numpy())
-            .reshape(16, 16, 3)
-            .permute(2, 0, 1)
-            .to(torch.uint8),
-            other,
-        )
+        other.parent.mkdir(parents=True, exist_ok=True)
+        ImageOps.invert(Image.open(file)).save(other)
     code, text = failure("evaluate", run, *QUICK, "--data", tmp_path / "other")
     assert code == 2
     assert "of the 36 images that were learnt from, 0 are in other now" in " ".join(text.split())
