@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import re
@@ -21,7 +22,8 @@ def load_plugins(paths: Iterable[str | Path]) -> None:
     """
     for path in paths:
         file = Path(os.path.realpath(os.path.expanduser(path)))
-        name = f"dgdd_fast_plugin_{file.stem}_{abs(hash(str(file)))}"
+        # The same in every process: what one pickles of the file, another finds.
+        name = f"dgdd_fast_plugin_{file.stem}_{hashlib.sha256(os.fsencode(file)).hexdigest()[:12]}"
         if name in sys.modules:
             continue
         if not file.is_file():
