@@ -82,7 +82,7 @@ class TensorFile:
         header = header_of(data)
         if self.key not in header:
             names = ", ".join(sorted(tensors)) or "none"
-            raise ForeignFileError(f"a safetensors file but not {self.what} (tensors: {names})")
+            raise ForeignFileError(f"a safetensors file but not {self.what} (tensors: {shortened(names)})")
         try:
             description = parse_json(header[self.key])
             version, checksum = description["version"], description.pop("sha256")

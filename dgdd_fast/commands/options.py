@@ -126,11 +126,12 @@ def show_repeated(distilled: DistilledSet) -> None:
 
 def note_strays(distilled: DistilledSet) -> None:
     """Say where a set has left the range of images."""
+    from ..synthetic.distilled_set import FAR
+
     if distilled.strays:
         note(
-            f"{distilled.strays} of {len(distilled.images)} images have values beyond 10 standard "
-            "deviations: "
-            "a learning rate or a strength was too high for them to stay images"
+            f"{distilled.strays} of {len(distilled.images)} images have values beyond {FAR:g} standard "
+            "deviations: a learning rate or a strength was too high for them to stay images"
         )
 
 

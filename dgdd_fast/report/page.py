@@ -16,11 +16,11 @@ from ..analysis.decomposition import decompose_images
 from ..config.run import CONFIG_NAME, SET_NAME, read_run_config
 from ..data import DomainDataset
 from ..experiments.grid import GridIndex
-from ..experiments.plan import Part, parts_of
+from ..experiments.plan import POOLS_FOLDER, Part, parts_of
 from ..experts import ExpertPool
 from ..extras import extra
 from ..files import write_atomically
-from ..synthetic.distilled_set import DistilledSet, DistilledSetError
+from ..synthetic.distilled_set import FAR, DistilledSet, DistilledSetError
 from ..synthetic.meeting import Meeting, meet
 from ..synthetic.mosaics import tiles
 from .channel_figure import channel_figure
@@ -96,7 +96,7 @@ def _sections(index: GridIndex, table: ResultTable, dataset: DomainDataset | Non
 
 def _caption(example: Example, where: str) -> str:
     strays = example.images.strays
-    beyond = f"; {strays} images have values beyond 10 standard deviations" if strays else ""
+    beyond = f"; {strays} images have values beyond {FAR:g} standard deviations" if strays else ""
     return f"{example.label}: {where}{beyond}"
 
 
@@ -193,7 +193,7 @@ def _pool(index: GridIndex, examples: list[Example]) -> ExpertPool:
     for example in reversed(examples):
         experts = read_run_config(example.folder / CONFIG_NAME).distill.experts
         if experts is not None and experts.pool is not None:
-            return ExpertPool.load(index.folder / "experts" / Path(experts.pool).name)
+            return ExpertPool.load(index.folder / POOLS_FOLDER / Path(experts.pool).name)
     raise ValueError("no method of this grid matches in experts, whose discriminators give the scores")
 
 

@@ -215,7 +215,7 @@ def _comparison_notes(
 
 
 def _column(index: GridIndex, entry: TableEntry) -> str:
-    """The column of a entry: its target, or the evaluation where that is what the study varies."""
+    """The column of an entry: its target, or the evaluation where that is what the study varies."""
     if not entry.evaluation:
         return entry.column
     return entry.evaluation if len(index.columns) == 1 else f"{entry.column}, {entry.evaluation}"
@@ -256,7 +256,7 @@ def _numbers(
 
 
 def _accuracies(entry: TableEntry, report: dict[str, Any]) -> list[float]:
-    """The accuracy of every run over the tests of a entry, in percent."""
+    """The accuracy of every run over the tests of an entry, in percent."""
     parts = [name for name in entry.tests if name in report["accuracies"]]
     if not parts:
         raise ValueError(
