@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import SECONDS, start, wait_until
+from processes import SECONDS, alive, descendants, start, wait_until
 from small_runs import SMALL
 from toy_data import toy_domains
 
@@ -116,17 +116,17 @@ def iteration(path: Path) -> int:
 def test_a_signal_ends_a_run_with_a_checkpoint_one_message_and_its_code(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    run = start(*ENDLESS, folder=tmp_path)
-    path = tmp_path / "run" / CHECKPOINT_NAME
-    wait_until(path.exists, run)
-    run.send_signal(number)
-    text, _ = run.communicate(timeout=SECONDS)
-    assert run.returncode == 128 + number, text
-    assert "Traceback" not in text
-    assert text.count("error:") == 1
-    assert f"stopped after iteration {iteration(path)} of" in text
-    assert iteration(path) > 0
-    assert "to go on: dgdd distill --resume --out run" in text
+    with start(*ENDLESS, folder=tmp_path) as run:
+        path = tmp_path / "run" / CHECKPOINT_NAME
+        wait_until(path.exists, run)
+        run.send_signal(number)
+        text, _ = run.communicate(timeout=SECONDS)
+        assert run.returncode == 128 + number, text
+        assert "Traceback" not in text
+        assert text.count("error:") == 1
+        assert f"stopped after iteration {iteration(path)} of" in text
+        assert iteration(path) > 0
+        assert "to go on: dgdd distill --resume --out run" in text
 
 
 def test_a_signal_while_the_data_are_loaded_ends_in_one_message(tmp_path: Path) -> None:
@@ -138,29 +138,29 @@ def test_a_signal_while_the_data_are_loaded_ends_in_one_message(tmp_path: Path) 
         "dgdd_fast.register_loader('slow', load)\n"
     )
     arguments = ("--plugin", "slow.py", "distill", "--data", "slow:", "--target", "x", "--out", "run")
-    run = start(*arguments, folder=tmp_path)
-    wait_until((tmp_path / "loading").exists, run)
-    run.send_signal(signal.SIGTERM)
-    text, _ = run.communicate(timeout=SECONDS)
-    assert run.returncode == 143, text
-    assert text == "error: interrupted\n"
-    assert not (tmp_path / "run").exists()
+    with start(*arguments, folder=tmp_path) as run:
+        wait_until((tmp_path / "loading").exists, run)
+        run.send_signal(signal.SIGTERM)
+        text, _ = run.communicate(timeout=SECONDS)
+        assert run.returncode == 143, text
+        assert text == "error: interrupted\n"
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_nohup_outlives_its_terminal(tmp_path: Path) -> None:
     often = ("--set", "distill.checkpoint_every=5")
-    run = start(
+    with start(
         *ENDLESS, *often, folder=tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    )
-    path = tmp_path / "run" / CHECKPOINT_NAME
-    wait_until(path.exists, run)
-    run.send_signal(signal.SIGHUP)
-    before = iteration(path)
-    wait_until(lambda: iteration(path) > before + 5, run)
-    run.send_signal(signal.SIGINT)
-    run.communicate(timeout=SECONDS)
-    assert run.returncode == 130
+    ) as run:
+        path = tmp_path / "run" / CHECKPOINT_NAME
+        wait_until(path.exists, run)
+        run.send_signal(signal.SIGHUP)
+        before = iteration(path)
+        wait_until(lambda: iteration(path) > before + 5, run)
+        run.send_signal(signal.SIGINT)
+        run.communicate(timeout=SECONDS)
+        assert run.returncode == 130
 
 
 STUDY = """
@@ -188,32 +188,47 @@ def test_a_signal_to_a_grid_has_its_workers_write_their_checkpoints(
 ) -> None:
     (tmp_path / "study.yaml").write_text(STUDY)
     arguments = ("grid", "study.yaml", "--workers", workers, "--threads", 1, "--out", "grid")
-    run = start(*arguments, folder=tmp_path, start_new_session=True)
+    with start(*arguments, folder=tmp_path) as run:
 
-    def checkpoints() -> list[Path]:
-        return list(tmp_path.glob(f"grid/jobs/*/{CHECKPOINT_NAME}"))
+        def checkpoints() -> list[Path]:
+            return list(tmp_path.glob(f"grid/jobs/*/{CHECKPOINT_NAME}"))
 
-    wait_until(lambda: len(checkpoints()) == max(1, workers), run)
-    os.killpg(run.pid, number)  # as a terminal and timeout(1) do
-    text, _ = run.communicate(timeout=SECONDS)
-    assert run.returncode == 128 + number, text
-    assert "Traceback" not in text
-    assert text.count("error:") == 1
-    assert "the same command again" in text
-    assert all(iteration(path) > 0 for path in checkpoints())
-    assert not list(tmp_path.glob("grid/jobs/*/error.txt"))
+        wait_until(lambda: len(checkpoints()) == max(1, workers), run)
+        os.killpg(run.pid, number)  # as a terminal and timeout(1) do
+        text, _ = run.communicate(timeout=SECONDS)
+        assert run.returncode == 128 + number, text
+        assert "Traceback" not in text
+        assert text.count("error:") == 1
+        assert "the same command again" in text
+        assert all(iteration(path) > 0 for path in checkpoints())
+        assert not list(tmp_path.glob("grid/jobs/*/error.txt"))
+
+
+@pytest.mark.slow
+def test_the_workers_of_a_grid_that_was_killed_write_their_checkpoints_and_end(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY)
+    arguments = ("grid", "study.yaml", "--workers", 2, "--threads", 1, "--out", "grid")
+    with start(*arguments, folder=tmp_path) as run:
+        wait_until(lambda: len(list(tmp_path.glob(f"grid/jobs/*/{CHECKPOINT_NAME}"))) == 2, run)
+        workers = descendants(run.pid)
+        assert len(workers) >= 2
+        run.kill()
+        run.wait()
+        deadline = time.monotonic() + SECONDS
+        while any(map(alive, workers)):
+            assert time.monotonic() < deadline, "they live on"
+            time.sleep(0.05)
+    assert all(iteration(path) > 0 for path in tmp_path.glob(f"grid/jobs/*/{CHECKPOINT_NAME}"))
 
 
 @pytest.mark.slow
 def test_ctrl_c_while_the_workers_start_shows_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(STUDY)
-    run = start(
-        "grid", "study.yaml", "--workers", 2, "--out", "grid", folder=tmp_path, start_new_session=True
-    )
-    wait_until((tmp_path / "grid" / "grid.json").exists, run)
-    time.sleep(0.3)
-    os.killpg(run.pid, signal.SIGINT)
-    text, _ = run.communicate(timeout=SECONDS)
-    assert run.returncode == 130, text
-    assert "Traceback" not in text
-    assert text.count("error:") == 1
+    with start("grid", "study.yaml", "--workers", 2, "--out", "grid", folder=tmp_path) as run:
+        wait_until((tmp_path / "grid" / "grid.json").exists, run)
+        time.sleep(0.3)
+        os.killpg(run.pid, signal.SIGINT)
+        text, _ = run.communicate(timeout=SECONDS)
+        assert run.returncode == 130, text
+        assert "Traceback" not in text
+        assert text.count("error:") == 1

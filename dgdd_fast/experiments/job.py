@@ -17,7 +17,7 @@ from ..config.run import CONFIG_NAME, SET_NAME, SHEET_NAME, read_run_config, wri
 from ..data import DomainDataset, load_dataset
 from ..data.read_files import ReadProgress
 from ..distillation import Progress, distill
-from ..evaluation import evaluate
+from ..evaluation import Evaluation, evaluate
 from ..experts.pretrain import PretrainProgress, pretrain
 from ..files import write_atomically
 from ..json_text import read_json, write_json
@@ -27,6 +27,7 @@ from .plan import REAL_MEANS_FOLDER, Job, PoolJob
 
 ERROR_NAME = "error.txt"
 COMPLETE_NAME = "complete"
+UNFINISHED = "unfinished-"  # before the name of an evaluation
 
 Stage = Literal["pretraining", "distilling", "training", "damaged", "restarted", "done", "failed"]
 # The stages that are told once and must reach the user; the others say how far a job is, again and again.
@@ -117,8 +118,8 @@ def run_job(job: Job | PoolJob, root: Path, tell: ProgressCallback, data: JobDat
     """Compute what is missing of `job` in its folder; whatever goes wrong but an interruption is written to
     error.txt there and told as failed.
 
-    Training of experts and distillation go on from their checkpoints. Evaluations are repeated from their
-    beginning.
+    Training of experts and distillation go on from their checkpoints, evaluations with the network after the
+    last that is finished.
 
     Args:
         root: the folder of the grid.
@@ -177,24 +178,52 @@ def _distil_and_evaluate(job: Job, root: Path, tell: ProgressCallback, data: Job
     for name in _missing(job, folder):
         if (folder / name).exists():
             tell(JobProgress(job.name, "damaged", 0, 0, f"{name}, computed again"))
-        config = job.evaluations[name]
-        total = config.runs * config.epochs
-        began = time.perf_counter()
-        result = evaluate(
-            images,
-            tests,
-            config,
-            device=job.run.device,
-            progress=functools.partial(_tell_epochs, tell, job.name, total),
-        )
-        report = {
+        _evaluate(images, tests, job, name, folder, tell)
+
+
+def _evaluate(
+    images: DistilledSet | DomainDataset,
+    tests: dict[str, DomainDataset],
+    job: Job,
+    name: str,
+    folder: Path,
+    tell: ProgressCallback,
+) -> None:
+    """Write the evaluation `name` of `job`; until then a file beside it holds the networks so far."""
+    config, unfinished = job.evaluations[name], folder / f"{UNFINISHED}{name}"
+    began = time.perf_counter()
+
+    def report(result: Evaluation) -> dict[str, Any]:
+        return {
             **result.to_dict(),
             "images": {test: len(part) for test, part in tests.items()},
-            "seconds": time.perf_counter() - began,
+            "seconds": earlier + time.perf_counter() - began,
             "device": job.run.device,
             "threads": torch.get_num_threads(),
         }
-        write_json(folder / name, report)
+
+    def keep(result: Evaluation) -> None:
+        if result.runs < config.runs:
+            write_json(unfinished, report(result))
+
+    done, earlier = None, 0.0
+    if unfinished.exists():
+        try:
+            content = read_json(unfinished)
+            done, earlier = Evaluation.from_dict(content), float(content["seconds"])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            tell(JobProgress(job.name, "damaged", 0, 0, f"{unfinished.name}, begun again"))
+    result = evaluate(
+        images,
+        tests,
+        config,
+        device=job.run.device,
+        progress=functools.partial(_tell_epochs, tell, job.name, config.runs * config.epochs),
+        done=done,
+        keep=keep,
+    )
+    write_json(folder / name, report(result))
+    unfinished.unlink(missing_ok=True)
 
 
 def _tell_epochs(tell: ProgressCallback, name: str, total: int, done: int) -> None:
@@ -257,5 +286,7 @@ def _distilled(job: Job, root: Path, sources: DomainDataset, tell: ProgressCallb
         progress=progress,
     )
     distilled.contact_sheet(folder / SHEET_NAME)
+    for other in folder.glob(f"{UNFINISHED}*"):  # of a set that was damaged since
+        other.unlink()
     distilled.save(path)  # last: it says that the distillation is complete
     return distilled

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -145,10 +147,11 @@ def _serve(pipe: Connection, root: Path, device: str, threads: int) -> None:
     """The life of a worker process: jobs in, reports out, until the parent ends it.
 
     Ctrl-C and a closed terminal are for the parent, which then asks for a checkpoint by SIGTERM; a scheduler
-    that sends one to every process asks for no more than that.
+    that sends one to every process asks for no more than that, and so does the parent's death.
     """
     os.setsid()
     listen_to_one_request()
+    threading.Thread(target=_stop_without_parent, daemon=True).start()
     load_plugins(loaded_plugins())
     torch.set_num_threads(threads)
     told, data = 0.0, JobData()
@@ -158,10 +161,8 @@ def _serve(pipe: Connection, root: Path, device: str, threads: int) -> None:
         now = time.monotonic()
         if report.stage in EVENTS or now - told >= SECONDS_BETWEEN_REPORTS:
             told = now
-            try:
+            with contextlib.suppress(OSError):  # the parent is gone
                 pipe.send(report)
-            except OSError:  # the parent is gone
-                raise SystemExit from None
 
     while True:
         try:
@@ -172,6 +173,13 @@ def _serve(pipe: Connection, root: Path, device: str, threads: int) -> None:
             run_job(_on_device(job, device), root, tell, data)
         except Interrupted:
             return
+
+
+def _stop_without_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run_on_ray(

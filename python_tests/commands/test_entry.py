@@ -54,18 +54,18 @@ def slow_torch(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_torch_is_imported_ends_in_one_message(slow_torch, tmp_path, number):
-    process = start("doctor", folder=tmp_path)
-    wait_until(slow_torch.exists, process)
-    process.send_signal(number)
-    assert process.communicate(timeout=30)[0] == "error: interrupted\n"
-    assert process.returncode == 128 + number
+    with start("doctor", folder=tmp_path) as process:
+        wait_until(slow_torch.exists, process)
+        process.send_signal(number)
+        assert process.communicate(timeout=30)[0] == "error: interrupted\n"
+        assert process.returncode == 128 + number
 
 
 def test_a_torch_that_is_too_old_is_said_in_one_message(tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("__version__ = '2.9.0'\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    process = start("data", "embedded-digits", folder=tmp_path)
-    text = process.communicate(timeout=30)[0]
+    with start("data", "embedded-digits", folder=tmp_path) as process:
+        text = process.communicate(timeout=30)[0]
     assert text.startswith("error: dgdd_fast needs torch >= 2.11, and torch 2.9.0 is installed")
     assert len(text.splitlines()) == 1
     assert process.returncode == 1

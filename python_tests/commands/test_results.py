@@ -186,10 +186,10 @@ def start_script(code, folder):
 
 @pytest.mark.slow
 def test_a_reader_that_leaves_ends_no_evaluation(run, tmp_path):
-    process = start("evaluate", run, *QUICK, "--runs", 2, folder=tmp_path)
-    process.stdout.close()
-    assert process.wait(SECONDS) == 0
-    assert len(results(run)["dm+sgs"]["accuracies"]["source domains"]["runs"]) == 2
+    with start("evaluate", run, *QUICK, "--runs", 2, folder=tmp_path) as process:
+        process.stdout.close()
+        assert process.wait(SECONDS) == 0
+        assert len(results(run)["dm+sgs"]["accuracies"]["source domains"]["runs"]) == 2
 
 
 def test_a_full_output_is_told(run, monkeypatch):

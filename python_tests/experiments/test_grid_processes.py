@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
 
 import pytest
+from processes import descendants
 from small_studies import STUDY, TINY, accuracies, run
 
 from dgdd_fast.config import DistillConfig
@@ -41,6 +42,42 @@ def test_ctrl_c_keeps_every_finished_cell(data_folder: Path, tmp_path: Path) -> 
     assert (tmp_path / "jobs" / unfinished / CHECKPOINT_NAME).exists()
     assert unfinished not in run(study, tmp_path).failures
     assert len(accuracies(tmp_path)) == 6
+
+
+def test_an_interrupted_evaluation_goes_on_after_its_last_network(data_folder: Path, tmp_path: Path) -> None:
+    study = dataclasses.replace(
+        STUDY,
+        data=str(data_folder),
+        methods=(MethodEntry("dm"),),
+        targets=("domain0",),
+        seeds=(0,),
+        evaluate={"epochs": 2, "runs": 3},
+    )
+    epochs: list[int] = []
+
+    def interrupt(report: JobProgress) -> None:
+        if report.stage == "training":
+            epochs.append(report.done)
+            if report.done == 5:  # in the third network
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(study, tmp_path / "interrupted", Workers(), interrupt)
+    assert epochs == [1, 2, 3, 4, 5]
+    (unfinished,) = (tmp_path / "interrupted").glob("jobs/*/unfinished-*")
+    # Damaged, it is begun again; the other job has not begun.
+    damaged = Path(shutil.copytree(tmp_path / "interrupted", tmp_path / "damaged"))
+    (damaged / unfinished.relative_to(tmp_path / "interrupted")).write_bytes(unfinished.read_bytes()[:-9])
+    for name, first in (("interrupted", 5), ("damaged", 1)):
+        told: list[JobProgress] = []
+        assert run_grid(study, tmp_path / name, Workers(), told.append).failures == {}
+        assert [report.done for report in told if report.stage == "training"][:1] == [first]
+        assert [report.stage for report in told].count("damaged") == (name == "damaged")
+        assert not list((tmp_path / name).glob("jobs/*/unfinished-*"))
+    run(study, tmp_path / "whole")
+    assert len(accuracies(tmp_path / "whole")) == 2
+    for name in ("interrupted", "damaged"):
+        assert accuracies(tmp_path / name) == accuracies(tmp_path / "whole")
 
 
 def test_two_grids_cannot_work_in_one_folder(data_folder: Path, tmp_path: Path) -> None:
@@ -120,26 +157,6 @@ def test_ctrl_c_lets_the_workers_write_their_checkpoints(data_folder: Path, tmp_
     assert multiprocessing.active_children() == []
     (path,) = tmp_path.glob(f"jobs/*/{CHECKPOINT_NAME}")
     assert Checkpoint.load(path).iteration % DistillConfig.checkpoint_every != 0
-
-
-def descendants(parent: int, name: bytes) -> list[int]:
-    """The processes below `parent` whose command line begins with `name`."""
-    parents, named = {}, []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                stat = (entry / "stat").read_text()
-                parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-                if (entry / "cmdline").read_bytes().startswith(name):
-                    named.append(int(entry.name))
-    found = []
-    for process in named:
-        above = process
-        while above in parents and above != parent:
-            above = parents[above]
-        if above == parent:
-            found.append(process)
-    return found
 
 
 @pytest.mark.slow

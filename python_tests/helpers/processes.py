@@ -1,33 +1,71 @@
-"""The dgdd command, or a script, as a process of its own that signals can be sent to."""
+"""The dgdd command, as a process of its own that signals can be sent to."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SECONDS = 120.0
 COMMAND = "from dgdd_command import main; main()"
 
 
-def start(*arguments: object, folder: Path, **options: object) -> subprocess.Popen[str]:
-    """The command at work in `folder`, its output in a pipe; errors among it."""
-    return start_python("-c", COMMAND, *arguments, folder=folder, **options)
+@contextmanager
+def start(*arguments: object, folder: Path, **options: object) -> Iterator[subprocess.Popen[str]]:
+    """The command at work in `folder`, its output in a pipe; errors among it. It leads a session of its own.
 
-
-def start_python(*arguments: object, folder: Path, **options: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
+    At the end nothing of it lives on, be it that the test failed.
+    """
+    run = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *map(str, arguments)],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        **options,  # type: ignore[arg-type]
+        start_new_session=True,
+        **options,  # type: ignore[call-overload]
     )
+    try:
+        yield run
+    finally:
+        left = [run.pid, *descendants(run.pid)] if run.poll() is None else []
+        for process in left:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        run.wait()
+
+
+def descendants(parent: int, name: bytes = b"") -> list[int]:
+    """The processes below `parent` whose command line begins with `name`."""
+    parents, named = {}, []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                stat = (entry / "stat").read_text()
+                parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+                if (entry / "cmdline").read_bytes().startswith(name):
+                    named.append(int(entry.name))
+    found = []
+    for process in named:
+        above = process
+        while above in parents and above != parent:
+            above = parents[above]
+        if above == parent and process != parent:
+            found.append(process)
+    return found
+
+
+def alive(process: int) -> bool:
+    """Whether it has not ended; one that has, and that nobody has asked about yet, has no command line."""
+    with suppress(OSError):
+        return Path(f"/proc/{process}/cmdline").read_bytes() != b""
+    return False
 
 
 def wait_until(there: Callable[[], object], process: subprocess.Popen[str]) -> None:
