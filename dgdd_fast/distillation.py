@@ -113,7 +113,7 @@ def _distill(
     settings = resolve_distillation(config, sources)
     fingerprint = _fingerprint(sources, settings)
     path = None if run_folder is None else Path(run_folder) / CHECKPOINT_NAME
-    resumed = _checkpoint_to_resume(path, resume, settings, fingerprint)
+    resumed = _checkpoint_to_resume(path, resume, settings, fingerprint, sources)
 
     _check_memory(sources, settings, device)
     mean, std = sources.channel_statistics()
@@ -143,9 +143,8 @@ def _distill(
     def checkpoint(done: int) -> None:
         if path is not None:
             learnt = {**optimizer.state, **objective.state}
-            threads = thread_count()
-            kept = (tiles, learnt, torch.tensor(losses), to_dict(settings), fingerprint, threads)
-            Checkpoint(done, *kept).save(path)
+            kept = (tiles, learnt, torch.tensor(losses), to_dict(settings), fingerprint, thread_count())
+            Checkpoint(done, *kept, learnt_from=record.to_json()).save(path)
 
     if started is not None:
         started()
@@ -213,14 +212,14 @@ def _check_memory(sources: DomainDataset, settings: DistillSettings, device: tor
 
 
 def _checkpoint_to_resume(
-    path: Path | None, resume: bool, settings: DistillSettings, fingerprint: str
+    path: Path | None, resume: bool, settings: DistillSettings, fingerprint: str, sources: DomainDataset
 ) -> Checkpoint | None:
     """The state to go on from, if there is one."""
     if path is None or not path.exists():
         return None
     if not resume:
         raise ValueError(f"{path} exists: resume that run (resume=True, --resume) or choose another folder")
-    return Checkpoint.load_to_resume(path, settings, fingerprint)
+    return Checkpoint.load_to_resume(path, settings, fingerprint, sources)
 
 
 def _divergence(

@@ -167,8 +167,10 @@ def test_a_checkpoint_in_the_way_is_not_overwritten(tmp_path: Path) -> None:
         distill(data, SMALL, run_folder=tmp_path)
     with pytest.raises(CheckpointError, match=r"image_lr = 0\.2, now 0\.5"):
         distill(data, dataclasses.replace(SMALL, image_lr=0.5), run_folder=tmp_path, resume=True)
-    with pytest.raises(CheckpointError, match="other data"):
+    with pytest.raises(CheckpointError, match=r"on other data: of toy, 108 images .* not learnt from"):
         distill(toy_domains(seed=5), SMALL, run_folder=tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="of toy, 27 images that were learnt from are gone; choose"):
+        distill(data.train(), SMALL, run_folder=tmp_path, resume=True)
     assert (tmp_path / CHECKPOINT_NAME).read_bytes() == before
 
 
@@ -182,6 +184,9 @@ def test_a_checkpoint_of_the_version_before_goes_on(tmp_path: Path) -> None:
     save_file(tensors, path, {"dgdd-fast checkpoint 2": json.dumps(described)})
     resumed = distill(data, WITH_SURGERY, run_folder=tmp_path, resume=True)
     assert torch.equal(resumed.images, distill(data, WITH_SURGERY).images)
+    save_file(tensors, path, {"dgdd-fast checkpoint 2": json.dumps(described)})
+    with pytest.raises(CheckpointError, match="checkpoints of earlier versions do not tell"):
+        distill(data.train(), WITH_SURGERY, run_folder=tmp_path, resume=True)
 
 
 def test_a_checkpoint_of_hdd_before_its_features_were_cut_off_is_refused(tmp_path: Path) -> None:

@@ -83,24 +83,21 @@ class ImageRecord(NamedTuple):
                 "these are other data, or have all changed, and which images must not be tested on cannot be "
                 "told; name the data that were learnt from (--data), or learn anew"
             )
-        changes = []
         new = (~known & ~data.is_test).nonzero().squeeze(1).tolist()
         moved = int((known & data.is_test).sum())
-        if new:
-            changes.append(
-                f"{len(new)} images of its training part were not learnt from ({_named(data, new)})"
-            )
-        if gone:
-            changes.append(f"{gone} images that were learnt from are gone")
-        if moved:
-            changes.append(f"{moved} images that were learnt from are in its test part now")
-        found = "; ".join(changes) or "labels, domains or the order of the images are others"
+        found = _in_words(data, new, gone, moved)
         left = int((~known).sum())
         return Split(
             dataclasses.replace(data, is_test=~known),
             f"{data.name} has changed: {found}. Training images are still those that were learnt from, and "
             f"all {left} others are test images",
         )
+
+    def difference(self, sources: DomainDataset) -> str:
+        """In words, what is other in `sources`, all of them to learn from, than in what was learnt from."""
+        digests = image_digests(sources.images)
+        new = np.flatnonzero(~np.isin(digests, self.digests)).tolist()
+        return _in_words(sources, new, len(np.setdiff1d(self.digests, digests)))
 
     def without(self, test: DomainDataset) -> tuple[DomainDataset, int]:
         """`test` without the images that were learnt from, and how many those were."""
@@ -114,6 +111,17 @@ def image_digests(images: Images) -> Digests:
     rows = (row for chunk in chunks(images) for row in chunk.cpu().contiguous().numpy())
     digests = (hashlib.blake2b(row.data, digest_size=_BYTES).digest() for row in rows)
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+
+
+def _in_words(data: DomainDataset, new: list[int], gone: int, moved: int = 0) -> str:
+    changes = []
+    if new:
+        changes.append(f"{len(new)} images of its training part were not learnt from ({_named(data, new)})")
+    if gone:
+        changes.append(f"{gone} images that were learnt from are gone")
+    if moved:
+        changes.append(f"{moved} images that were learnt from are in its test part now")
+    return "; ".join(changes) or "labels, domains or the order of the images are others"
 
 
 def _named(data: DomainDataset, rows: list[int]) -> str:

@@ -122,8 +122,8 @@ def check_tuned_settings(
         raise differs(f"{column} on the sources", ", ".join(tuned_column.sources), ", ".join(sources))
     changed = [name for name in sources if tuned_column.sources[name] != sources[name]]
     raise ValueError(
-        f"the settings for {column} were tuned on other images of {', '.join(changed)} than this study's; "
-        "tune this study itself"
+        f"the settings for {column} were tuned on other images of {', '.join(changed)} than this study's "
+        "(which of them, a tuning does not record); tune this study itself"
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..config import NetworkConfig, PretrainSettings, from_dict, to_dict
 from ..config.bounds import Finite, Positive, Size
 from ..data import DomainDataset
+from ..data.record import ImageRecord
 from ..files import read_file
 from ..json_text import read_json, write_json
 from ..messages import shown
@@ -21,8 +22,10 @@ from ..networks import build_staged_network
 from ..tensor_file import TensorFile, TensorFileError, check_tensors, content_of, header_of, loaded
 
 POOL_NAME = "pool.json"
-FORMAT = "dgdd-fast experts 2"
+FORMAT = "dgdd-fast experts 3"
+_BEFORE = "dgdd-fast experts 2"  # did not record the images
 _OLD_FORMAT = "dgdd-fast experts 1"  # its ResNets pooled 2x2 pixels after the stem from 65 to 128 px
+_FORMATS = (FORMAT, _BEFORE, _OLD_FORMAT)
 _FILE = TensorFile("dgdd_fast_expert", "an expert", version=1)
 
 
@@ -43,6 +46,7 @@ class _Facts:
     std: tuple[Positive, ...]
     fingerprint: str
     log: tuple[tuple[dict[str, Any], ...], ...]
+    learnt_from: dict[str, Any] | None = None
 
 
 def reverse_gradient(features: Tensor, weight: float) -> Tensor:
@@ -111,6 +115,7 @@ class ExpertPool:
         config: the settings that the experts were trained with.
         data: the name of the data.
         class_names, domain_names, resolution, fingerprint: of the images that they were trained on.
+        learnt_from: `ImageRecord.to_json` of these; None in a pool of a version before.
         mean, std: what those were normalised with, per channel, for pixels in [0, 1].
         log: for every expert and epoch "class_loss", "domain_loss", "accuracy" (in percent, in training, over
             the batches without CutMix; None if there were none) and "domain_accuracy", one a stage; for the
@@ -127,6 +132,7 @@ class ExpertPool:
     std: tuple[float, ...]
     fingerprint: str
     log: list[list[dict[str, Any]]] = field(default_factory=list)
+    learnt_from: dict[str, Any] | None = None
     _weights: dict[tuple[int, torch.device], list[tuple[Tensor, Tensor]]] = field(
         default_factory=dict, repr=False
     )
@@ -143,9 +149,7 @@ class ExpertPool:
                 f"{folder} holds {len(pool)} of {pool.config.experts} experts: finish it first "
                 "(resume=True, dgdd pretrain --resume)"
             )
-        missing = [path for index in range(len(pool)) if not (path := pool.expert_file(index)).exists()]
-        if missing:
-            raise ExpertPoolError(f"{missing[0]} is missing; copy the folder again, or train it anew")
+        pool.check_files()
         return pool
 
     @classmethod
@@ -154,7 +158,7 @@ class ExpertPool:
         path = folder / POOL_NAME
         try:
             content = read_json(path)
-            if not isinstance(content, dict) or content.get("format") not in (FORMAT, _OLD_FORMAT):
+            if not isinstance(content, dict) or content.get("format") not in _FORMATS:
                 found = content.get("format") if isinstance(content, dict) else content
                 raise ExpertPoolError(f"{path} calls itself {shown(found)}, not {FORMAT!r}")
             facts = from_dict(_Facts, {name: content[name] for name in content if name != "format"})
@@ -230,13 +234,23 @@ class ExpertPool:
         for parameter, (initial, trained) in zip(expert.parameters(), weights, strict=True):
             torch.lerp(initial, trained, trained_share, out=parameter)
 
+    def check_files(self) -> None:
+        """Raises ExpertPoolError where the file of a finished expert is not there."""
+        for index in range(len(self)):
+            if not (path := self.expert_file(index)).exists():
+                raise ExpertPoolError(f"{path} is missing; copy the folder again, or train it anew")
+
     def check(self, sources: DomainDataset) -> None:
         """Raises ExpertPoolError unless the experts were trained on exactly these images."""
         self.check_names(sources)
         if self.fingerprint != sources.fingerprint():
+            record = ImageRecord.from_json(self.learnt_from)
+            found = "which ones, pools of earlier versions do not tell"
+            if record is not None:
+                found = f"of {sources.name}, {record.difference(sources)}"
             raise ExpertPoolError(
-                f"the experts in {self.folder} were trained on other images of the same classes and domains "
-                "(or another split of them); train experts for these data (dgdd pretrain)"
+                f"the experts in {self.folder} were trained on other images of the same classes and domains, "
+                f"or another split of them: {found}; train experts for these data (dgdd pretrain)"
             )
 
     def check_names(self, data: DomainDataset) -> None:

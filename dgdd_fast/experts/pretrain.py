@@ -19,6 +19,7 @@ from ..data import DomainDataset
 from ..data.augment import augment, cutmix, draw_batch, draw_cutmix, mixed_labels, resolve_strategy
 from ..data.checks import check_filled
 from ..data.real_images import RealImages
+from ..data.record import ImageRecord
 from ..generalization.fact import draw_partners, mix_normalised
 from ..generalization.irm import invariance_penalty
 from ..interruption import Interrupted, TrainingDivergedError, stop_at_whole_steps
@@ -191,6 +192,7 @@ def _open_pool(folder: Path, config: PretrainSettings, sources: DomainDataset, r
             mean=tuple(mean.tolist()),
             std=tuple(std.tolist()),
             fingerprint=sources.fingerprint(),
+            learnt_from=ImageRecord.of(sources).to_json(),
         )
         pool.write()
         return pool
@@ -208,6 +210,7 @@ def _open_pool(folder: Path, config: PretrainSettings, sources: DomainDataset, r
             f"{path} belongs to experts with {name} = {shown(found[name])}, now {shown(wanted[name])}; give "
             "the same settings or choose another folder"
         )
+    pool.check_files()
     if len(pool) > config.experts:
         raise ExpertPoolError(f"{folder} already holds {len(pool)} experts, more than {config.experts}")
     if pool.config != config:

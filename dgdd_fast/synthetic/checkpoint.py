@@ -16,13 +16,15 @@ from torch import Tensor
 
 from ..config import DistillConfig, DistillSettings, from_dict, to_dict
 from ..config.bounds import CountOrNone, Size
+from ..data import DomainDataset
+from ..data.record import ImageRecord
 from ..json_text import parse_json
 from ..messages import shown
 from ..parallel import thread_count
 from ..tensor_file import TensorFile, TensorFileError, check_tensors, content_of, header_of, loaded
 from .optimizer import SINCE_LATER
 
-FILE = TensorFile("dgdd_fast_checkpoint", "a checkpoint", version=4)
+FILE = TensorFile("dgdd_fast_checkpoint", "a checkpoint", version=5)
 _OLD_KEY = "dgdd-fast checkpoint 2"  # the version before, which had no checksum
 STATE = "optimizer."  # what the names of the optimiser's tensors begin with
 
@@ -39,6 +41,7 @@ class _Facts:
     config: dict[str, Any]
     fingerprint: str
     threads: Size
+    learnt_from: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Checkpoint:
         config: the settings of the run as nested dictionaries.
         fingerprint: of the source data, and of the experts if there are any.
         threads: CPU threads the run used; with batch normalisation another number rounds differently.
+        learnt_from: `ImageRecord.to_json` of the source data; None in a checkpoint of a version before.
     """
 
     iteration: int
@@ -61,6 +65,7 @@ class Checkpoint:
     config: dict[str, Any]
     fingerprint: str
     threads: int
+    learnt_from: dict[str, Any] | None = None
 
     def save(self, path: Path) -> None:
         """Writes the checkpoint; a crash leaves either the old file or the new one, whole."""
@@ -94,17 +99,19 @@ class Checkpoint:
         return checkpoint
 
     @staticmethod
-    def load_to_resume(path: Path, config: DistillSettings, fingerprint: str) -> Checkpoint:
-        """The checkpoint of the run with these settings, on the data and experts of `fingerprint`.
+    def load_to_resume(
+        path: Path, config: DistillSettings, fingerprint: str, sources: DomainDataset
+    ) -> Checkpoint:
+        """The checkpoint of the run with these settings, on the data `sources` and the experts of
+        `fingerprint`.
 
         Raises CheckpointError where it is of another run or beyond `config.iterations`. Warns where the run
         used another number of CPU threads and that may matter.
         """
         checkpoint = Checkpoint.load(path)
         if checkpoint.fingerprint != fingerprint:
-            raise CheckpointError(
-                f"{path} belongs to a run on other data or with other experts; choose another folder"
-            )
+            what = _other_data(checkpoint, fingerprint, sources)
+            raise CheckpointError(f"{path} belongs to a run {what}; choose another folder")
         try:
             # A setting that did not exist yet was at what is now its default.
             there, wanted = to_dict(from_dict(DistillConfig, checkpoint.config)), to_dict(config)
@@ -146,6 +153,15 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path} does not fit this run ({error}); delete it to start the run again"
             ) from error
+
+
+def _other_data(checkpoint: Checkpoint, fingerprint: str, sources: DomainDataset) -> str:
+    if checkpoint.fingerprint.partition(" ")[0] == fingerprint.partition(" ")[0]:
+        return "with other experts"
+    record = ImageRecord.from_json(checkpoint.learnt_from)
+    if record is None:
+        return "on other data (which images are others, checkpoints of earlier versions do not tell)"
+    return f"on other data: of {sources.name}, {record.difference(sources)}"
 
 
 def _unpacked(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any], int]:

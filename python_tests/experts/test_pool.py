@@ -67,6 +67,9 @@ def test_a_pool_can_be_enlarged(data, folder, tmp_path):
     assert pool.config.experts == 2
     with pytest.raises(ExpertPoolError, match="already holds 2 experts, more than 1"):
         pretrain(data, dataclasses.replace(TINY, experts=1), tmp_path, resume=True)
+    (tmp_path / "expert_00.safetensors").unlink()
+    with pytest.raises(ExpertPoolError, match=r"expert_00\.safetensors is missing; copy the folder again"):
+        pretrain(data, TINY, tmp_path, resume=True)
 
 
 def test_a_pool_in_the_way_or_of_other_settings_or_data_is_refused(data, folder, tmp_path):
@@ -90,7 +93,12 @@ def test_a_pool_knows_its_data(data, folder):
         (data.only_domains(["domain0", "domain1"]), "with domains domain0, domain1, domain2, the data have"),
         (toy_domains(classes=2), "with classes class0, class1, class2, the data have class0, class1;"),
         (toy_domains(side=12), "with resolution 16, 16, the data have 12, 12"),
-        (data.train(), "other images"),
+        (data.train(), "of toy, 27 images that were learnt from are gone"),
+        (toy_domains(seed=5), r"108 images of its training part were not learnt from \(item0, .* are gone"),
+        (
+            data.select(torch.arange(len(data)).flip(0)),
+            "labels, domains or the order of the images are others",
+        ),
     ):
         with pytest.raises(ExpertPoolError, match=message):
             pool.check(other)
@@ -107,6 +115,16 @@ def test_experts_from_before_a_setting_are_what_they_were_then(older, kept, data
     if kept == "joint":
         with pytest.raises(ExpertPoolError, match="experts with discriminators = 'joint', now 'refitted'"):
             pretrain(data, TINY, tmp_path, resume=True)
+
+
+def test_a_pool_of_a_version_before_does_not_tell_which_images_are_others(data, folder, tmp_path):
+    content = json.loads((folder / "pool.json").read_text())
+    del content["sha256"], content["learnt_from"]
+    (tmp_path / "pool.json").write_text(json.dumps({**content, "format": "dgdd-fast experts 2"}))
+    pool = ExpertPool.read(tmp_path)
+    pool.check(data)
+    with pytest.raises(ExpertPoolError, match="which ones, pools of earlier versions do not tell"):
+        pool.check(data.train())
 
 
 @pytest.mark.parametrize("damage", ["no pool", "text", "foreign", "missing", "truncated", "swapped"])
