@@ -49,7 +49,7 @@ def channels(
     from ..experts import ExpertPool
     from ..files import write_atomically
     from ..synthetic.distilled_set import DistilledSet
-    from ..synthetic.meeting import fingerprint_of
+    from ..synthetic.meeting import fingerprint_of, record_of
 
     set_threads(threads)
     pool = ExpertPool.load(experts)
@@ -63,7 +63,9 @@ def channels(
     sets = {name: DistilledSet.load(file) for name, file in files.items()}
     for name, each in sets.items():
         if fingerprint_of(each) != pool.fingerprint:
-            note(f"{name} was distilled from other images than the experts were trained on")
+            record = record_of(each)
+            how = "" if record is None else f": of these, {record.difference(images.train())}"
+            note(f"{name} was distilled from other images than the experts were trained on{how}")
     report = compare_channels(pool, images.test(), sets, override(MaskConfig(), share=share))
     write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
     _print_experts(report["experts"])

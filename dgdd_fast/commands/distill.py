@@ -137,26 +137,21 @@ def distill(
     elif experts is not None:
         owners = names_where("experts")
         raise ValueError(f"--experts belongs to {owners}, but the method is {method_name(settings)}")
-    settings = override(
-        settings,
-        ipc=ipc,
-        iterations=iterations,
-        seed=seed,
-        pseudo_domains=pseudo_domains,
-        precision=precision,
-    )
+    options = {
+        "ipc": ipc,
+        "iterations": iterations,
+        "seed": seed,
+        "pseudo_domains": pseudo_domains,
+        "precision": precision,
+    }
+    settings = override(settings, **options)
+    where = {"data": data, "target": target, "resolution": resolution, "device": device, "threads": threads}
     run = override(
-        run,
-        data=data,
-        target=target,
-        domains=tuple(domain or ()) or None,
-        classes=names_in(classes),
-        resolution=resolution,
-        device=device,
-        threads=threads,
-        distill=settings,
+        run, **where, domains=tuple(domain or ()) or None, classes=names_in(classes), distill=settings
     )
-    run = with_assignments(run, assignments(settings_given))
+    named = options | {"experts.pool": experts}
+    given = where | {f"distill.{name}": value for name, value in named.items()}
+    run = with_assignments(run, assignments(settings_given, given))
     if (changed := method_name(run.distill)) != method_name(settings):
         raise ValueError(
             f"--set makes the method {changed}, and it is {method_name(settings)}: for {changed} give "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -75,8 +75,9 @@ def evaluate(
         ),
     ] = "both",
     runs: Annotated[
-        int, typer.Option(min=1, help="Networks trained, each from another seed.")
-    ] = EVALUATE.runs,
+        int | None,
+        typer.Option(min=1, help=f"Networks trained, each from another seed. Default: {EVALUATE.runs}."),
+    ] = None,
     recipe: Annotated[
         str,
         typer.Option(
@@ -157,9 +158,11 @@ def evaluate(
     distilled = DistilledSet.load(path)
     note_strays(distilled)
     trained_on = from_dict(DistillConfig, distilled.config, f"{path}: config")
-    config = override(RECIPES[recipe], runs=runs, epochs=epochs, generalize=generalize, precision=precision)
+    options = {"runs": runs, "epochs": epochs, "generalize": generalize, "precision": precision}
+    config = override(RECIPES[recipe], **options)
+    changes = assignments(settings_given, {f"evaluate.{name}": value for name, value in options.items()})
     resolved = [
-        _resolved(dataclasses.replace(config, network=network), settings_given, distilled, device)
+        _resolved(dataclasses.replace(config, network=network), changes, distilled, device)
         for network in _networks(trained_on.network, architecture)
     ]
     distilled = _with_target(distilled, target)
@@ -244,12 +247,12 @@ def _networks(trained_on: NetworkConfig, architectures: list[str] | None) -> lis
 
 
 def _resolved(
-    config: EvaluateConfig, settings_given: list[str] | None, distilled: DistilledSet, device: str
+    config: EvaluateConfig, changes: dict[str, Any], distilled: DistilledSet, device: str
 ) -> EvaluateSettings:
     """The settings of a training on the set, refused here where they cannot work."""
     from ..training import check_training, resolve_training
 
-    config = with_assignments(config, assignments(settings_given), "evaluate")
+    config = with_assignments(config, changes, "evaluate")
     settings = resolve_training(config, distilled.resolution, distilled.flip_safe)
     check_training(settings, len(distilled.class_names), distilled.resolution, device)
     return settings

@@ -54,6 +54,8 @@ def export(
         console.print(f"written: {len(distilled)} images below {folder}, and its card {folder / 'README.md'}")
         console.print("the card leaves the licence to you")
         return
+    if (folder / SHEET_NAME).exists():
+        raise ValueError(f"{folder} holds {SHEET_NAME} already: choose another --out")
     distilled.export_folder(folder / "images")
     distilled.contact_sheet(folder / SHEET_NAME)
     console.print(f"written: {len(distilled)} images below {folder / 'images'}, {folder / SHEET_NAME}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,11 @@ def source_images(dataset: DomainDataset, target: str | None) -> tuple[DomainDat
     if target is None:
         raise ValueError(f"choose the domain to hold out with --target: {domains}; or --target {NO_TARGET}")
     if target == NO_TARGET:
+        if NO_TARGET in dataset.domain_names:
+            raise ValueError(
+                f"a domain of the data is called {NO_TARGET}, which as --target stands for holding none out: "
+                "rename it, or choose the others with --domain"
+            )
         return dataset.train(), None
     return dataset.leave_out(target).sources_train, target
 
@@ -54,16 +60,24 @@ def names_in(given: str | None) -> tuple[str, ...] | None:
     return None if given is None else tuple(name.strip() for name in given.split(","))
 
 
-def assignments(given: list[str] | None) -> dict[str, Any]:
-    """The settings in the options --set NAME=VALUE, values as in YAML."""
-    values = {}
+def assignments(given: list[str] | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in the options --set NAME=VALUE, values as in YAML. `options` are those settings that have
+    an option of their own, None where it is not given.
+
+    Raises ValueError where a setting is given two values.
+    """
+    values: dict[str, Any] = {}
     for text in given or ():
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise ValueError(f"--set takes NAME=VALUE, such as distill.masks.share=0.5, got {shown(text)}")
         if not value.strip():
             raise ValueError(f"--set {name.strip()} has no value: give one, or write null for none")
-        values[name.strip()] = parse_yaml(value)
+        name, found = name.strip(), parse_yaml(value)
+        other = values.get(name, options.get(name))
+        if other is not None and other != found:
+            raise ValueError(f"{name} is given twice, as {shown(other)} and as {shown(found)}: choose one")
+        values[name] = found
     return values
 
 

@@ -97,15 +97,11 @@ def pretrain(
     from ..experts.pretrain import pretrain as train_experts
 
     settings = PRETRAIN if config is None else _read_settings(config)
-    settings = override(
-        settings,
-        experts=experts,
-        epochs=epochs,
-        precision=precision,
-        seed=seed,
-        network=override(settings.network, architecture=architecture),
-    )
-    settings = with_assignments(settings, assignments(settings_given), "pretrain")
+    options = {"experts": experts, "epochs": epochs, "precision": precision, "seed": seed}
+    settings = override(settings, **options, network=override(settings.network, architecture=architecture))
+    named = options | {"network.architecture": architecture}
+    given = assignments(settings_given, {f"pretrain.{name}": value for name, value in named.items()})
+    settings = with_assignments(settings, given, "pretrain")
     device = usable_device(device)
     set_threads(threads)
     dataset = read_data(data, resolution, classes=names_in(classes))

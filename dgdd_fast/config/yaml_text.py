@@ -87,7 +87,11 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
     Raises ValueError where it is no mapping, has a key twice, or is far larger than any settings are.
     """
-    values = parse_yaml(read_file(path, MOST_BYTES).decode())
+    try:
+        text = read_file(path, MOST_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"this is no text in UTF-8 (byte {error.start}): save it as such") from None
+    values = parse_yaml(text)
     if values is not None and not isinstance(values, dict):
         raise ValueError(f"the configuration must be a mapping of settings, got {shown(values)}")
     return values or {}

@@ -103,7 +103,7 @@ def image_to_pixels(
     """
     findings = findings or Findings()
     try:
-        is_turned = image.getexif().get(_ORIENTATION, 1) != 1
+        is_turned = image.getexif().get(_ORIENTATION) in range(2, 9)
         if getattr(image, "is_animated", False) and image.format != "MPO":
             findings.add("of animations and files of several pages the first image is taken", item)
         image = ImageOps.exif_transpose(image)

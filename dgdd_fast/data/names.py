@@ -10,17 +10,19 @@ from collections.abc import Iterable, Sequence
 from .errors import DataError
 
 _LISTED = 30  # names that a message lists
+# Control characters, ends of lines, and what turns the writing round.
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def plain_name(raw: str) -> str:
-    """A name as it is used everywhere, whatever system wrote it: composed Unicode (NFC), with bytes that are
-    not UTF-8, and control characters, which a terminal would obey, as ``\\xe9``.
+    """A name as it is used everywhere, whatever system wrote it: in one line, composed Unicode (NFC), with
+    bytes that are not UTF-8, and control characters, which a terminal would obey, as ``\\xe9``.
     """
     try:
         raw.encode()
     except UnicodeEncodeError:
         raw = raw.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    raw = re.sub(r"[\x00-\x08\x0e-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", raw)
+    raw = _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), raw)
     return unicodedata.normalize("NFC", raw)
 
 

@@ -266,6 +266,11 @@ def _label_bases(files: Sequence[_DomainFile], warnings: list[str]) -> list[int]
                 f"{file.labels.max()} may stand for 0; {STORE}, or add names_train and names_test of the "
                 "form domain/class/file"
             )
+        if base is None:
+            warnings.append(
+                f"{file.path.name}: its labels are {file.labels.min()}..{file.labels.max()} for "
+                f"{len(file.classes)} classes; taken to count from 0, as those of {from_zero[0].path.name}"
+            )
         if base == 1:
             warnings.append(
                 f"{file.path.name}: its labels count from 1; brought to 0..{len(file.classes) - 1}"

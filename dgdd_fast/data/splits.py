@@ -112,7 +112,8 @@ def read_lists(train: Path, test: Path, domain: str, class_folders: Sequence[str
             matched = _LINE.fullmatch(line.strip().replace("\\", "/"))
             if matched is None:
                 raise DataError(f"{where}: expected 'domain/class/file number', got {shown(line.strip())}")
-            listed_domain, folder, file, label = matched.groups()
+            *names, label = matched.groups()
+            listed_domain, folder, file = map(plain_name, names)
             if name_key(listed_domain) != name_key(domain):
                 raise DataError(f"{where} names the domain {shown(listed_domain)} in the list of {domain!r}")
             item = f"{folder}/{file}"
@@ -141,7 +142,7 @@ def read_lists(train: Path, test: Path, domain: str, class_folders: Sequence[str
 
 def _text(path: Path) -> str:
     try:
-        return plain_name(read_file(path).decode())
+        return read_file(path).decode()
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read as a text list ({error}); fetch it again or remove it"

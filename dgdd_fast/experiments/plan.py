@@ -35,6 +35,7 @@ from .tuned_settings import TunedSettings, apply_tuned, check_tuned_settings
 JOBS_FOLDER = "jobs"
 REAL_MEANS_FOLDER = "real_means"  # while a grid that shares them is not complete
 POOLS_FOLDER = "experts"
+MOST_BYTES_OF_SOURCES = 180  # in the name of a folder
 # What Random at the same budget is distilled with: real images, evenly from the domains.
 REAL_IMAGES = DistillConfig(objective="random")
 
@@ -155,6 +156,11 @@ def parts_of(study: Study, domains: tuple[str, ...]) -> list[Part]:
                 f"targets: no domain {name!r} in the data; it has {', '.join(domains)}: name targets of these"
             )
         targets[found] = None
+    if NO_TARGET in targets:
+        raise ValueError(
+            f"targets: the domain {NO_TARGET!r} cannot be held out, as its name stands for holding none out: "
+            "rename it, or name other targets"
+        )
     if study.protocol == "in-domain":
         if study.targets is not None:
             raise ValueError("targets: the in-domain protocol holds no domain out; leave them away")
@@ -358,9 +364,11 @@ def _images(row: Row) -> DistillConfig | None:
 
 
 def _where(sources: tuple[str, ...]) -> str:
-    """The sources for a folder name; several studies share what they distil from the same sources."""
+    """The sources for a folder name, which has 255 bytes at most; several studies share what they distil from
+    the same sources."""
     named = sources if len(sources) <= 4 else (*sources[:3], f"{len(sources) - 3} more")
-    return "from-" + "+".join(re.sub(r"[^\w.]+", "-", name) for name in named)
+    joined = "from-" + "+".join(re.sub(r"[^\w.]+", "-", name) for name in named)
+    return joined.encode()[:MOST_BYTES_OF_SOURCES].decode(errors="ignore")
 
 
 def _hash(content: Any) -> str:

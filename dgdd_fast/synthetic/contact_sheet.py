@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ..data.names import plain_name
+from ..messages import shortened
+
 CELL_PIXELS = 64  # small images are enlarged by a whole factor until a side reaches this
 GAP = 3
 GROUP_GAP = 16
@@ -41,6 +44,8 @@ def draw_contact_sheet(
     A row is a class and a group of columns is a domain. A group is as wide as its fullest cell needs; cells
     with fewer images end in white.
     """
+    class_names, domain_names = ([shortened(plain_name(n)) for n in ns] for ns in (class_names, domain_names))
+    title = plain_name(title)
     height, width = pixels.shape[1:3]
     scale = max(1, -(-CELL_PIXELS // max(height, width)))
     cell_height, cell_width = height * scale + GAP, width * scale + GAP

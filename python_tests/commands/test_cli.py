@@ -1,6 +1,7 @@
 """The dgdd command: what it writes, what it says, and how it ends."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_export_writes_each_image_once(run, tmp_path):
     assert (tmp_path / "png" / "contact_sheet.png").exists()
     code, message = failure("export", run, "--out", tmp_path / "png")
     assert code == 2
-    assert "not an empty folder" in message
+    assert "holds contact_sheet.png already" in message
 
 
 def test_embedded_digits_from_distillation_to_accuracy(tmp_path):
@@ -155,6 +156,15 @@ def test_the_domain_to_hold_out_must_be_chosen_and_known(pictures, tmp_path):
     code, text = failure("distill", "--data", pictures, "--target", "domain9", "--out", tmp_path / "run")
     assert code == 2
     assert "domain0, domain1, domain2" in text
+
+
+@pytest.mark.parametrize("command", ["distill", "pretrain"])
+def test_a_domain_called_none_is_not_mistaken_for_holding_none_out(command, pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "data")
+    (tmp_path / "data" / "domain0").rename(tmp_path / "data" / "none")
+    code, text = failure(command, "--data", tmp_path / "data", "--target", "none", "--out", tmp_path / "out")
+    assert code == 2
+    assert "a domain of the data is called none" in text
 
 
 def test_all_domains_can_be_distilled(pictures, tmp_path):

@@ -171,6 +171,31 @@ def test_a_setting_without_a_value_is_refused(text):
     assert "has no value: give one, or write null for none" in message
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("distill", "--ipc", 2, "--set", "distill.ipc=3"), "distill.ipc is given twice, as 2 and as 3"),
+        (("distill", "--target", "a", "--set", "target=b"), "target is given twice, as 'a' and as 'b'"),
+        (
+            ("distill", "--set", "distill.momentum=0.9", "--set", "distill.momentum=0.8"),
+            "distill.momentum is given twice, as 0.9 and as 0.8",
+        ),
+        (
+            ("pretrain", "--data", "x", "--experts", 2, "--set", "pretrain.experts=3"),
+            "pretrain.experts is given twice",
+        ),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(arguments, message):
+    code, text = failure(*arguments)
+    assert (code, message in text) == (2, True), text
+
+
+def test_an_evaluation_with_contradicting_options_is_refused(run):
+    code, text = failure("evaluate", run, "--runs", 2, "--set", "evaluate.runs=3")
+    assert (code, "evaluate.runs is given twice, as 2 and as 3" in text) == (2, True)
+
+
 def test_data_without_a_name_are_refused_in_a_file_too(tmp_path):
     (tmp_path / "run.yaml").write_text("data: ''\ntarget: x\n")
     code, text = failure("distill", "--config", tmp_path / "run.yaml")

@@ -118,6 +118,27 @@ def test_control_characters_are_not_obeyed(tmp_path: Path) -> None:
     assert load_folder(root).class_names == (r"\x1b[2Jcat", "dog")
 
 
+def test_names_are_of_one_line_and_run_in_one_direction() -> None:
+    assert plain_name("c\nat\tdog\r") == r"c\nat\tdog\r"
+    assert plain_name("cat\u2028\u0085") == r"cat\u2028\x85"
+    assert plain_name("\u202egnp.tac\u2069") == r"\u202egnp.tac\u2069"
+    assert plain_name("\u05d7\u05ea\u05d5\u05dc") == "\u05d7\u05ea\u05d5\u05dc"
+
+
+def test_lists_name_images_whose_folders_have_tabs_in_their_names(tmp_path: Path) -> None:
+    root = write_tree(tmp_path, ["photo/wild\tcat", "photo/dog"], images=3)
+    for part, numbers in (("train", (0, 1)), ("test", (2,))):
+        lines = [
+            f"photo/{name}/{n}.png\t{label}"
+            for label, name in enumerate(("dog", "wild\tcat"))
+            for n in numbers
+        ]
+        (root / f"photo_{part}.txt").write_text("\n".join(lines))
+    data = load_folder(root)
+    assert data.class_names == ("dog", r"wild\tcat")
+    assert data.test().counts().tolist() == [[1], [1]]
+
+
 def test_plain_names_are_left_alone() -> None:
     for name in ("dog", "photo[hd]", COMPOSED, "\u732b", "a b"):
         assert plain_name(name) == name

@@ -131,6 +131,18 @@ def test_a_class_missing_from_a_domain_is_an_empty_cell_with_a_warning(tmp_path:
     assert any("'sketch' has no image of dog" in warning for warning in data.warnings)
 
 
+def test_labels_without_the_first_class_are_read_as_the_others_are_and_told(tmp_path: Path) -> None:
+    write_npz(tmp_path, "photo", CLASSES)
+    write_npz(
+        tmp_path, "sketch", CLASSES, y_train=np.repeat([1, 2], 6), y_test=np.repeat([1, 2], 3),
+        names_train=None, names_test=None,
+    )  # fmt: skip
+    data = load_npz(tmp_path)
+    assert data.counts()[:, 1].tolist() == [0, 9, 9]
+    told = "sketch.npz: its labels are 1..2 for 3 classes; taken to count from 0, as those of photo.npz"
+    assert told in data.warnings
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -134,4 +134,6 @@ def test_images_that_the_camera_turned_are_told(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(NOISE[0]).save(root / "photo/cat/turned.jpg", exif=exif)
-    assert any("turned as their camera recorded it: 1" in note for note in load_folder(root).warnings)
+    exif[0x0112] = 99  # stands for nothing
+    Image.fromarray(NOISE[0]).save(root / "photo/cat/not.jpg", exif=exif)
+    assert any("turned as their camera recorded it: 1," in note for note in load_folder(root).warnings)

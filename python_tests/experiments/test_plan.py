@@ -75,6 +75,21 @@ def test_an_unknown_target_is_named() -> None:
         planned(targets=("moon",))
 
 
+def test_a_domain_whose_name_stands_for_holding_none_out_is_no_target() -> None:
+    data = dataclasses.replace(toy_domains(), domain_names=("none", "photo", "sketch"))
+    with pytest.raises(ValueError, match="the domain 'none' cannot be held out"):
+        plan(dataclasses.replace(STUDY, targets=None), data)
+    assert plan(dataclasses.replace(STUDY, targets=("photo",)), data).jobs
+
+
+def test_folders_of_long_names_can_be_made() -> None:
+    names = tuple(letter * 150 for letter in ("a", "\u732b", "b"))
+    data = dataclasses.replace(toy_domains(), domain_names=names)
+    jobs = plan(dataclasses.replace(STUDY, methods=(MethodEntry("datadam-bn+sgs"),), targets=None), data).jobs
+    assert len({job.name for job in jobs}) == len(jobs)
+    assert max(len(job.name.encode()) for job in jobs) < 240
+
+
 def test_every_number_has_random_at_its_budget_under_its_evaluation() -> None:
     methods = (MethodEntry("dm"), MethodEntry("dm", "longer", evaluate={"epochs": 9}))
     grid = planned(methods=methods, ipc=(1, 3))

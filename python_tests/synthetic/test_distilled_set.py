@@ -244,6 +244,13 @@ def test_export_does_not_mix_with_other_files(tmp_path):
         make_set().export_folder(tmp_path)
 
 
+def test_a_contact_sheet_takes_any_names(tmp_path):
+    """As a crafted set, or one of a version before, may have them."""
+    names = ("two\nlines", "x" * 100_000, "\u202e\udce9")
+    make_set(class_names=names).contact_sheet(tmp_path / "sheet.png")
+    assert Image.open(tmp_path / "sheet.png").width < 5000
+
+
 def test_contact_sheet_has_a_row_for_each_class_and_a_group_for_each_domain(tmp_path):
     make_set().contact_sheet(tmp_path / "sheet.png")
     make_set(domains=torch.zeros(12, dtype=torch.int64)).contact_sheet(tmp_path / "wide.png")
