@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from spectral_cases import (
+from spectral_shapes import (
     CHANNELS,
     DOMAINS,
     GENERAL_SIZES,

@@ -77,3 +77,11 @@ def test_tests_import_helpers_but_no_other_tests():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not any(name.startswith("test_") for name in names), f"{file.relative_to(tests)}: {names}"
+
+
+def test_no_two_modules_that_tests_import_have_one_name():
+    """The folders of pytest's `pythonpath` are one space of names."""
+    root = PACKAGE.parent
+    folders = ("bench", "csrc", "csrc/tests", "examples", "python_tests/helpers")
+    names = [file.stem for folder in folders for file in (root / folder).glob("*.py")]
+    assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import roofline
-from spectral_cases import Case
+from spectral_shapes import Case
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import bench_spectral
 import pytest
-import spectral_cases
+import spectral_shapes
 import torch
 from bench_spectral import Providers, Row
-from spectral_cases import OPERATORS, REGIMES, Case
+from spectral_shapes import OPERATORS, REGIMES, Case
 from timing import Effort, Time
 
 from dgdd_fast import ops
@@ -36,7 +36,7 @@ def test_necessary_bytes_are_inputs_once_and_outputs_once(operator: str, planes:
 
 def cuda_cases(memory_bytes: int = 80 * 2**30, quick: bool = False) -> list[Case]:
     sizes = (32, 64, 128, 224, 227)
-    return list(spectral_cases.cuda_cases(OPERATORS, sizes, REGIMES, memory_bytes, quick))
+    return list(spectral_shapes.cuda_cases(OPERATORS, sizes, REGIMES, memory_bytes, quick))
 
 
 def test_every_regime_has_its_sizes_and_every_operator() -> None:
