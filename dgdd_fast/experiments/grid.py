@@ -94,6 +94,7 @@ def run_grid(
     the folder of a job is named by a hash of its settings and data. So a changed study shares what did not
     change, finds its jobs again when it is changed back, and no number can come from other settings than it
     says.
+    Damaged experts fail their jobs: they are trained anew once their folder is deleted.
 
     Args:
         data: keeps the data from one grid to the next, where several are carried out.
