@@ -17,9 +17,10 @@ from .registration import AUTOGRAD, check_like, refuse_backward
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.conv2d(x, weight, bias, padding=1)`` with weights of 3x3, in float32 on the CPU.
 
-    Where there are 8 channels or more it takes the products of Winograd's F(2x2, 3x3) (Lavin and Gray, 2016),
-    16 where the plain sum has 36, with the plain sum's error; a number that is not finite then reaches
-    results up to two pixels away. Each image's result is the same bits whatever else is in the batch.
+    From 8 channels on it takes Winograd's products (Lavin and Gray, 2016), F(4x4, 3x3) from 32 on: a quarter
+    of those of the plain sum, with at most twice the error of PyTorch's (about 5e-7). A number that is not
+    finite then reaches results up to four pixels away. Each image's result is the same bits whatever else is
+    in the batch.
     Differentiable any number of times in all three.
 
     Args:
