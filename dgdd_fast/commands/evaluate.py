@@ -94,7 +94,8 @@ def evaluate(
     architecture: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"{', '.join(ARCHITECTURES)} or one of yours; may be given several times. "
+            help=f"{', '.join(ARCHITECTURES)}, one of yours, timm:NAME or torchvision:NAME; may be given "
+            "several times. "
             "Default: that of the distillation."
         ),
     ] = None,

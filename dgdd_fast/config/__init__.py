@@ -18,6 +18,7 @@ from .methods import DEFAULT_METHOD, METHODS, MODIFIERS, RANDOM, MethodSpec, met
 from .schema import (
     ARCHITECTURES,
     DSA_STRATEGY,
+    LIBRARIES,
     RECIPES,
     AugmentConfig,
     DistillConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "ARCHITECTURES",
     "DEFAULT_METHOD",
     "DSA_STRATEGY",
+    "LIBRARIES",
     "METHODS",
     "MODIFIERS",
     "RANDOM",

@@ -18,10 +18,11 @@ ConfigT = TypeVar("ConfigT")
 
 class Names:
     """Stands in the annotation of a text that must be one of some names; asked for anew at each check, since
-    more may be registered."""
+    more may be registered. A text that goes on behind one of `prefixes` may be any."""
 
-    def __init__(self, names: Callable[[], typing.Iterable[str]]) -> None:
+    def __init__(self, names: Callable[[], typing.Iterable[str]], prefixes: tuple[str, ...] = ()) -> None:
         self.names = names
+        self.prefixes = prefixes
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -124,6 +125,8 @@ def _mapping(item_type: Any, value: Any, name: str) -> dict[str, Any]:
 
 def _check_limit(limit: Any, value: Any, name: str) -> None:
     if isinstance(limit, Names):
+        if any(str(value).startswith(prefix) and value != prefix for prefix in limit.prefixes):
+            return
         _one_of(tuple(limit.names()), value, name)
     elif isinstance(limit, Bound) and (fault := limit.fault(value)):
         raise ValueError(f"{name} must {fault}, got {shown(value)}")

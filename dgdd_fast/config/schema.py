@@ -37,9 +37,12 @@ ARCHITECTURES = {
     "resnet18": "ResNet-18",
     "resnet50": "ResNet-50",
 }
+# Whose networks may be named too, to test sets with: "timm:resnet18".
+LIBRARIES = ("timm", "torchvision")
 
-
-Architecture = Annotated[str, Names(lambda: ARCHITECTURES)]
+Architecture = Annotated[
+    str, Names(lambda: ARCHITECTURES, prefixes=tuple(f"{library}:" for library in LIBRARIES))
+]
 Objective = Annotated[str, Names(lambda: METHODS)]
 
 

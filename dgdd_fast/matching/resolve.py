@@ -15,7 +15,7 @@ from ..config import (
 )
 from ..data import DomainDataset
 from ..data.augment import resolve_strategy
-from ..networks import resolve_network
+from ..networks import check_distillable, resolve_network
 from ..synthetic.mosaics import check_factor
 from .registry import OBJECTIVES
 
@@ -27,6 +27,7 @@ def resolve_distillation(config: DistillConfig, sources: DomainDataset) -> Disti
     """
     spec = method_spec(config)
     config = checked(config)
+    check_distillable(config.network.architecture)
     _check_modifiers(config, spec, sources)
     if spec.family != "experts" and (config.experts is not None or config.masks is not None):
         owners = names_where("experts")

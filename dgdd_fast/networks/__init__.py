@@ -3,6 +3,7 @@
 from .build import (
     build_network,
     build_staged_network,
+    check_distillable,
     describe_network,
     has_stages,
     network_bytes,
@@ -24,6 +25,7 @@ __all__ = [
     "build_network",
     "build_staged_network",
     "bytes_per_image",
+    "check_distillable",
     "default_depth",
     "describe_network",
     "has_stages",

@@ -11,6 +11,7 @@ from ..config import ARCHITECTURES, NetworkConfig, NetworkSettings
 from ..plugins import check_new_name
 from .alexnet import AlexNet
 from .convnet import ConvNet
+from .library import library_network, library_of
 from .network import Network
 from .resnet import ResNet18, ResNet50
 from .staged import StagedNetwork
@@ -63,6 +64,9 @@ def resolve_network(config: NetworkConfig, resolution: tuple[int, int]) -> Netwo
 
 def describe_network(config: NetworkConfig) -> str:
     """The network of resolved settings for a reader: "ConvNet (width 128, depth 3, instance norm)"."""
+    library = library_of(config.architecture)
+    if library is not None:
+        return f"{config.architecture.partition(':')[2]} of {library}"
     depth = "" if config.depth is None else f", depth {config.depth}"
     return f"{ARCHITECTURES[config.architecture]} (width {config.width}{depth}, {config.norm} norm)"
 
@@ -112,7 +116,19 @@ def build_staged_network(
     return network
 
 
+def check_distillable(architecture: str) -> None:
+    """Raises ValueError for a network that sets can be tested with, but not distilled."""
+    if library_of(architecture) is not None:
+        raise ValueError(
+            f"{architecture} is for evaluation only: what distils must pass the images of a class in parts, "
+            "without statistics of a batch, and be refilled in place at every iteration, which networks of "
+            f"libraries do not; distil with one of {', '.join(_NETWORKS)}"
+        )
+
+
 def _network(architecture: str) -> type[Network]:
+    if library_of(architecture) is not None:
+        return library_network(architecture)
     if architecture not in _NETWORKS:
         raise ValueError(f"there is no network {architecture!r}; there are {', '.join(_NETWORKS)}")
     return _NETWORKS[architecture]

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from .library import LibraryNetwork
 from .network import Network
 
 
@@ -17,8 +18,11 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
     convolutions and linear layers: weight and bias uniform in +-1/sqrt(fan_in), PyTorch's default;
     normalisations: weight 1, bias 0, running statistics reset. A layer of your own that has other parameters
     has a method ``initialise(generator)`` that refills them. The values depend on the generator only, not on
-    the network's device. Raises TypeError for another layer.
+    the network's device. Networks of a library are drawn as it does. Raises TypeError for another layer.
     """
+    if isinstance(network, LibraryNetwork):
+        network.draw(generator)
+        return
     he_normal = isinstance(network, Network) and network.he_normal
     with torch.no_grad():
         for module in network.modules():

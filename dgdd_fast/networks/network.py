@@ -77,6 +77,10 @@ class Network(nn.Module, ABC):
     def map_sizes(self) -> tuple[int, ...]:
         """The number of values that one image has after each convolution; without one, at first and as
         features."""
+        return self.measured_maps()
+
+    def measured_maps(self) -> tuple[int, ...]:
+        """What `map_sizes` is, by a pass."""
         sizes: list[int] = []
         hooks = [
             module.register_forward_hook(lambda _module, _inputs, output: sizes.append(output.numel()))
