@@ -37,6 +37,14 @@ Settings = Annotated[
         help="Any setting by its name, such as distill.masks.share=0.5; may be repeated.",
     ),
 ]
+GridFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a grid, finished or not.")]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ROW",
+        help="Add the difference to this row at the same seed, with its 95 % interval over the seeds.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out names, if it is there.")]
 
 

@@ -8,23 +8,17 @@ from typing import Annotated
 
 import typer
 
-from .options import SOURCE_HELP, Overwrite, free_file, show_warnings
+from .options import SOURCE_HELP, Against, GridFolder, Overwrite, free_file, show_warnings
 from .reading import reading
 from .terminal import console, note
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a grid, finished or not.")],
+    folder: GridFolder,
     out: Annotated[
         Path | None, typer.Option(metavar="HTML", help="Default: report.html in the folder.")
     ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ROW",
-            help="Add to the table the difference to this row at the same seed, with its 95 % interval.",
-        ),
-    ] = None,
+    against: Against = None,
     data: Annotated[
         str | None,
         typer.Option(metavar="SOURCE", help=f"{SOURCE_HELP} Default: the data of the study."),

@@ -7,21 +7,15 @@ from typing import Annotated
 
 import typer
 
-from .options import Overwrite, free_file
+from .options import Against, GridFolder, Overwrite, free_file
 
 
 def table(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a grid, finished or not.")],
+    folder: GridFolder,
     form: Annotated[
         str, typer.Option("--format", help="text, markdown, latex, html, or csv: a line for each number.")
     ] = "text",
-    against: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ROW",
-            help="Add the difference to this row at the same seed, with its 95 % interval over the seeds.",
-        ),
-    ] = None,
+    against: Against = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: the terminal.")] = None,
     overwrite: Overwrite = False,
 ) -> None:

@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from toy_data import toy_domains, write_npz
+from small_studies import run
 
-from dgdd_fast.experiments.grid import GridOutcome, Workers, read_index, run_grid
+from dgdd_fast.experiments.grid import read_index
 from dgdd_fast.experiments.study import MethodEntry, Study
 from dgdd_fast.report.table import result_table
 
@@ -24,15 +24,9 @@ STUDY = Study(
 )
 
 
-def run(study: Study, folder: Path, name: str = "grid") -> GridOutcome:
-    return run_grid(study, folder, Workers(), lambda report: None, name)
-
-
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    data = tmp_path_factory.mktemp("toy")
-    write_npz(toy_domains(per_cell=4), data)
-    return dataclasses.replace(STUDY, data=str(data))
+def study(data_folder: Path) -> Study:
+    return dataclasses.replace(STUDY, data=str(data_folder))
 
 
 @pytest.fixture(scope="module")

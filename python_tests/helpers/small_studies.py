@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dgdd_fast.experiments.grid import GridOutcome, Workers, run_grid
+from dgdd_fast.experiments.grid import INDEX_NAME, GridOutcome, Workers, run_grid
 from dgdd_fast.experiments.study import (
     MethodEntry,
     Study,
@@ -20,8 +20,13 @@ QUICK = {"epochs": 2}
 STUDY = Study(ipc=(3,), seeds=(0, 1), distill=TINY, evaluate=QUICK, targets=("domain0", "domain1"))
 
 
-def run(study: Study, folder: Path, workers: Workers = Workers()) -> GridOutcome:  # noqa: B008
-    return run_grid(study, folder, workers, lambda report: None)
+def run(
+    study: Study,
+    folder: Path,
+    workers: Workers = Workers(),  # noqa: B008
+    name: str = INDEX_NAME,
+) -> GridOutcome:
+    return run_grid(study, folder, workers, lambda report: None, name)
 
 
 def accuracies(folder: Path) -> dict[str, dict[str, list[float]]]:

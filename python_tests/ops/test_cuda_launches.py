@@ -3,8 +3,9 @@ order, and that no device refuses it. What the kernels compute is tested where t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import product
+from typing import Any
 
 import emulated_cuda
 import pytest
@@ -52,6 +53,22 @@ def unfilled(dtype: torch.dtype, channels_last: bool, samples: int, channels: in
     return torch.empty(samples, channels, side, side, dtype=dtype)
 
 
+def refusals(call: Callable[..., None], shapes: Iterable[tuple[Any, ...]]) -> list[str]:
+    """What the device refuses of `shapes`, and why."""
+    refused = []
+    for shape in shapes:
+        try:
+            call(*shape)
+        except RuntimeError as error:
+            refused.append(f"{shape}: {error}")
+    return refused
+
+
+def operate(dtype: torch.dtype, height: int, width: int, domains: int, samples: int) -> None:
+    grads = torch.empty(domains, samples, 1, height, width, dtype=dtype)
+    ops.spectral_surgery(grads, None, torch.empty(samples, dtype=torch.int64), 1.0, 0.3)
+
+
 def mask(dtype: torch.dtype, channels_last: bool, samples: int, channels: int, side: int) -> None:
     features = unfilled(dtype, channels_last, samples, channels, side)
     weight = torch.empty(3, channels, dtype=dtype)
@@ -77,12 +94,7 @@ def test_every_launch_of_the_masking_operators_is_legal(
         emulated.runtime.clear_launches()
     assert len(shared_bytes) > 1500
     emulated.runtime.set_device(name, 1)
-    refused = []
-    for shape in sorted(shared_bytes, key=shared_bytes.__getitem__):
-        try:
-            mask(*shape)
-        except RuntimeError as error:
-            refused.append(f"{shape}: {error}")
+    refused = refusals(mask, sorted(shared_bytes, key=shared_bytes.__getitem__))
     assert not refused, (len(refused), refused[:5])
     assert {"fused_kernel", "scores_kernel", "select_kernel", "apply_kernel", "ranges_kernel"} == set(
         kernels(emulated)
@@ -103,13 +115,7 @@ def test_every_launch_of_the_spectral_operators_is_legal(
         for side in (32, 64, 128)
         for samples in (140, 1000)
     ]
-    refused = []
-    for dtype, height, width, domains, samples in shapes:
-        grads = torch.empty(domains, samples, 1, height, width, dtype=dtype)
-        try:
-            ops.spectral_surgery(grads, None, torch.empty(samples, dtype=torch.int64), 1.0, 0.3)
-        except RuntimeError as error:
-            refused.append(f"{dtype, height, width, domains, samples}: {error}")
+    refused = refusals(operate, shapes)
     assert len(shapes) > 800
     assert not refused, refused[:5]
     assert {"fused_tile_kernel", "half_spectrum_kernel", "reduce_kernel", "finish_kernel"} == set(
