@@ -59,3 +59,60 @@ def test_what_the_command_line_names_stays(tmp_path: Path) -> None:
     code, output = configure(tmp_path, f"-DCMAKE_CXX_COMPILER={compiler}", CXX="/bin/true")
     assert code == 0, output
     assert f"compiler {compiler}" in output
+
+
+def script(folder: Path, code: str, **environment: str) -> str:
+    """What the commands of CMake print, with cmake/cuda_checks.cmake at hand."""
+    assert CMAKE is not None
+    path = folder / "script.cmake"
+    path.write_text(f'include("{SOURCES}/cmake/cuda_checks.cmake")\n{code}\n')
+    together = {**os.environ, **environment}
+    done = subprocess.run([CMAKE, "-P", path], cwd=folder, env=together, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr  # where message() goes
+
+
+@pytest.mark.parametrize(
+    ("nvcc", "torch", "is_fault"),
+    [
+        ("13.0.88", "12.8", True),
+        ("13.0.88", "13.2", False),
+        ("12.8.93", "13.0", False),
+        ("13.0.88", "", False),
+    ],
+)
+def test_a_cuda_newer_than_torchs_is_told_with_the_cure(
+    tmp_path: Path, nvcc: str, torch: str, is_fault: bool
+) -> None:
+    text = script(tmp_path, f'cuda_newer_than_torchs(fault "{nvcc}" "{torch}")\nmessage("${{fault}}")')
+    assert ("Name an nvcc of CUDA 12 in the environment variable CUDACXX" in text) == is_fault
+    assert bool(text.strip()) == is_fault
+
+
+def fake_nvcc(folder: Path, code: str) -> str:
+    path = folder / "nvcc"
+    path.write_text(f"#!/bin/sh\n{code}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_host_compiler_that_nvcc_does_not_know_is_told_with_the_cure(tmp_path: Path) -> None:
+    said = "host_config.h:137:2: error: #error -- unsupported GNU version! gcc versions later than 15"
+    nvcc = fake_nvcc(tmp_path, f"echo In file included from >&2; echo '{said}' >&2; exit 1")
+    text = script(tmp_path, 'nvcc_refusal(fault)\nmessage("${fault}")', CUDACXX=nvcc, CUDAHOSTCXX="")
+    assert said in text
+    assert "CUDAHOSTCXX=g++-13" in text
+    works = fake_nvcc(tmp_path, 'test "$1 $2" = "-ccbin g++-13"')
+    text = script(tmp_path, 'nvcc_refusal(fault)\nmessage("${fault}")', CUDACXX=works, CUDAHOSTCXX="g++-13")
+    assert text.strip() == ""
+
+
+@pytest.mark.parametrize(("available", "jobs"), [(100, 1), (1500, 2), (64000, 18)])
+def test_no_more_files_are_compiled_at_a_time_than_memory_has_room_for(
+    tmp_path: Path, available: int, jobs: int
+) -> None:
+    assert script(tmp_path, f"nvcc_jobs(jobs {available} 18)\nmessage(${{jobs}})").strip() == str(jobs)
+
+
+def test_the_memory_that_is_free_is_found(tmp_path: Path) -> None:
+    assert int(script(tmp_path, "available_memory(free)\nmessage(${free})")) > 100
