@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -11,7 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-SECONDS = 120.0
+SECONDS = 240.0
+PR_SET_PDEATHSIG = 1
 COMMAND = "from dgdd_command import main; main()"
 
 
@@ -19,8 +21,15 @@ COMMAND = "from dgdd_command import main; main()"
 def start(*arguments: object, folder: Path, **options: object) -> Iterator[subprocess.Popen[str]]:
     """The command at work in `folder`, its output in a pipe; errors among it. It leads a session of its own.
 
-    At the end nothing of it lives on, be it that the test failed.
+    At the end nothing of it lives on, be it that the test failed or that its process was killed.
     """
+    given: Callable[[], object] | None = options.pop("preexec_fn", None)  # type: ignore[assignment]
+
+    def begin() -> None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if given is not None:
+            given()
+
     run = subprocess.Popen(
         [sys.executable, "-c", COMMAND, *map(str, arguments)],
         cwd=folder,
@@ -29,6 +38,7 @@ def start(*arguments: object, folder: Path, **options: object) -> Iterator[subpr
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=begin,
         **options,  # type: ignore[call-overload]
     )
     try:
