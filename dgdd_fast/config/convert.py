@@ -127,7 +127,7 @@ def _check_limit(limit: Any, value: Any, name: str) -> None:
     if isinstance(limit, Names):
         if any(str(value).startswith(prefix) and value != prefix for prefix in limit.prefixes):
             return
-        _one_of(tuple(limit.names()), value, name)
+        _one_of((*limit.names(), *(f"{prefix}NAME" for prefix in limit.prefixes)), value, name)
     elif isinstance(limit, Bound) and (fault := limit.fault(value)):
         raise ValueError(f"{name} must {fault}, got {shown(value)}")
 
