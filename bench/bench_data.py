@@ -3,10 +3,11 @@
     python bench/bench_data.py --folder FOLDER               # writes some GB there, and deletes them
     python bench/bench_data.py --folder FOLDER --json FILE   # the same figures as data
 
-First, 100,000 images of 64 px, six domains and 100 classes, random, are packed, read, distilled (`dm+sgs`), used
-for some steps of an expert's training, and tested on. The process may not have more than 4 GiB of memory of its own: RLIMIT_DATA counts every page that it could write to, the images'
-mapped file among them. `peak_gib` is what it really had (RssAnon and RssShmem, read every 10 ms): pages of a
-mapped file are the system's, which takes them back when it needs them.
+First, 100,000 images of 64 px, six domains and 100 classes, random, are packed, read, distilled (`dm+sgs`),
+used for some steps of an expert's training, and tested on. The process may not have more than 4 GiB of memory
+of its own: RLIMIT_DATA counts every page that it could write to, the images' mapped file among them.
+`peak_gib` is what it really had (RssAnon and RssShmem, read every 10 ms): pages of a mapped file are the
+system's, which takes them back when it needs them.
 
 Then, iterations at 600,000 images take turns with iterations at 6,000, with as many real images in a batch:
 `milliseconds`, the median, and of the process's time on all cores, which a busy machine changes less.
@@ -183,22 +184,30 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64, help="of an image in pixels")
     parser.add_argument("--most", type=int, default=600_000, help="images in the second part, of 32 px")
     parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--part", choices=("iterations", "memory"), help="this one only; default: both")
+    parser.add_argument("--json", type=Path, help="where the figures go, beside those of the other part")
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
     try:
-        counts = (options.most // 100, options.most)
-        iterations = iterations_at(options.folder / "iterations", counts, 32, options.turns)
-        shutil.rmtree(options.folder / "iterations")
-        resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
-        stages = from_packing_to_evaluation(options.folder, options.images, options.side)
+        if options.part != "memory":
+            counts = (options.most // 100, options.most)
+            rows = iterations_at(options.folder / "iterations", counts, 32, options.turns)
+            keep(options.json, {"iterations": rows})
+        if options.part != "iterations":
+            resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
+            stages = from_packing_to_evaluation(options.folder, options.images, options.side)
+            shape = {"images": options.images, "side": options.side, "limit_gib": LIMIT / 2**30}
+            keep(options.json, {"memory": {**shape, "stages": stages}})
     finally:
         shutil.rmtree(options.folder)
-    if options.json is not None:
-        shape = {"images": options.images, "side": options.side, "limit_gib": LIMIT / 2**30}
-        memory = {**shape, "stages": stages}
-        found = {**environment(torch.device("cpu")), "memory": memory, "iterations": iterations}
-        write_atomically(options.json, (json.dumps(found, indent=1) + "\n").encode())
+
+
+def keep(path: Path | None, part: dict[str, Any]) -> None:
+    """Writes `part` to the JSON file, which may hold the other."""
+    if path is not None:
+        before = json.loads(path.read_text()) if path.exists() else {}
+        found = {**before, **environment(torch.device("cpu")), **part}
+        write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from ..parallel import each, slices
 from ..precision import autocast
 from .pool import Expert
 
+_MOST = 30_000  # images: their features in float64, of three views, take a GiB or two
 _STEPS = 200  # at most; the loss is convex, and some dozens do
 
 
@@ -24,24 +25,29 @@ def refit_discriminators_(
     expert: Expert, real: RealImages, config: PretrainSettings, random: torch.Generator
 ) -> list[float]:
     """Give the discriminators of a trained `expert`, in place, the weights of a logistic regression on the
-    average-pooled features of all images of `real`: half of its weight is on the images as they are, half on
-    the same augmented, once as `config` trains the experts and once with a cutout besides, as matching has
-    it. What tells the domain of images as they are does so only in part behind a cutout.
+    average-pooled features of all images of `real`, or of 30,000 drawn from them: half of its weight is on
+    the images as they are, half on the same augmented, once as `config` trains the experts and once with a
+    cutout besides, as matching has it. What tells the domain of images as they are does so only in part
+    behind a cutout.
 
     Returns the percentage of the images, as they are, whose domain each stage's discriminator then tells.
     """
-    views = [_pooled(expert, real, config.precision)]
+    rows = torch.arange(len(real))
+    if len(rows) > _MOST:
+        rows = torch.randperm(len(rows), generator=random)[:_MOST].sort().values
+    domains_of_rows = real.domains[rows.to(real.device)]
+    views = [_pooled(expert, real, rows, config.precision)]
     for augmentation in _augmentations(config.augment):
-        views.append(_pooled(expert, real, config.precision, augmentation, random, config.batch_size))
-    weights = torch.ones(len(views), len(real.domains), device=real.device)
+        views.append(_pooled(expert, real, rows, config.precision, augmentation, random, config.batch_size))
+    weights = torch.ones(len(views), len(rows), device=real.device)
     weights[0] = max(1, len(views) - 1)
     told = []
     for discriminator, plain, *augmented in zip(expert.discriminators, *views, strict=True):
-        features, domains = torch.cat([plain, *augmented]), real.domains.repeat(len(views))
+        features, domains = torch.cat([plain, *augmented]), domains_of_rows.repeat(len(views))
         weight, bias = logistic_regression(features, domains, real.num_domains, weights.flatten())
         discriminator.weight.copy_(weight)
         discriminator.bias.copy_(bias)
-        told.append(100 * float((discriminator(plain).argmax(1) == real.domains).float().mean()))
+        told.append(100 * float((discriminator(plain).argmax(1) == domains_of_rows).float().mean()))
     return told
 
 
@@ -89,17 +95,18 @@ def _augmentations(training: AugmentSettings) -> list[AugmentSettings]:
 def _pooled(
     expert: Expert,
     real: RealImages,
+    wanted: Tensor,
     precision: Precision,
     augmentation: AugmentSettings | None = None,
     random: torch.Generator | None = None,
     batch: int = 128,
 ) -> list[Tensor]:
-    """The average-pooled features [N, C] of each stage, float32; of images augmented in batches, with draws
-    of `random`, where `augmentation` is given."""
+    """The average-pooled features [N, C] of each stage, float32, of the images `wanted`, int64 [N]; augmented
+    in batches, with draws of `random`, where `augmentation` is given."""
     network = expert.network
     size = rows_per_chunk(network, real.device)
     parts: list[list[Tensor]] = []
-    for rows in torch.split(torch.arange(len(real)), batch):
+    for rows in torch.split(wanted, batch):
         images = real.take(rows)
         if augmentation is not None and random is not None:
             images = augment(images, draw_batch(augmentation, real.resolution, len(rows), random))

@@ -88,6 +88,26 @@ def test_refitting_sees_images_as_they_are_augmented_and_behind_a_cutout(data, f
     assert equal(expert.parameters(), again.parameters())
 
 
+def test_of_very_many_images_some_are_drawn_to_refit_on(data, folder, monkeypatch):
+    pool = ExpertPool.load(folder)
+    real = RealImages(with_stripes(data), pool.mean, pool.std, torch.device("cpu"))
+    honest, seen = RealImages.take, []
+
+    def take(self, rows):
+        seen.extend(rows.tolist())
+        return honest(self, rows)
+
+    monkeypatch.setattr(RealImages, "take", take)
+    monkeypatch.setattr(discriminators, "_MOST", 60)
+    expert = pool.new_expert()
+    pool.fill_(expert, 0, 1.0)
+    told = discriminators.refit_discriminators_(expert, real, pool.config, generator(0))
+    assert seen == seen[:60] * 3
+    assert len(set(seen)) == 60
+    assert len(set(real.domains[seen].tolist())) == 3
+    assert min(told) > 50
+
+
 def pooled(expert, images):
     """The average-pooled features of the stages."""
     return [expert.network.forward_to(images, stage).mean((2, 3)) for stage in range(1, 5)]
