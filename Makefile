@@ -79,6 +79,6 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
-.venv/package: pyproject.toml CMakeLists.txt csrc/ptxas_log.py $(CXX_SOURCES) .venv/requirements
+.venv/package: pyproject.toml CMakeLists.txt $(wildcard cmake/*.cmake) csrc/ptxas_log.py $(CXX_SOURCES) .venv/requirements
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
