@@ -9,6 +9,8 @@ import torch
 
 from dgdd_fast.precision import arithmetic
 
+os.environ["DGDD_CACHE"] = "off"  # tests keep nothing in the cache of whoever runs them
+
 
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
