@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -9,14 +10,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from .config import DistillConfig, DistillSettings, method_spec, to_dict
 from .config.run import CHECKPOINT_NAME as CHECKPOINT_NAME
+from .config.run import LOSSES_NAME
 from .data import DomainDataset
 from .data.checks import check_filled
 from .data.pseudo_domains import apply_pseudo_domains
 from .data.real_images import RealImages
 from .data.record import ImageRecord
+from .devices import resolved_device
 from .experts import ExpertPool
 from .interruption import Interrupted, stop_at_whole_steps
 from .matching.real_means import RealMeans
@@ -29,6 +33,7 @@ from .precision import arithmetic
 from .synthetic.checkpoint import Checkpoint
 from .synthetic.distilled_set import DistilledSet
 from .synthetic.initial import assign_domains, repeated_cells
+from .synthetic.losses_file import LossesFile
 from .synthetic.mosaics import mosaic
 from .synthetic.optimizer import ImageOptimizer
 
@@ -61,7 +66,7 @@ def distill(
     device: str | torch.device = "cpu",
     target: str | None = None,
     real_means: Path | None = None,
-    started: Callable[[], None] | None = None,
+    started: Callable[[DistilledSet], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> DistilledSet:
     """Distils the images of several source domains into `config.ipc` synthetic images per class.
@@ -71,16 +76,18 @@ def distill(
             domains of the result are these, or the pseudo-domains that `config` asks for.
         config: the settings. Whatever follows from the data (depth, augmentation) is resolved and recorded in
             the result.
-        run_folder: where checkpoints are written every `config.checkpoint_every` iterations. None: none are
-            written.
+        run_folder: where checkpoints are written every `config.checkpoint_every` iterations, and losses.csv
+            after each. None: neither is written.
         resume: goes on from the checkpoint in `run_folder` if there is one. On the CPU, with the
             same settings and data, the result is bit for bit that of an uninterrupted run.
             `iterations` may be raised to prolong a run.
-        device: where to compute, in `config.precision`; the caller's torch flags are kept.
+        device: where to compute ("auto": on a GPU where there is one), in `config.precision`; the caller's
+            torch flags are kept.
         target: the name of the held-out domain, for the record.
         real_means: a folder in which runs that differ in nothing but their synthetic images and the steps of
             these share what is the same in all (see `matching.real_means`). It changes no bit of any result.
-        started: called once, when all has been checked and nothing has been written.
+        started: called once with the initial images, as a set, when all has been checked and nothing has
+            been written.
         progress: called after every iteration.
 
     Raises:
@@ -91,7 +98,7 @@ def distill(
     """
     if target is not None and target in sources.domain_names:
         raise ValueError(f"the target domain {target!r} is among the sources: leave it out before distilling")
-    device = torch.device(device)
+    device = resolved_device(device)
     with arithmetic(config.precision, device), side_by_side(device):
         return _distill(sources, config, run_folder, resume, device, target, real_means, started, progress)
 
@@ -104,7 +111,7 @@ def _distill(
     device: torch.device,
     target: str | None,
     real_means: Path | None,
-    started: Callable[[], None] | None,
+    started: Callable[[DistilledSet], None] | None,
     progress: Callable[[Progress], None] | None,
 ) -> DistilledSet:
     check_filled(sources)
@@ -140,6 +147,34 @@ def _distill(
         objective.restore(resumed.optimizer)
         losses, first = resumed.losses.tolist(), resumed.iteration
 
+    def as_set(tiles: Tensor, iteration: int) -> DistilledSet:
+        return DistilledSet(
+            images=mosaic(tiles.cpu(), settings.factor),
+            labels=torch.arange(sources.num_classes).repeat_interleave(settings.ipc),
+            domains=domain_index,
+            mean=tuple(mean.tolist()),
+            std=tuple(std.tolist()),
+            class_names=sources.class_names,
+            domain_names=sources.domain_names,
+            flip_safe=sources.flip_safe,
+            config=to_dict(settings),
+            provenance={
+                "dataset": sources.name,
+                "fingerprint": fingerprint,
+                "learnt_from": record.to_json(),
+                "sources": real_domains,
+                "target": target,
+                "iterations": iteration,
+                **({"repeated": repeated} if repeated else {}),
+                "length_ratio": optimizer.length_ratio,
+                "device": device.type,
+                "threads": thread_count(),
+                "dgdd_fast": version("dgdd-fast"),
+                "torch": torch.__version__,
+            },
+            factor=settings.factor,
+        )
+
     def checkpoint(done: int) -> None:
         if path is not None:
             learnt = {**optimizer.state, **objective.state}
@@ -147,10 +182,16 @@ def _distill(
             Checkpoint(done, *kept, learnt_from=record.to_json()).save(path)
 
     if started is not None:
-        started()
-    with stop_at_whole_steps() as stop:
+        started(as_set(start.tiles, 0))
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_at_whole_steps())
         if first == 0:
             checkpoint(0)
+        losses_file = None
+        if path is not None:
+            losses_file = stack.enter_context(
+                LossesFile(path.with_name(LOSSES_NAME), objective.terms, losses)
+            )
         for iteration in range(first, iterations):
             began = time.perf_counter()
             gradients = objective.gradients(tiles, iteration, by_domain=settings.surgery is not None)
@@ -161,6 +202,8 @@ def _distill(
             objective.after_step(iteration)
             losses.append(gradients.losses.tolist())
             done = iteration + 1
+            if losses_file is not None:
+                losses_file.add(done, losses[-1])
             if progress is not None:
                 terms = dict(zip(objective.terms, losses[-1], strict=True))
                 seconds = time.perf_counter() - began
@@ -171,32 +214,7 @@ def _distill(
                 kept = f"resume from {path} with resume=True (--resume)" if path else "nothing is kept"
                 message = f"stopped after iteration {done} of {iterations}; {kept}"
                 raise stop.error(DistillationInterrupted, message)
-    return DistilledSet(
-        images=mosaic(tiles.cpu(), settings.factor),
-        labels=torch.arange(sources.num_classes).repeat_interleave(settings.ipc),
-        domains=domain_index,
-        mean=tuple(mean.tolist()),
-        std=tuple(std.tolist()),
-        class_names=sources.class_names,
-        domain_names=sources.domain_names,
-        flip_safe=sources.flip_safe,
-        config=to_dict(settings),
-        provenance={
-            "dataset": sources.name,
-            "fingerprint": fingerprint,
-            "learnt_from": record.to_json(),
-            "sources": real_domains,
-            "target": target,
-            "iterations": max(first, iterations),
-            **({"repeated": repeated} if repeated else {}),
-            "length_ratio": optimizer.length_ratio,
-            "device": device.type,
-            "threads": thread_count(),
-            "dgdd_fast": version("dgdd-fast"),
-            "torch": torch.__version__,
-        },
-        factor=settings.factor,
-    )
+    return as_set(tiles, max(first, iterations))
 
 
 def _check_memory(sources: DomainDataset, settings: DistillSettings, device: torch.device) -> None:

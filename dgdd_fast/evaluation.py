@@ -15,6 +15,7 @@ import torch
 from .config import EvaluateConfig, EvaluateSettings, from_dict, to_dict
 from .data import DomainDataset
 from .data.image_rows import Images
+from .devices import resolved_device
 from .networks import describe_network
 from .seeds import derive_seed
 from .synthetic.distilled_set import DistilledSet
@@ -122,6 +123,7 @@ def evaluate(
             trained, or runs that were done with other settings or tests.
         TrainingDivergedError: the loss became NaN or infinite.
     """
+    device = resolved_device(device)
     settings = resolve_training(config, training.resolution, training.flip_safe)
     check_training(settings, len(training.class_names), training.resolution, device)
     _check_tests(training, tests)

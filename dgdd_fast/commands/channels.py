@@ -12,7 +12,7 @@ import typer
 
 from ..config import MaskConfig, override
 from ..config.run import SET_NAME
-from .options import SOURCE_HELP, Overwrite, Threads, free_file, set_file, set_threads, show_warnings
+from .options import SOURCE_HELP, Overwrite, Threads, free_file, set_file, show_warnings, start_computing
 from .reading import read_data
 from .terminal import console, note, table
 
@@ -51,7 +51,7 @@ def channels(
     from ..synthetic.distilled_set import DistilledSet
     from ..synthetic.meeting import fingerprint_of, record_of
 
-    set_threads(threads)
+    start_computing("cpu", threads)
     pool = ExpertPool.load(experts)
     out = free_file(experts / "channels.json" if out is None else out, overwrite or out is None)
     height, width = pool.resolution

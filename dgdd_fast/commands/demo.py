@@ -15,8 +15,8 @@ import typer
 from ..config import DistillConfig, EvaluateConfig, NetworkConfig, SurgeryConfig, method_spec, to_dict
 from ..config.run import check_free
 from ..files import check_writable, write_atomically
-from .options import Threads, set_threads
-from .terminal import Meter, accuracy_table, console, duration
+from .options import Threads, start_computing
+from .terminal import accuracy_table, console, duration, progress
 
 if TYPE_CHECKING:
     from ..data import DomainDataset
@@ -35,7 +35,7 @@ def demo(
     Prints accuracy, mean and standard deviation over the seeds.
     Writes the sets, their contact sheets and how SGS takes a few gradients apart.
     """
-    set_threads(threads)
+    start_computing("cpu", threads)
     run_demo(out)
 
 
@@ -122,12 +122,12 @@ def _distill(sources: DomainDataset, method: str, config: DistillConfig, target:
     from ..distillation import distill
 
     steps = 0 if method_spec(config).family == "coreset" else config.iterations
-    with Meter(f"{method}, seed {config.seed}", steps) as meter:
+    with progress(f"{method}, seed {config.seed}", steps) as show:
         return distill(
             sources,
             config,
             target=target,
-            progress=lambda state: meter.show(state.iteration, f"loss {state.loss:.4g}"),
+            progress=lambda state: show(state.iteration, f"loss {state.loss:.4g}"),
         )
 
 

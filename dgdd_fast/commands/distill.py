@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -43,14 +43,16 @@ from .options import (
     assignments,
     names_in,
     note_strays,
-    set_threads,
     show_repeated,
     show_warnings,
     source_images,
-    usable_device,
+    start_computing,
 )
 from .reading import read_data
-from .terminal import Meter, console
+from .terminal import console, progress
+
+if TYPE_CHECKING:
+    from ..synthetic.distilled_set import DistilledSet
 
 DISTILL = DistillConfig()
 
@@ -109,7 +111,7 @@ def distill(
 ) -> None:
     """Distil a data set into a few images per class.
 
-    Writes to the run folder: config.yaml with all settings,
+    Writes to the run folder: config.yaml with all settings, losses.csv,
     checkpoint.safetensors, distilled.safetensors and contact_sheet.png.
 
     Stop with Ctrl-C at any time: --resume goes on, on the CPU to the same images bit for bit.
@@ -183,8 +185,7 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
             f"{out} holds {SET_NAME} and no {CHECKPOINT_NAME} to go on from: keep what is there, and distil "
             "anew in another --out"
         )
-    device = usable_device(run.device)
-    set_threads(run.threads)
+    device = start_computing(run.device, run.threads)
     dataset = read_data(run.data, run.resolution, run.domains, run.classes)
     show_warnings(dataset)
     sources, held_out = source_images(dataset, run.target)
@@ -193,11 +194,17 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
         f"{method_name(settings)}: {sources.num_classes} classes x {settings.ipc} images "
         f"of {height} x {width} px from {len(sources)} images of {', '.join(sources.domain_names)}"
         + (f"; held out: {held_out}" if held_out else "")
-        + f"; {settings.precision} on {device}"
+        + f"; {settings.precision}"
     )
+    before: list[DistilledSet] = []
+
+    def started(initial: DistilledSet) -> None:
+        write_run_config(out / CONFIG_NAME, run)  # not before: refused settings do not become the run's
+        before.append(initial)
+
     try:
         with locked(out):
-            with Meter("distilling", settings.iterations) as meter:
+            with progress("distilling", settings.iterations) as show:
                 distilled = run_distillation(
                     sources,
                     settings,
@@ -205,15 +212,14 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
                     resume=resume,
                     device=device,
                     target=held_out,
-                    # Not before: settings that are refused do not become the run's.
-                    started=lambda: write_run_config(out / CONFIG_NAME, run),
-                    progress=lambda state: meter.show(
+                    started=started,
+                    progress=lambda state: show(
                         state.iteration,
                         f"loss {state.loss:.4g}  {state.seconds_per_iteration:.3g} s/iteration",
                     ),
                 )
             distilled.save(out / SET_NAME)
-            distilled.contact_sheet(out / SHEET_NAME)
+            distilled.contact_sheet(out / SHEET_NAME, *before)
     except Interrupted:
         if (out / CHECKPOINT_NAME).exists():
             console.print(f"to go on: dgdd distill --resume --out {out}")
@@ -223,4 +229,4 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
         console.print(f"SGS's updates were {ratio:.3g} times as long as the gradient, on average")
     show_repeated(distilled)
     note_strays(distilled)
-    console.print(f"next:    dgdd evaluate {out}")
+    console.print(f"next:    dgdd evaluate {out}, dgdd report {out}")

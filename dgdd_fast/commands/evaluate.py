@@ -35,14 +35,13 @@ from .options import (
     assignments,
     note_strays,
     set_file,
-    set_threads,
     show_repeated,
     show_warnings,
-    usable_device,
+    start_computing,
 )
 from .reading import read_data
 from .results import ResultsFile
-from .terminal import Meter, accuracy_table, console, note, scores_table
+from .terminal import accuracy_table, console, note, progress, scores_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -153,8 +152,7 @@ def evaluate(
         raise ValueError(f"--on must be target, sources or both, got {on!r}")
     if scores and no_random:
         raise ValueError("--scores compares with Random: leave --no-random out")
-    device = usable_device(device)
-    set_threads(threads)
+    device = start_computing(device, threads)
     path = set_file(distilled_set)
     distilled = DistilledSet.load(path)
     note_strays(distilled)
@@ -194,13 +192,13 @@ def evaluate(
             title = f"{name}{of_network}"
             found = file.done(title, wanted)
             if found is None or found.runs < wanted.runs:
-                with Meter(f"training on {title}", wanted.runs * wanted.epochs) as meter:
+                with progress(f"training on {title}", wanted.runs * wanted.epochs) as show:
                     found = run_evaluation(
                         training,
                         tests,
                         wanted,
                         device=device,
-                        progress=meter.show,
+                        progress=show,
                         done=found,
                         keep=functools.partial(file.keep, title),
                     )

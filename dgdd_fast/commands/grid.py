@@ -18,9 +18,9 @@ from .options import (
     Classes,
     check_crew,
     names_in,
+    say_where,
     set_threads,
     show_warnings,
-    usable_device,
 )
 from .reading import reading
 from .terminal import ProgressDisplay, console, labelled
@@ -52,7 +52,11 @@ Processes = Annotated[
     int, typer.Option("--workers", min=0, help="Worker processes on this machine. 0: work in this process.")
 ]
 Devices = Annotated[
-    str, typer.Option(help="Where to compute; several, handed out to the workers: cuda:0,cuda:1")
+    str,
+    typer.Option(
+        help="Where to compute; several, handed out to the workers: cuda:0,cuda:1. auto: the GPUs where "
+        "there are some."
+    ),
 ]
 Ray = Annotated[
     str | None,
@@ -81,7 +85,7 @@ def grid(
     ] = None,
     precision: Precision = None,
     workers: Processes = 0,
-    devices: Devices = "cpu",
+    devices: Devices = "auto",
     ray: Ray = None,
     threads: WorkerThreads = None,
 ) -> None:
@@ -147,20 +151,26 @@ def study_to_run(
 
 
 def workers_to_use(processes: int, devices: str, ray: str | None, threads: int | None) -> Workers:
-    """Where the jobs run, as the options say.
+    """Where the jobs run, as the options say, and says it.
 
     Raises ValueError for options that contradict each other, and for a device that is not there.
     """
+    from ..devices import AUTO, automatic_devices, usable_device
     from ..experiments.grid import Workers
 
     names = tuple(name.strip() for name in devices.split(","))
+    if devices == AUTO:
+        names = tuple(automatic_devices()[: max(1, processes)])
     if ray is not None:
         if processes:
             raise ValueError("--ray and --workers are two ways to run a grid; choose one")
+        if devices == AUTO:
+            devices = names[0].partition(":")[0]
         if devices not in ("cpu", "cuda"):
             raise ValueError(
                 f"Ray hands out the devices by itself: give --devices one kind, cuda or cpu, got {devices!r}"
             )
+        names = (devices,)
         if ray == "local":  # a cluster may have GPUs that this machine has not
             usable_device(devices)
         return Workers(0, ray, names, threads)
@@ -172,6 +182,7 @@ def workers_to_use(processes: int, devices: str, ray: str | None, threads: int |
     check_crew("--threads", threads or 1)
     if not processes:
         set_threads(threads)
+    say_where(names)
     return Workers(processes, ray, names, threads)
 
 
@@ -193,7 +204,7 @@ def show_outcome(outcome: GridOutcome, folder: Path) -> None:
 
 
 class GridProgress(ProgressDisplay):
-    """The jobs at work, and what happened to them."""
+    """The jobs at work, how many are done, and what happened to them."""
 
     def show(self, report: JobProgress) -> None:
         from ..experiments.job import EVENTS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ from ..config.run import NO_TARGET, SET_NAME
 from ..config.yaml_text import parse_yaml
 from ..files import check_writable
 from ..messages import shown
-from .terminal import note
+from .terminal import console, note
 
 if TYPE_CHECKING:
     from ..data import DomainDataset
@@ -25,7 +25,9 @@ SET_HELP = "A distilled set, or the folder of the run that made it."
 Classes = Annotated[
     str | None, typer.Option(metavar="NAME,...", help="Use these classes of the data only. Default: all.")
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: cpu.")]
+Device = Annotated[
+    str | None, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1 ... Default: auto.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one for each core.")]
 PRECISION_HELP = "float32, tf32 or bfloat16."
 Precision = Annotated[str | None, typer.Option(help=f"{PRECISION_HELP} Default: float32.")]
@@ -108,9 +110,32 @@ def check_crew(kind: str, count: int) -> None:
         raise ValueError(f"{kind} must be at most {most} here, got {count}")
 
 
+def start_computing(device: str | None, threads: int | None) -> str:
+    """Chooses the device and the CPU threads to compute with, and says both in a line; the device.
+
+    device: as in `usable_device`; None: auto.
+    threads: None: what OMP_NUM_THREADS says, else as many as torch wants and this process has cores for.
+    """
+    from ..devices import AUTO, usable_device
+
+    chosen = usable_device(device or AUTO)
+    set_threads(threads)
+    say_where([chosen])
+    return chosen
+
+
+def say_where(devices: Sequence[str]) -> None:
+    """The line about where a command computes."""
+    import torch
+
+    chips = (f" ({torch.cuda.get_device_name(name)})" if name != "cpu" else "" for name in devices)
+    named = ", ".join(f"{name}{chip}" for name, chip in zip(devices, chips, strict=True))
+    count = torch.get_num_threads()
+    console.print(f"computing on {named}, {count} CPU thread{'' if count == 1 else 's'}")
+
+
 def set_threads(threads: int | None) -> None:
-    """Computes with so many CPU threads; None: what OMP_NUM_THREADS says, else as many as torch wants and
-    this process has cores for."""
+    """Computes with so many CPU threads; None as in `start_computing`."""
     import torch
 
     from ..parallel import available_cores
@@ -120,23 +145,6 @@ def set_threads(threads: int | None) -> None:
     if threads is not None:
         check_crew("--threads", threads)
         torch.set_num_threads(threads)
-
-
-def usable_device(name: str | None) -> str:
-    """The device to compute on; the CPU where none is named.
-
-    Raises ValueError for one that torch cannot compute on here, naming those that are there.
-    """
-    import torch
-
-    name = "cpu" if name is None else name
-    there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-    if name in there or (name == "cuda" and len(there) > 1):
-        return name
-    advice = f"give one of {', '.join(there)}"
-    if len(there) == 1:
-        advice = "torch finds no GPU (dgdd doctor may say why); name cpu instead"
-    raise ValueError(f"there is no device {name!r} to compute on here: {advice}")
 
 
 def show_repeated(distilled: DistilledSet) -> None:

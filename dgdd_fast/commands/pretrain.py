@@ -22,13 +22,12 @@ from .options import (
     Threads,
     assignments,
     names_in,
-    set_threads,
     show_warnings,
     source_images,
-    usable_device,
+    start_computing,
 )
 from .reading import read_data
-from .terminal import Meter, console
+from .terminal import console, progress
 
 if TYPE_CHECKING:
     from ..experts.pretrain import PretrainProgress
@@ -102,8 +101,7 @@ def pretrain(
     named = options | {"network.architecture": architecture}
     given = assignments(settings_given, {f"pretrain.{name}": value for name, value in named.items()})
     settings = with_assignments(settings, given, "pretrain")
-    device = usable_device(device)
-    set_threads(threads)
+    device = start_computing(device, threads)
     dataset = read_data(data, resolution, classes=names_in(classes))
     show_warnings(dataset)
     sources, held_out = source_images(dataset, target)
@@ -115,17 +113,17 @@ def pretrain(
         f"{settings.experts} experts on {len(sources)} images of {height} x {width_in_pixels} px, "
         f"{sources.num_classes} classes, domains {', '.join(sources.domain_names)}"
         + (f"; held out: {held_out}" if held_out else "")
-        + f"; {settings.precision} on {device}"
+        + f"; {settings.precision}"
     )
     try:
-        with locked(out), Meter("training experts", settings.experts * settings.epochs) as meter:
+        with locked(out), progress("training experts", settings.experts * settings.epochs) as show:
             pool = train_experts(
                 sources,
                 settings,
                 out,
                 resume=resume,
                 device=device,
-                progress=lambda state: meter.show(state.expert * state.epochs + state.epoch, _detail(state)),
+                progress=lambda state: show(state.expert * state.epochs + state.epoch, _detail(state)),
             )
     except Interrupted:
         console.print(f"to go on: the same command with --resume --out {out}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -83,11 +84,13 @@ def scores_table(scores: Mapping[str, Scores]) -> Table:
 
 
 class ProgressDisplay:
-    """How far loops are, by their names: a bar each on a terminal, else a line now and then."""
+    """How far loops are, by their names, with the time left: a bar each on a terminal, else a line now and
+    then and one at the end."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
+        self._paces: dict[str, _Pace] = {}
         self._bars: Progress | None = None
         if console.is_terminal:
             columns = (
@@ -107,15 +110,21 @@ class ProgressDisplay:
         if self._bars is not None:
             self._bars.stop()
 
-    def update(self, name: str, done: int, total: int, detail: str = "", last: bool = False) -> None:
-        """Report `done` of `total` steps; the `last` report of a loop always has its line."""
+    def update(self, name: str, done: int, total: int, detail: str = "") -> None:
+        """Report `done` of `total` steps. The time left counts from the first report on."""
+        now = time.monotonic()
+        pace = self._paces.get(name)
+        if pace is None or pace.total != total or done < pace.done:  # another loop of this name
+            pace = self._paces[name] = _Pace(now, done, total)
+        if pace.done < done < total:
+            left = (now - pace.began) / (done - pace.done) * (total - done)
+            detail = f"{detail}  {duration(left)} left".lstrip()
         if self._bars is not None:
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, detail="")
             self._bars.update(self._tasks[name], completed=done, total=total, detail=detail)
             return
-        now = time.monotonic()
-        if now - self._last_line.setdefault(name, now) >= SECONDS_BETWEEN_LINES or last:
+        if now - self._last_line.setdefault(name, now) >= SECONDS_BETWEEN_LINES or done >= total:
             self._last_line[name] = now
             console.print(f"{name} {done}/{total}  {detail}".rstrip())
 
@@ -124,22 +133,19 @@ class ProgressDisplay:
         if self._bars is not None and name in self._tasks:
             self._bars.remove_task(self._tasks.pop(name))
         self._last_line.pop(name, None)
+        self._paces.pop(name, None)
 
 
-class Meter(ProgressDisplay):
-    """How far one loop of `total` steps is, with the time left."""
+class _Pace(NamedTuple):
+    """When a loop was first heard of, and how far it was."""
 
-    def __init__(self, name: str, total: int) -> None:
-        super().__init__()
-        self.name, self.total = name, total
-        self._began: tuple[float, int] | None = None
+    began: float
+    done: int
+    total: int
 
-    def show(self, done: int, detail: str = "") -> None:
-        """Report that `done` steps are done. The time left counts from the first report on."""
-        now = time.monotonic()
-        if self._began is None:
-            self._began = (now, done)
-        elapsed, steps = now - self._began[0], done - self._began[1]
-        if steps > 0 and done < self.total:
-            detail += f"  {duration(elapsed / steps * (self.total - done))} left"
-        self.update(self.name, done, self.total, detail, last=done >= self.total)
+
+@contextmanager
+def progress(name: str, total: int) -> Iterator[Callable[..., None]]:
+    """How far one loop is: gives what to call with the steps done, and a detail if there is one."""
+    with ProgressDisplay() as display:
+        yield lambda done, detail="": display.update(name, done, total, detail)

@@ -40,7 +40,7 @@ def tune(
     scale: Scale = "full",
     precision: Precision = None,
     workers: Processes = 0,
-    devices: Devices = "cpu",
+    devices: Devices = "auto",
     ray: Ray = None,
     threads: WorkerThreads = None,
 ) -> None:

@@ -15,6 +15,7 @@ from .yaml_text import dump_yaml, load_yaml
 CONFIG_NAME = "config.yaml"
 SET_NAME = "distilled.safetensors"
 SHEET_NAME = "contact_sheet.png"
+LOSSES_NAME = "losses.csv"
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 # Each of them says that a folder is taken: by a run, by experts or by a grid.
@@ -24,7 +25,7 @@ _TAKEN = (
     SET_NAME,
     SHEET_NAME,
     "evaluation.json",
-    "losses.csv",
+    LOSSES_NAME,
     "pool.json",
     "grid.json",
 )
@@ -42,7 +43,7 @@ class RunConfig:
         domains: the domains of the data to use; None takes all.
         classes: the classes of the data to use; None takes all.
         resolution: side in pixels that the images are resized to; None keeps theirs.
-        device: "cpu", "cuda", "cuda:1".
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
         threads: CPU threads; None leaves the choice to torch.
         distill: the settings of the distillation.
     """
@@ -52,7 +53,7 @@ class RunConfig:
     domains: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
     resolution: Size | None = None
-    device: str = "cpu"
+    device: str = "auto"
     threads: Size | None = None
     distill: DistillConfig = field(default_factory=DistillConfig)
 

@@ -118,13 +118,23 @@ def run_grid(
         elif report.stage == "done":
             computed.append(report.job)
         tell(report)
+        if report.stage in ("done", "failed"):
+            count()
+
+    def count() -> None:
+        tell(JobProgress("all jobs", "done so far", len(computed) + len(failures), len(missing)))
 
     with _locked(folder):
         _move_older_jobs(root)
         write_study(folder / f"{name}.yaml", study)
         _write_index(folder / f"{name}.json", study, grid, dataset)
-        _run([pool for pool in grid.pools if not is_complete(pool, root)], root, workers, record, data)
-        _run([job for job in grid.jobs if not is_complete(job, root)], root, workers, record, data)
+        every: list[Job | PoolJob] = [*grid.pools, *grid.jobs]
+        missing = [job for job in every if not is_complete(job, root)]
+        if missing:
+            count()
+        # The experts first: jobs need them.
+        _run([job for job in missing if isinstance(job, PoolJob)], root, workers, record, data)
+        _run([job for job in missing if not isinstance(job, PoolJob)], root, workers, record, data)
         if not failures:
             shutil.rmtree(root / REAL_MEANS_FOLDER, ignore_errors=True)
     return GridOutcome(len(grid.pools) + len(grid.jobs), computed, failures)

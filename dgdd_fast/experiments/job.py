@@ -29,13 +29,15 @@ ERROR_NAME = "error.txt"
 COMPLETE_NAME = "complete"
 UNFINISHED = "unfinished-"  # before the name of an evaluation
 
-Stage = Literal["pretraining", "distilling", "training", "damaged", "restarted", "done", "failed"]
+Stage = Literal[
+    "pretraining", "distilling", "training", "damaged", "restarted", "done", "failed", "done so far"
+]
 # The stages that are told once and must reach the user; the others say how far a job is, again and again.
 EVENTS: tuple[Stage, ...] = ("damaged", "restarted", "done", "failed")
 
 
 class JobProgress(NamedTuple):
-    """Where a job is: `done` of `total` iterations or epochs of its stage."""
+    """Where a job is: `done` of `total` iterations or epochs of its stage. "done so far" is of all jobs."""
 
     job: str
     stage: Stage
@@ -275,6 +277,7 @@ def _distilled(job: Job, root: Path, sources: DomainDataset, tell: ProgressCallb
         detail = f"loss {state.loss:.4g}"
         tell(JobProgress(job.name, "distilling", state.iteration, state.iterations, detail))
 
+    before: list[DistilledSet] = []
     distilled = distill(
         sources,
         config,
@@ -283,9 +286,10 @@ def _distilled(job: Job, root: Path, sources: DomainDataset, tell: ProgressCallb
         device=job.run.device,
         target=None if job.run.target == "none" else job.run.target,
         real_means=root / REAL_MEANS_FOLDER if job.shares else None,
+        started=before.append,
         progress=progress,
     )
-    distilled.contact_sheet(folder / SHEET_NAME)
+    distilled.contact_sheet(folder / SHEET_NAME, *before)
     for other in folder.glob(f"{UNFINISHED}*"):  # of a set that was damaged since
         other.unlink()
     distilled.save(path)  # last: it says that the distillation is complete

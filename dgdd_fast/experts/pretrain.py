@@ -20,6 +20,7 @@ from ..data.augment import augment, cutmix, draw_batch, draw_cutmix, mixed_label
 from ..data.checks import check_filled
 from ..data.real_images import RealImages
 from ..data.record import ImageRecord
+from ..devices import resolved_device
 from ..generalization.fact import draw_partners, mix_normalised
 from ..generalization.irm import invariance_penalty
 from ..interruption import Interrupted, TrainingDivergedError, stop_at_whole_steps
@@ -104,7 +105,7 @@ def pretrain(
         resume: goes on with what is in `folder`, if anything; the finished experts are kept. On the CPU,
             the result is bit for bit that of an uninterrupted run. `experts`
             may be raised to enlarge a pool.
-        device: where to train, in `config.precision`.
+        device: where to train ("auto": on a GPU where there is one), in `config.precision`.
         progress: called after every epoch.
 
     Raises:
@@ -112,6 +113,7 @@ def pretrain(
         TrainingDivergedError: the loss became NaN or infinite.
         PretrainingInterrupted: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint has been written.
     """
+    device = resolved_device(device)
     settings = resolve_pretraining(config, sources)
     check_filled(sources)
     # Parameters, where they began, gradients and momentum.
@@ -119,7 +121,7 @@ def pretrain(
     check_fits(f"training an expert of width {settings.network.width}", needed, device)
     folder = Path(folder)
     pool = _open_pool(folder, settings, sources, resume)
-    real = RealImages(sources, pool.mean, pool.std, torch.device(device))
+    real = RealImages(sources, pool.mean, pool.std, device)
     path = folder / CHECKPOINT_NAME
     with (
         arithmetic(settings.precision, real.device),

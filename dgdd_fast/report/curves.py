@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from ..experiments.grid import GridIndex
 from ..experiments.published import AVERAGE
@@ -185,4 +187,35 @@ def time_figure(index: GridIndex, table: ResultTable) -> Figure | None:
         axes.grid(alpha=0.3)
     fullest = max(figure.axes, key=lambda axes: len(axes.get_legend_handles_labels()[1]))
     figure.legend(*fullest.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    return figure
+
+
+def mean_over(iterations: int) -> int:
+    """How many iterations the running mean of a loss is over."""
+    return max(1, iterations // 50)
+
+
+def losses_figure(iterations: Sequence[float], columns: Mapping[str, Sequence[float]]) -> Figure:
+    """The loss by iteration, and the terms that it is the sum of, each with its running mean.
+
+    Args:
+        iterations: their numbers, at least one.
+        columns: by name, as long.
+    """
+    figure = Figure(figsize=(8, 3.6), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    window = mean_over(len(iterations))
+    for place, (name, values) in enumerate(columns.items()):
+        colour = f"C{place}"
+        means = np.convolve(values, np.full(window, 1 / window), mode="valid")
+        axes.plot(iterations, values, color=colour, linewidth=0.6, alpha=0.35 if window > 1 else 1)
+        axes.plot(iterations[window - 1 :], means, color=colour, linewidth=1.8, label=name)
+    if all(value > 0 for values in columns.values() for value in values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="y", which="minor", labelsize=8)
+    axes.set_xlabel("iteration")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=9)
     return figure

@@ -1,25 +1,23 @@
-"""One self-contained HTML page about a grid: tables and pictures, nothing to load from elsewhere."""
+"""The page about a grid: tables and pictures."""
 
 from __future__ import annotations
 
-import base64
+import io
 import tempfile
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
 from torch import Tensor
 
 from ..analysis.channels import stability
 from ..analysis.decomposition import decompose_images
-from ..config.run import CONFIG_NAME, SET_NAME, read_run_config
+from ..config.run import CONFIG_NAME, SET_NAME, SHEET_NAME, read_run_config
 from ..data import DomainDataset
 from ..experiments.grid import GridIndex
 from ..experiments.plan import POOLS_FOLDER, Part, parts_of
 from ..experts import ExpertPool
-from ..extras import extra
-from ..files import write_atomically
 from ..synthetic.distilled_set import FAR, DistilledSet, DistilledSetError
 from ..synthetic.meeting import Meeting, meet
 from ..synthetic.mosaics import tiles
@@ -27,11 +25,9 @@ from .channel_figure import channel_figure
 from .curves import png_of, sensitivity_figure, time_figure
 from .features import feature_figure
 from .figures import draw_decomposition
+from .html import Section, write_page
 from .table import ResultTable, result_table
 from .table_formats import format_table
-
-with extra("report", "the page of a report"):
-    from jinja2 import Environment
 
 DECOMPOSED_IMAGES = 4
 
@@ -42,14 +38,6 @@ class Example(NamedTuple):
     label: str
     folder: Path
     images: DistilledSet
-
-
-class Section(NamedTuple):
-    """A heading, pictures with what they show, and why some or all are missing."""
-
-    title: str
-    pictures: list[tuple[str, bytes]]
-    missing: str = ""
 
 
 def write_report(
@@ -65,12 +53,7 @@ def write_report(
     """
     table = result_table(index, against)
     sections = list(_sections(index, table, dataset))
-    templates = Environment(autoescape=True, trim_blocks=True)
-    templates.filters["base64"] = lambda png: base64.b64encode(png).decode()
-    page = templates.from_string((files(__package__) / "page.html").read_text("utf-8")).render(
-        title=table.title, table=format_table(table, "html"), sections=sections
-    )
-    write_atomically(path, page.encode())
+    write_page(path, table.title, sections, table=format_table(table, "html"))
     return sections
 
 
@@ -85,13 +68,25 @@ def _sections(index: GridIndex, table: ResultTable, dataset: DomainDataset | Non
     part = parts_of(index.study, tuple(index.data["domains"]))[0]
     examples, damaged = _examples(index, part)
     where = f"{part.column}, {index.study.ipc[0]} per class, seed {index.study.seeds[0]}"
-    sheets = [(_caption(example, where), example.images.contact_sheet_png()) for example in examples]
+    sheets = [(_caption(example, where), sheet_of(example.folder, example.images)) for example in examples]
     yield Section("Distilled images", sheets, damaged or ("" if examples else "No set is there yet."))
     if not examples:
         return
-    yield _drawn("Gradient decomposition", lambda: _decompositions(examples, part, dataset, where))
-    yield _drawn("Stability of channel scores", lambda: _channels(index, examples, where))
-    yield _drawn("Styles of real and synthetic images", lambda: _features(examples, part, dataset, where))
+    yield drawn("Gradient decomposition", lambda: _decompositions(examples, part, dataset, where))
+    yield drawn("Stability of channel scores", lambda: _channels(index, examples, where))
+    yield drawn("Styles of real and synthetic images", lambda: _features(examples, part, dataset, where))
+
+
+def sheet_of(folder: Path, images: DistilledSet) -> bytes:
+    """The contact sheet in the folder of a run, which may show the images before, too; drawn without them
+    where there is none or it is damaged."""
+    try:
+        png = (folder / SHEET_NAME).read_bytes()
+        with Image.open(io.BytesIO(png)) as sheet:
+            sheet.verify()
+    except (OSError, SyntaxError):  # what Pillow raises for a broken PNG
+        return images.contact_sheet_png()
+    return png
 
 
 def _caption(example: Example, where: str) -> str:
@@ -105,12 +100,12 @@ def _met(example: Example, part: Part, dataset: DomainDataset | None) -> Meeting
     return meet(example.images, _needed(dataset).only_domains(part.sources))
 
 
-def _drawn(title: str, draw: Callable[[], list[tuple[str, bytes]]]) -> Section:
+def drawn(title: str, draw: Callable[[], list[tuple[str, bytes]]]) -> Section:
     """A section, or the reason why there is none."""
     try:
         return Section(title, draw())
     except (ValueError, OSError) as error:
-        return Section(title, [], f"Not drawn: {error}.")
+        return Section(title, missing=f"Not drawn: {error}.")
 
 
 def _examples(index: GridIndex, part: Part) -> tuple[list[Example], str]:
@@ -154,6 +149,18 @@ def tiles_to_show(images: DistilledSet) -> tuple[list[int], Tensor, list[str]]:
     return rows, tiles(images.pixels(), images.factor)[rows], names
 
 
+def decomposition(images: DistilledSet, sources: Meeting) -> tuple[str, bytes]:
+    """What spectral surgery makes of the gradients of some images: a caption and a PNG."""
+    rows, pixels, names = tiles_to_show(images)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "decomposition.png"
+        draw_decomposition(path, pixels, decompose_images(images, sources.data.train(), rows), names)
+        png = path.read_bytes()
+    kind = "images" if images.factor == 1 else "tiles"
+    caption = f"the gradients of {len(rows)} {kind} after the last iteration"
+    return caption + (f". {sources.note}." if sources.note else ""), png
+
+
 def _decompositions(
     examples: list[Example], part: Part, dataset: DomainDataset | None, where: str
 ) -> list[tuple[str, bytes]]:
@@ -162,15 +169,9 @@ def _decompositions(
         images = example.images
         if not images.config.get("surgery"):
             continue
-        rows, pixels, names = tiles_to_show(images)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "decomposition.png"
-            sources = _met(example, part, dataset)
-            draw_decomposition(path, pixels, decompose_images(images, sources.data.train(), rows), names)
-            kind = "images" if images.factor == 1 else "tiles"
-            caption = f"{example.label}: the gradients of four {kind} after the last iteration; {where}"
-            caption += f". {sources.note}." if sources.note else ""
-            pictures.append((caption, path.read_bytes()))
+        sources = _met(example, part, dataset)
+        caption, png = decomposition(images, sources)
+        pictures.append((f"{example.label}: {caption}; {where}", png))
     if not pictures:
         raise ValueError("no method of this grid has spectral surgery")
     return pictures

@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -288,31 +290,43 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
                 Image.fromarray(image).save(files[-1])
         return files
 
-    def contact_sheet(self, path: str | Path) -> None:
+    def contact_sheet(self, path: str | Path, before: DistilledSet | None = None) -> None:
         """Write the PNG of `contact_sheet_png`, atomically."""
-        write_atomically(Path(path), self.contact_sheet_png())
+        write_atomically(Path(path), self.contact_sheet_png(before))
 
-    def contact_sheet_png(self) -> bytes:
+    def contact_sheet_png(self, before: DistilledSet | None = None) -> bytes:
         """One PNG of all images as they are stored: classes in rows, grouped by assigned domain.
 
-        Mosaics whose tiles are of several domains form a group of their own.
+        `before`: the images that the distillation began with, to be shown above the others, unless they are
+        the same. Mosaics whose tiles are of several domains form a group of their own.
         """
+        if before is not None and before.images.shape != self.images.shape:
+            raise ValueError(
+                f"before and after differ in shape: {list(before.images.shape)}, {list(self.images.shape)}"
+            )
+        differ = before is not None and not torch.equal(before.images, self.images)
         of_tiles = self.domains.reshape(len(self.images), -1)
         uniform = (of_tiles == of_tiles[:, :1]).all(1)
         domains = torch.where(uniform, of_tiles[:, 0], len(self.domain_names))
         mosaics = f" of {self.factor} x {self.factor} tiles" if self.factor > 1 else ""
         sheet = draw_contact_sheet(
-            self.pixels().permute(0, 2, 3, 1).contiguous().numpy(),
+            _rows_of_pixels(self),
             self.labels.tolist(),
             domains.tolist(),
             self.class_names,
             (*self.domain_names, *(() if uniform.all() else ("several domains",))),
             title=f"{len(self.images)} images{mosaics}, {self.ipc} per class, "
             f"{self.resolution[0]} x {self.resolution[1]} px",
+            before=_rows_of_pixels(before) if before is not None and differ else None,
         )
         png = io.BytesIO()
         sheet.save(png, format="PNG")
         return png.getvalue()
+
+
+def _rows_of_pixels(images: DistilledSet) -> NDArray[np.uint8]:
+    """[N, H, W, 3]"""
+    return images.pixels().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def in_bytes(pixels: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def test_doctor_shows_which_build_of_torch_is_imported(monkeypatch):
 
 def test_a_run_folder_holds_settings_checkpoint_set_and_sheet(run, pictures):
     assert {file.name for file in run.iterdir()} == {
-        "config.yaml", "checkpoint.safetensors", "distilled.safetensors", "contact_sheet.png",
+        "config.yaml", "checkpoint.safetensors", "distilled.safetensors", "contact_sheet.png", "losses.csv",
     }  # fmt: skip
     settings = read_run_config(run / "config.yaml")
     assert settings.data == str(pictures)

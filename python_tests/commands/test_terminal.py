@@ -41,10 +41,34 @@ def test_progress_shows_names_as_they_are(monkeypatch, is_terminal):
         Console(file=screen, force_terminal=is_terminal, width=200, markup=False, emoji=False),
     )
     with terminal.ProgressDisplay() as display:
-        display.update(ODD, 3, 3, "loss [1] {x}", last=True)
+        display.update(ODD, 3, 3, "loss [1] {x}")
     assert ODD in screen.getvalue()
     assert "loss [1] {x}" in screen.getvalue()
 
 
 def test_labels_are_coloured_and_their_text_is_not_markup():
     assert terminal.labelled("note", "yellow", ODD).plain == f"note: {ODD}"
+
+
+def test_a_log_has_a_line_now_and_then_with_the_time_left_and_one_at_the_end(monkeypatch):
+    screen, clock = io.StringIO(), iter(range(0, 1000, 4))
+    monkeypatch.setattr(terminal, "console", Console(file=screen, width=200))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(clock)))
+    with terminal.progress("distilling", 8) as show:
+        for done in range(1, 9):
+            show(done, f"loss {done}")
+    assert screen.getvalue().splitlines() == [
+        "distilling 4/8  loss 4  16 s left",
+        "distilling 7/8  loss 7  4 s left",
+        "distilling 8/8  loss 8",
+    ]
+
+
+def test_another_loop_of_a_name_has_a_pace_of_its_own(monkeypatch):
+    screen, clock = io.StringIO(), iter((0, 100, 200, 220))
+    monkeypatch.setattr(terminal, "console", Console(file=screen, width=200))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(clock)))
+    with terminal.ProgressDisplay() as display:
+        for done, total in ((1, 9), (2, 9), (1, 3), (2, 3)):
+            display.update("job", done, total)
+    assert screen.getvalue().splitlines() == ["job 2/9  11 min 40 s left", "job 1/3", "job 2/3  20 s left"]
