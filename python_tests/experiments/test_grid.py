@@ -131,7 +131,7 @@ def test_other_epochs_evaluate_again_but_distil_nothing(finished: Path, data_fol
     sets = {path: path.stat().st_mtime_ns for path in finished.glob("jobs/*/distilled.safetensors")}
     stages = set()
     run_grid(study, finished, Workers(), lambda report: stages.add(report.stage))
-    assert stages == {"training", "done"}
+    assert stages == {"training", "done", "done so far"}
     assert all(path.stat().st_mtime_ns == old for path, old in sets.items())
 
 
@@ -246,6 +246,8 @@ def test_experts_are_trained_first_and_once(data_folder: Path, tmp_path: Path) -
     stages = [report.stage for report in reports]
     training = [(report.done, report.total) for report in reports if report.stage == "pretraining"]
     assert sorted(training) == [(1, 2), (1, 2), (2, 2), (2, 2)]
+    counted = [(report.done, report.total) for report in reports if report.stage == "done so far"]
+    assert counted == [(done, 6) for done in range(7)]
     last = max(place for place, stage in enumerate(stages) if stage == "pretraining")
     assert "distilling" not in stages[:last]
     assert run(study, tmp_path).computed == []
