@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shutil
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from toy_data import toy_domains, write_npz
 from typer.testing import CliRunner
 
@@ -252,10 +254,13 @@ def test_a_damaged_set_is_left_out_of_the_page_and_named(folder: Path) -> None:
     assert (folder / "report.html").read_text().count("Left out: ") == 3
 
 
-def test_the_sheet_of_a_set_is_that_of_its_file(finished: Path) -> None:
-    job = next(finished.glob("jobs/*-dm-*"))
-    images = DistilledSet.load(job / "distilled.safetensors")
-    assert images.contact_sheet_png() == (job / "contact_sheet.png").read_bytes()
+def test_the_sheet_of_a_set_is_that_of_its_file_with_the_images_before(finished: Path) -> None:
+    for method, has_before in (("random", False), ("dm", True)):
+        job = next(finished.glob(f"jobs/*-{method}-*"))
+        alone = DistilledSet.load(job / "distilled.safetensors").contact_sheet_png()
+        kept = (job / "contact_sheet.png").read_bytes()
+        heights = [Image.open(io.BytesIO(png)).height for png in (alone, kept)]
+        assert (kept == alone, heights[0] < heights[1]) == (not has_before, has_before)
 
 
 def test_a_section_whose_file_is_missing_says_so(folder: Path) -> None:
