@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import resource
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch  # in the functions that need it, as the command says sizes before it loads torch
 
 
 def check_fits(what: str, needed: int, device: torch.device | str = "cpu") -> None:
     """Raises ValueError where `what`, of at least `needed` bytes, takes more than the device has."""
+    import torch
+
     there = available(torch.device(device))
     if there is not None and needed > there:
         raise ValueError(
@@ -20,6 +24,8 @@ def check_fits(what: str, needed: int, device: torch.device | str = "cpu") -> No
 
 def available(device: torch.device) -> int | None:
     """Bytes that can still be had, swap included; None where the system does not tell."""
+    import torch
+
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     limits = [_meminfo(), _address_space(), _of_group()]

@@ -14,6 +14,7 @@ import typer.core
 
 from ..extras import MissingExtraError
 from ..interruption import Interrupted, TrainingDivergedError, raise_at_signals
+from ..memory import readable
 from ..messages import shortened
 from ..plugins import load_plugins, loaded_plugins
 from .output import lasting_output, lost_output
@@ -128,8 +129,6 @@ def _message(error: Exception) -> str:
         return f"a value is too large or too deep ({error}); dgdd --debug shows where"
     if not isinstance(error, MemoryError) and not _is_out_of_memory(error):
         return str(error)
-    from ..memory import readable
-
     asked = re.search(r"tried to allocate (\d+) bytes|Tried to allocate ([\d.]+ \w+)", str(error))
     size = "" if asked is None else f" for {asked[2] or readable(int(asked[1]))} more"
     return f"there is not enough memory{size}: use smaller images, fewer of them, or a smaller network"

@@ -30,7 +30,8 @@ def draw_expert(config: DistillSettings, experts: int, iteration: int) -> tuple[
 
 
 def _terms(config: DistillSettings) -> ExpertSettings:
-    assert config.experts is not None
+    if config.experts is None:
+        raise ValueError(f"{config.objective} matches in experts, and their settings are missing")
     return config.experts
 
 

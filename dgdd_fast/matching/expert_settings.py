@@ -44,9 +44,8 @@ def resolve_experts(config: DistillConfig, sources: DomainDataset) -> DistillCon
     network = config.network if experts.pool is None else _network_of(experts.pool, config, sources)
     masks = None
     if spec.masks:
-        assert config.batch_real is not None
         parts = sources.num_domains if config.union == "balanced" else 1
-        masks = _resolve_masks(config.masks or MaskConfig(), config.batch_real * parts)
+        masks = _resolve_masks(config.masks or MaskConfig(), (config.batch_real or spec.batch_real) * parts)
         if experts.pool is not None:
             check_stages(masks, network, sources.resolution)
     return dataclasses.replace(config, experts=settled(ExpertSettings, experts), masks=masks, network=network)
