@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -40,13 +41,14 @@ from .synthetic.optimizer import ImageOptimizer
 
 class Progress(NamedTuple):
     """The state of a run after an iteration. `loss` is that against all source domains, summed over the
-    classes (SGS, Eq. 3); `terms` are what it is the sum of, by name."""
+    classes (SGS, Eq. 3); `terms` are what it is the sum of, by name. `images_so_far` gives the set."""
 
     iteration: int
     iterations: int
     loss: float
     terms: dict[str, float]
     seconds_per_iteration: float
+    images_so_far: Callable[[], DistilledSet]
 
 
 class DistillationDivergedError(RuntimeError):
@@ -149,7 +151,7 @@ def _distill(
 
     def as_set(tiles: Tensor, iteration: int) -> DistilledSet:
         return DistilledSet(
-            images=mosaic(tiles.cpu(), settings.factor),
+            images=mosaic(tiles.to("cpu", copy=True), settings.factor),
             labels=torch.arange(sources.num_classes).repeat_interleave(settings.ipc),
             domains=domain_index,
             mean=tuple(mean.tolist()),
@@ -207,7 +209,8 @@ def _distill(
             if progress is not None:
                 terms = dict(zip(objective.terms, losses[-1], strict=True))
                 seconds = time.perf_counter() - began
-                progress(Progress(done, iterations, sum(terms.values()), terms, seconds))
+                so_far = functools.partial(as_set, tiles, done)
+                progress(Progress(done, iterations, sum(terms.values()), terms, seconds, so_far))
             if stop.is_set() or done % settings.checkpoint_every == 0 or done == iterations:
                 checkpoint(done)
             if stop.is_set():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,6 +99,10 @@ def distill(
     settings_given: Settings = None,
     device: Device = None,
     threads: Threads = None,
+    log: Annotated[
+        str | None,
+        typer.Option(help="tensorboard: losses and images in the run folder, for TensorBoard to show."),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="YAML", help="Settings from a file; the options given override it.")
     ] = None,
@@ -159,7 +164,7 @@ def distill(
             f"--set makes the method {changed}, and it is {method_name(settings)}: for {changed} give "
             f"--method {changed}, or leave the settings out that belong to it"
         )
-    _distill(run, out or _default_folder(run), resume)
+    _distill(run, out or _default_folder(run), resume, log)
 
 
 def _default_folder(run: RunConfig) -> Path:
@@ -175,8 +180,14 @@ def _default_folder(run: RunConfig) -> Path:
     return Path("runs") / "-".join(map(str, parts))
 
 
-def _distill(run: RunConfig, out: Path, resume: bool) -> None:
+def _distill(run: RunConfig, out: Path, resume: bool, log: str | None) -> None:
+    from ..distillation import Progress
     from ..distillation import distill as run_distillation
+    from .tensorboard import TensorBoardLog
+
+    if log not in (None, "tensorboard"):
+        raise ValueError(f"--log must be tensorboard, got {log!r}; losses.csv is always written")
+    board = None if log is None else TensorBoardLog(out)
 
     if not resume:
         check_free(out, f"go on with it (--resume --out {out}), or ")
@@ -204,7 +215,16 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
 
     try:
         with locked(out):
-            with progress("distilling", settings.iterations) as show:
+            with progress("distilling", settings.iterations) as show, board or nullcontext():
+
+                def tell(state: Progress) -> None:
+                    show(
+                        state.iteration,
+                        f"loss {state.loss:.4g}  {state.seconds_per_iteration:.3g} s/iteration",
+                    )
+                    if board is not None:
+                        board.add(state)
+
                 distilled = run_distillation(
                     sources,
                     settings,
@@ -213,10 +233,7 @@ def _distill(run: RunConfig, out: Path, resume: bool) -> None:
                     device=device,
                     target=held_out,
                     started=started,
-                    progress=lambda state: show(
-                        state.iteration,
-                        f"loss {state.loss:.4g}  {state.seconds_per_iteration:.3g} s/iteration",
-                    ),
+                    progress=tell,
                 )
             distilled.save(out / SET_NAME)
             distilled.contact_sheet(out / SHEET_NAME, *before)
