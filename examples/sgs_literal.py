@@ -2,7 +2,7 @@
 
 Read it beside the paper. `surgery` is Eq. 7 to 11, `dm_loss` Eq. 3, `class_gradient` Eq. 4 and 6, and
 `literal_distill` the loop around them; the other losses are the objectives that SGS is joined to. From the
-package come the data, the networks and the draws (networks, augmentation, real images), and none of its
+package come the data and the draws (weights, augmentation, real images), and none of its operators and
 shortcuts: every class runs its own forwards, every domain its own backward, the union its own too, and the
 spectrum is the full complex one. The tests hold `dgdd_fast.distill` to the same images; as a script it times
 both:
@@ -44,9 +44,19 @@ def surgery(domain_grads: Tensor, union: Tensor, own: int | None, config: Surger
     return union + config.alpha * class_signal + config.beta * domain_signal
 
 
+def features_of(network: ConvNet, images: Tensor) -> Tensor:
+    """The features of a ConvNet, layer by layer."""
+    maps = images
+    for block in network.stages:
+        maps = F.conv2d(maps, block.convolution.weight, block.convolution.bias, padding=1)
+        maps = F.group_norm(maps, maps.shape[1], block.norm.weight, block.norm.bias)
+        maps = F.avg_pool2d(maps.relu(), 2)
+    return maps.flatten(1)
+
+
 def dm_loss(network: ConvNet, synthetic: Tensor, real: Tensor, **_: object) -> Tensor:
     """Distribution matching of one class (SGS, Eq. 3)."""
-    return (network.features(synthetic).mean(0) - network.features(real).mean(0)).square().sum()
+    return (features_of(network, synthetic).mean(0) - features_of(network, real).mean(0)).square().sum()
 
 
 def hdd_loss(network: ConvNet, synthetic: Tensor, real: Tensor, **_: object) -> Tensor:
@@ -54,7 +64,7 @@ def hdd_loss(network: ConvNet, synthetic: Tensor, real: Tensor, **_: object) -> 
     count as long as 10."""
 
     def centroid(images: Tensor) -> Tensor:
-        features = network.features(images).double()
+        features = features_of(network, images).double()
         norm = features.norm(dim=1, keepdim=True)
         radius = torch.where(norm < 10, norm, 10)
         mean = torch.cat([radius.cosh(), radius.sinh() * features / norm], 1).mean(0)
@@ -90,8 +100,8 @@ def m3d_loss(
     network: ConvNet, synthetic: Tensor, real: Tensor, config: DistillConfig, union: Tensor, **_: object
 ) -> Tensor:
     """M3D: squared maximum mean discrepancy with five Gaussian kernels, pair by pair."""
-    features, targets = network.features(synthetic), network.features(real)
-    basis = network.features(union) if config.kernel_bandwidth == "union" else targets
+    features, targets = features_of(network, synthetic), features_of(network, real)
+    basis = features_of(network, union) if config.kernel_bandwidth == "union" else targets
     rows = torch.cat([features, basis]).detach()
     exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}
     bandwidth = torch.cdist(rows, rows, **exact).square().sum() / (len(rows) ** 2 - len(rows))
