@@ -16,6 +16,7 @@ from dgdd_fast.report.run_page import write_run_report
 SCRIPT = """{
   overflow: document.documentElement.scrollWidth - window.innerWidth,
   pictures: [...document.images].map((image) => image.complete && image.naturalWidth > 100),
+  scales: [...document.images].map((image) => image.clientWidth / image.naturalWidth),
   background: window.getComputedStyle(document.body).backgroundColor,
   title: document.title,
   heading: document.querySelector("h1").textContent,
@@ -63,6 +64,7 @@ def test_the_page_fits_phones_and_desktops_and_follows_dark_mode(
     found = in_browser(page, width, dark, SCRIPT, tmp_path)
     assert found["overflow"] <= 0
     assert found["pictures"] == [True, True, True]
+    assert min(found["scales"]) > 0.64  # else nobody can read what stands in them
     level = sum(map(int, re.findall(r"\d+", found["background"])[:3])) / 3
     assert level < 60 if dark else level > 240
     assert found["title"] == found["heading"] == "DM+SGS on data, domain2 held out"
