@@ -32,7 +32,7 @@ def usable_device(name: str) -> str:
         return automatic_devices()[0]
     if name in there or (name == "cuda" and len(there) > 1):
         return name
-    advice = f"give one of {AUTO}, {', '.join(there)}"
+    advice = f"give one of {', '.join(there)}"
     if len(there) == 1:
-        advice = f"torch finds no GPU (dgdd doctor may say why); name cpu or {AUTO} instead"
+        advice = "torch finds no GPU (dgdd doctor may say why); name cpu instead"
     raise ValueError(f"there is no device {name!r} to compute on here: {advice}")

@@ -128,7 +128,8 @@ def say_where(devices: Sequence[str]) -> None:
     """The line about where a command computes."""
     import torch
 
-    chips = (f" ({torch.cuda.get_device_name(name)})" if name != "cpu" else "" for name in devices)
+    gpu = torch.cuda.is_available()  # not where those of a cluster are named
+    chips = (f" ({torch.cuda.get_device_name(name)})" if gpu and name != "cpu" else "" for name in devices)
     named = ", ".join(f"{name}{chip}" for name, chip in zip(devices, chips, strict=True))
     count = torch.get_num_threads()
     console.print(f"computing on {named}, {count} CPU thread{'' if count == 1 else 's'}")

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from dgdd_fast.commands import cli
 from dgdd_fast.commands.grid import workers_to_use
-from dgdd_fast.commands.options import usable_device
+from dgdd_fast.devices import usable_device
 from dgdd_fast.experiments import grid, tune, workers
 from dgdd_fast.experiments.grid import GridOutcome, Workers
 from dgdd_fast.experiments.job import JobData, JobProgress, ProgressCallback
@@ -41,7 +41,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 def test_a_device_that_is_there_is_taken(gpus: Callable[[int], None]) -> None:
-    assert usable_device(None) == "cpu"
+    assert usable_device("auto") == "cpu"
     assert usable_device("cpu") == "cpu"
     gpus(2)
     assert [usable_device(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda", "cuda:1"]
