@@ -1,21 +1,23 @@
 """How a loop ends before its time: by a signal, or because its numbers are none any more.
 
 A handler runs between any two instructions of the main thread, also within itself: it takes no lock, and here
-it does nothing but set an attribute or raise.
+it does nothing but set an attribute, raise or end the process.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 # Ctrl-C, `kill`, and a terminal that was closed.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+KILLED = 128  # plus the number of the signal is the exit code: 130 for Ctrl-C, 143 for SIGTERM
 # timeout(1) sends its signal twice, and so does a terminal that is closed: that is one request.
 _seconds_of_one_request = 0.2
 
@@ -84,6 +86,23 @@ def raise_at_signals() -> Iterator[None]:
         again, latest = now - latest < _seconds_of_one_request, now
         if not again:
             raise Interrupted(number=number)
+
+    with _handled_by(handle):
+        yield
+
+
+@contextmanager
+def end_at_signals() -> Iterator[None]:
+    """Has `SIGNALS` end the process at once, with a message: for the import of what has code in C.
+
+    That code may swallow what a handler raises: torch takes a numpy whose import was interrupted for one that
+    is not there, and whoever imports numpy next runs into half of it.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        with suppress(OSError):
+            os.write(2, b"error: interrupted\n")
+        os._exit(KILLED + number)
 
     with _handled_by(handle):
         yield

@@ -143,7 +143,9 @@ def test_a_signal_while_the_data_are_loaded_ends_in_one_message(tmp_path: Path) 
         run.send_signal(signal.SIGTERM)
         text, _ = run.communicate(timeout=SECONDS)
         assert run.returncode == 143, text
-        assert text == "error: interrupted\n"
+        where, said = text.splitlines()
+        assert where.startswith("computing on ")
+        assert said == "error: interrupted"
         assert not (tmp_path / "run").exists()
 
 

@@ -13,7 +13,7 @@ import typer
 import typer.core
 
 from ..extras import MissingExtraError
-from ..interruption import Interrupted, TrainingDivergedError, raise_at_signals
+from ..interruption import KILLED, Interrupted, TrainingDivergedError, end_at_signals, raise_at_signals
 from ..memory import readable
 from ..messages import shortened
 from ..plugins import load_plugins, loaded_plugins
@@ -22,7 +22,6 @@ from .terminal import error_console, labelled
 
 USAGE_ERROR, FAILURE = 2, 1
 LONGEST_LINE = 2000  # of a message: the names of a few hundred classes, and no value of any length
-KILLED = 128  # plus the number of the signal: 130 for Ctrl-C, 143 for SIGTERM
 
 
 def load_package() -> None:
@@ -30,7 +29,8 @@ def load_package() -> None:
     point leaves it to what needs them."""
     package = sys.modules["dgdd_fast"]
     if not hasattr(package, "__version__") and package.__spec__ is not None and package.__spec__.loader:
-        package.__spec__.loader.exec_module(package)
+        with end_at_signals():  # nothing is begun yet
+            package.__spec__.loader.exec_module(package)
 
 
 def _refuse_empty(command: Any, ctx: Any, args: list[str]) -> None:

@@ -18,13 +18,14 @@ SHEET_NAME = "contact_sheet.png"
 LOSSES_NAME = "losses.csv"
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
-# Each of them says that a folder is taken: by a run, by experts or by a grid.
+# Each of them says that a folder is taken: by a run, by experts, by a grid or by the demonstration.
 _TAKEN = (
     CONFIG_NAME,
     CHECKPOINT_NAME,
     SET_NAME,
     SHEET_NAME,
     "evaluation.json",
+    "results.json",
     LOSSES_NAME,
     "pool.json",
     "grid.json",

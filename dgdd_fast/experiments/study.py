@@ -182,7 +182,10 @@ def read_study(path: Path) -> Study:
     Raises ValueError naming the file and the setting that is wrong, OSError for a file that cannot be read.
     """
     try:
-        return study_from_dict(load_yaml(path))
+        values = load_yaml(path)
+        if not values:  # every setting has a default, but nobody asked for hours of them
+            raise ValueError("there is nothing in it; write what to study, such as methods: [dm, dm+sgs]")
+        return study_from_dict(values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -229,12 +232,17 @@ def rows_of(study: Study) -> list[Row]:
             raise ValueError(f"{name} must not repeat a value, got {list(values)}")
     if min(study.ipc) < 1:
         raise ValueError(f"ipc must be at least 1, got {min(study.ipc)}")
+    for name in ("targets", "domains", "classes"):
+        if getattr(study, name) == ():
+            raise ValueError(f"{name} must list at least one; leave it away for all")
     entries = list(study.methods)
     if all(entry.method != RANDOM for entry in entries):
         entries.insert(0, MethodEntry(RANDOM))
     rows = [_row(study, entry) for entry in entries]
     _check_shared(study, rows)
     for setting, values in study.sweeps.items():
+        if not values:
+            raise ValueError(f"sweeps: {setting} must list at least one value")
         swept = [
             _swept(row, setting, value)
             for row in rows[: len(entries)]

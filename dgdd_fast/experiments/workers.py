@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -110,6 +111,7 @@ class _Worker:
         self.process: SpawnProcess = context.Process(
             target=_serve, args=(theirs, root, device, threads), daemon=True
         )
+        resource_tracker.ensure_running()  # else `start` starts it, which lets the signals through again
         with held_back():  # for ever in the process that starts here: its parent hears them and tells it
             self.process.start()
         theirs.close()

@@ -9,6 +9,7 @@ import pytest
 from processes import COMMAND, start, wait_until
 
 HEAVY = ("torch", "numpy", "matplotlib", "sklearn", "scipy", "PIL", "pandas", "datasets", "dgdd_fast._C")
+NO_DETECTION = "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"
 BLOCKED = f"import sys\nfor name in {HEAVY!r}: sys.modules[name] = None\n"
 
 
@@ -19,7 +20,8 @@ BLOCKED = f"import sys\nfor name in {HEAVY!r}: sys.modules[name] = None\n"
         (["distill", "--help"], {}, "dgdd distill --resume --out"),
         (["evaluate", "--help"], {}, "--recipe"),
         (["doctor", "--help"], {}, "check the operators"),
-        (["--show-completion", "bash"], {}, "complete -o default"),
+        # Without a word for it, Typer looks for the shell among the processes above this one.
+        (["--show-completion", "bash"], {NO_DETECTION: "1"}, "complete -o default"),
         (["grid"], {}, "Missing argument 'STUDY'"),
         (
             [],
@@ -59,6 +61,33 @@ def test_a_signal_while_torch_is_imported_ends_in_one_message(slow_torch, tmp_pa
         process.send_signal(number)
         assert process.communicate(timeout=30)[0] == "error: interrupted\n"
         assert process.returncode == 128 + number
+
+
+# A signal while the module of this name is looked for.
+SIGNALLED = """
+import os, signal, sys
+
+class Signalling:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Signalling())
+sys.argv = ["dgdd", "data", "embedded-digits"]
+from dgdd_command import main
+main()
+"""
+
+
+# Torch imports numpy in C, and goes on without where that fails.
+@pytest.mark.parametrize("module", ["torch", "numpy.linalg", "dgdd_fast.ops"])
+def test_a_signal_while_anything_is_imported_is_not_swallowed(module, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED.format(module=module)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("", "error: interrupted\n")
+    assert done.returncode == 128 + signal.SIGINT
 
 
 def test_a_torch_that_is_too_old_is_said_in_one_message(tmp_path, monkeypatch):

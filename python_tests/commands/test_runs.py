@@ -82,6 +82,7 @@ def test_a_run_goes_on_after_bad_options(run):
         "contact_sheet.png",
         "losses.csv",
         "evaluation.json",
+        "results.json",
         "pool.json",
     ],
 )

@@ -41,6 +41,11 @@ def test_a_study_comes_back_as_it_was_written(tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({"metods": ["dm"]}, "unknown setting 'metods'"),
+        ({}, "there is nothing in it; write what to study"),
+        ({"targets": []}, "targets must list at least one; leave it away for all"),
+        ({"domains": []}, "domains must list at least one"),
+        ({"classes": []}, "classes must list at least one"),
+        ({"sweeps": {"distill.image_lr": []}}, "sweeps: distill.image_lr must list at least one value"),
         ({"methods": ["magic"]}, "unknown method 'magic'"),
         ({"methods": [{"name": "x"}]}, "unknown method ''"),
         ({"methods": []}, "methods must list at least one"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -114,7 +116,7 @@ def test_the_commands_pass_their_options_on(
         return OUTCOME if command == "grid" else ({}, OUTCOME)
 
     monkeypatch.setattr(*((grid, "run_grid") if command == "grid" else (tune, "tune")), run)
-    (tmp_path / "study.yaml").write_text("{}")
+    (tmp_path / "study.yaml").write_text("methods: [dm]")
     for options in (["--workers", "2", "--devices", "cpu,cpu", "--threads", "3"], ["--ray", "auto"]):
         arguments = [command, str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out"), *options]
         result = CliRunner().invoke(cli.app, arguments)
@@ -237,3 +239,20 @@ def test_a_worker_runs_its_jobs_on_the_device_it_was_given(
     assert stages == ["distilling", "damaged", "done", "damaged", "done"]
     assert ran == [(job.name, "cuda:1", tmp_path) for job in JOBS[:2]]
     assert threads == [3]
+
+
+def test_the_first_worker_too_is_spared_ctrl_c(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its start finds the resource tracker not yet at work."""
+    tracker = resource_tracker.ResourceTracker()
+    for name in ("ensure_running", "getfd"):
+        monkeypatch.setattr(resource_tracker, name, getattr(tracker, name))
+    worker = workers._Worker(tmp_path, "cpu", 1)
+    try:
+        status = Path(f"/proc/{worker.process.pid}/status").read_text()
+    finally:
+        worker.kill()
+        tracker._stop()  # type: ignore[attr-defined]
+    blocked = int(next(line for line in status.splitlines() if line.startswith("SigBlk")).split()[1], 16)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        assert blocked >> (number - 1) & 1, number
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
