@@ -1,9 +1,9 @@
-"""What the discriminators of CADM's experts know of the domains, and what their masks do to the features.
+"""How well the discriminators of CADM's experts classify domains, and what their masks do to the features.
 
 For each seed one expert is trained on the sources, with the reversed gradient of the paper or another. Then,
-on the sources' test images and for each stage: how many domains its discriminator tells as it came out of
-the training (joint), and refitted; and how many a linear probe, fitted to half of the same features, tells:
-from all channels, behind the masks of the refitted discriminators, and behind uniform ones.
+on the sources' test images and for each stage: the domain accuracy of its discriminator as trained (joint)
+and refitted; and that of a linear probe, fitted to half of the same features: from all channels, under the
+masks of the refitted discriminators, and under uniform ones.
 
 Further, on some training images, in the trained expert and between its two ends, for masks by score and
 uniform ones at each stage: the domain difference, the squared distance of a domain's mean final features of
@@ -45,7 +45,7 @@ from dgdd_fast.seeds import generator
 DRAWS = 4  # masks an image, for what masks do to the features
 SCORES: tuple[Literal["gap", "uniform"], ...] = ("gap", "uniform")
 ENDS = {"trained": 1.0, "between": 0.5}
-JUDGES = ("joint", "refitted", "probe", "probe_behind_masks", "probe_behind_uniform_masks")
+DOMAIN_CLASSIFIERS = ("joint", "refitted", "probe", "probe_behind_masks", "probe_behind_uniform_masks")
 
 
 def some(data: DomainDataset, count: int) -> DomainDataset:
@@ -59,7 +59,7 @@ def some(data: DomainDataset, count: int) -> DomainDataset:
 def knowledge(
     pool: ExpertPool, sources: DomainDataset, tested: DomainDataset
 ) -> tuple[Expert, dict[str, Any]]:
-    """The pool's expert, trained and its discriminators refitted, and what each judge tells, in %."""
+    """The pool's expert, trained, its discriminators refitted; and each domain classifier's accuracy in %."""
     expert = pool.new_expert()
     pool.fill_(expert, 0, 1.0)
     images = normalise(tested.images[:], pool.mean, pool.std)
@@ -70,17 +70,17 @@ def knowledge(
     features = collect_features(expert, images, tested.domains, MaskConfig(), 0)
     told = [
         [
-            100 * float((judge(views[0]).argmax(1) == tested.domains).float().mean())
-            for judge, views in zip(judges, features.views, strict=True)
+            100 * float((discriminator(views[0]).argmax(1) == tested.domains).float().mean())
+            for discriminator, views in zip(stages, features.views, strict=True)
         ]
-        for judges in (joint, expert.discriminators)
+        for stages in (joint, expert.discriminators)
     ]
     probed = zip(
         *(probe_accuracies(views[0], views, tested.domains) for views in features.views), strict=True
     )
     right = (expert.network.classifier(features.features).argmax(1) == tested.labels).float().mean()
     found = [*told, *map(list, probed)]
-    return expert, {"class_accuracy": 100 * float(right), **dict(zip(JUDGES, found, strict=True))}
+    return expert, {"class_accuracy": 100 * float(right), **dict(zip(DOMAIN_CLASSIFIERS, found, strict=True))}
 
 
 @torch.no_grad()

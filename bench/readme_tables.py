@@ -22,18 +22,18 @@ EXPERT_METHODS = {"random": "Random", "start": "start", "mmd": "MMD", "cadm": "C
 DIAGNOSTICS = {
     "masked_share": "channels masked",
     "domain_accuracy": "discriminator, all channels",
-    "masked_domain_accuracy": "discriminator, behind its masks",
-    "uniform_domain_accuracy": "discriminator, behind uniform masks",
+    "masked_domain_accuracy": "discriminator, under its masks",
+    "uniform_domain_accuracy": "discriminator, under uniform masks",
     "probe_accuracy": "probe, all channels",
-    "masked_probe_accuracy": "probe, behind the discriminator's masks",
-    "uniform_probe_accuracy": "probe, behind uniform masks",
+    "masked_probe_accuracy": "probe, under the discriminator's masks",
+    "uniform_probe_accuracy": "probe, under uniform masks",
 }
-JUDGES = {
-    "joint": "discriminator, as trained behind the reversal",
+DOMAIN_CLASSIFIERS = {
+    "joint": "discriminator, as trained behind the gradient reversal",
     "refitted": "discriminator, refitted",
     "probe": "linear probe",
-    "probe_behind_masks": "linear probe, behind the refitted discriminator's masks",
-    "probe_behind_uniform_masks": "linear probe, behind uniform masks",
+    "probe_behind_masks": "linear probe, under the refitted discriminator's masks",
+    "probe_behind_uniform_masks": "linear probe, under uniform masks",
 }
 EFFECTS = {
     "difference": "domain difference, 1 without masks",
@@ -147,16 +147,16 @@ def _stages(summary: dict[str, Any], form: str) -> list[str]:
     return [spread(*values, form) for values in zip(summary["mean"], summary["std"], strict=True)]
 
 
-def judge_table(results: list[dict[str, Any]]) -> str:
-    """How many domains the discriminators tell as they were trained and refitted, beside a linear probe."""
+def discriminator_table(results: list[dict[str, Any]]) -> str:
+    """Domain accuracy of the discriminators as trained and refitted, beside that of a linear probe."""
     rows = []
     for result in results:
         reversal = result["pretrain"]["reversal_weight"]
         name = f"{result['data']} without {result['target']}, reversal {reversal:g}"
-        for judge, label in JUDGES.items():
-            rows.append([name, label, *_stages(result["told"]["summary"][judge], ".1f")])
-        rows.append([name, "whoever names the largest domain", *[f"{result['largest_domain']:.1f}"] * 4])
-    return "\n".join(table(["data", "domains told, %", *STAGES], rows, texts=2))
+        for classifier, label in DOMAIN_CLASSIFIERS.items():
+            rows.append([name, label, *_stages(result["told"]["summary"][classifier], ".1f")])
+        rows.append([name, "majority class (the largest domain)", *[f"{result['largest_domain']:.1f}"] * 4])
+    return "\n".join(table(["data", "domain accuracy, %", *STAGES], rows, texts=2))
 
 
 def effect_table(results: list[dict[str, Any]]) -> str:
@@ -283,7 +283,7 @@ def blocks() -> dict[str, dict[str, str]]:
             "experts": expert_table(of_experts),
             "masking": masking_table(masking),
             "diagnostics": diagnostics_table(of_experts),
-            "judges": judge_table(of_discriminators),
+            "discriminators": discriminator_table(of_discriminators),
             "effects": effect_table(of_discriminators),
         },
     }

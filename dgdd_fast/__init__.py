@@ -93,7 +93,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Loads what the face of the package offers when it is first asked for."""
+    """Loads a public name of the package when it is first asked for."""
     if name not in _HOME_OF:
         raise AttributeError(f"module 'dgdd_fast' has no attribute {name!r}")
     value = getattr(import_module(f"dgdd_fast.{_HOME_OF[name]}"), name)

@@ -256,7 +256,7 @@ def _divergence(
 
 
 def _fingerprint(sources: DomainDataset, settings: DistillSettings) -> str:
-    """Of what the run learns from: the images, and the experts if there are any."""
+    """The fingerprint of what the run learns from: the images, and the experts if there are any."""
     if settings.experts is None or settings.experts.pool is None:
         return sources.fingerprint()
     return f"{sources.fingerprint()} {ExpertPool.load(settings.experts.pool).identity()}"

@@ -1,4 +1,4 @@
-"""Reading and writing files: what never ends is not read, and a crash never leaves half of one."""
+"""Reading and writing files: no pipe or device is read, and a crash never leaves half a file."""
 
 from __future__ import annotations
 

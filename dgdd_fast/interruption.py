@@ -1,4 +1,4 @@
-"""How a loop ends before its time: by a signal, or because its numbers are none any more.
+"""How a loop ends early: by a signal, or because its loss is no longer finite.
 
 A handler runs between any two instructions of the main thread, also within itself: it takes no lock, and here
 it does nothing but set an attribute, raise or end the process.

@@ -41,8 +41,8 @@ def mask(
     and the mask [N, C], 0 for those.
 
     An image's channels are drawn without replacement with weights that grow with their activation score, the
-    part that the channel has in what the stage's discriminator says for the image's domain (its bias has
-    none); the score "uniform" makes all weights alike. Differentiable in `maps`, the mask being a constant.
+    channel's part of the discriminator's logit for the image's domain (the bias left out); the score
+    "uniform" makes all weights alike. Differentiable in `maps`, the mask being a constant.
 
     Args:
         domain_index: int64 [N], the domain of each image.

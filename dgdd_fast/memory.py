@@ -1,4 +1,4 @@
-"""What does not fit into memory is refused before it is allocated, and said in bytes that one can read."""
+"""What does not fit into memory is refused before it is allocated; and sizes in readable units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python files of yours that register an objective, a network or a loader of data."""
+"""Plugins: Python files of yours that register an objective, a network or a loader of data."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Schedule(Protocol):
         """The learning rate in an epoch, counted from 0."""
 
     def __str__(self) -> str:
-        """For a reader: "SGD (learning rate 0.01, ...)"."""
+        """As results describe it: "SGD (learning rate 0.01, ...)"."""
 
 
 class SteppedSGD:

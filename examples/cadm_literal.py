@@ -173,10 +173,10 @@ def regularisation_gradient(run: Run, iteration: int) -> Tensor:
             answers.append(expert.network.classifier(torch.cat(rows)))
         plain, first, second = answers
         if run.terms.regularisation != "off":
-            judged = [plain]
+            predictions = [plain]
             if run.terms.regularisation == "masked":
-                judged = [first, second] if run.terms.consistency else [first]
-            loss = loss + sum(F.cross_entropy(answer, targets) for answer in judged) / len(judged)
+                predictions = [first, second] if run.terms.consistency else [first]
+            loss = loss + sum(F.cross_entropy(answer, targets) for answer in predictions) / len(predictions)
         if masks is not None and run.terms.consistency and stage is not None:
             p, q = F.log_softmax(first, 1), F.log_softmax(second, 1)
             both = [

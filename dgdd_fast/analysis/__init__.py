@@ -1,1 +1,1 @@
-"""Numbers about a result: channels that tell domains, probes, the parts of a gradient."""
+"""Numbers about a result: domain-sensitive channels, probes, the parts of a gradient, scores."""

@@ -1,4 +1,4 @@
-"""Which channels of the experts tell the domains apart: on real images, under CADM's masks, and on distilled
+"""Which channels of the experts are domain-sensitive: on real images, under CADM's masks, and on distilled
 sets (CADM, Fig. 1b and 3b)."""
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ REAL = "real"  # what real images are called beside the sets of a comparison
 
 
 class ExpertDiagnostics(NamedTuple):
-    """What one expert makes of real images it was not trained on; shares in percent, one a stage.
+    """How one expert classifies real images it was not trained on; shares in percent, one a stage.
 
-    The domain is told from a stage's average-pooled channels: from all of them, from those that a mask of
-    each image leaves, and, as a control, from those that a uniform random mask of the same share leaves. A
-    mask is drawn for an image's own domain: it may well leave less than chance would tell.
+    The domain is predicted from a stage's average-pooled channels: from all of them, from those that a mask
+    of each image leaves, and, as a control, from those that a uniform random mask of the same share leaves. A
+    mask is drawn for an image's own domain: accuracy under it may well be below chance.
 
     Attributes:
         accuracy: images of the right class.
         domain_accuracy, masked_domain_accuracy, uniform_domain_accuracy: images whose domain the stage's
-            discriminator tells.
+            discriminator predicts correctly.
         probe_accuracy, masked_probe_accuracy, uniform_probe_accuracy: images whose domain a fresh linear
-            classifier tells, fitted to all channels of half of the images and tested on the other half.
+            classifier predicts correctly, fitted to all channels of half of the images and tested on the
+            other half.
         masked_share: channels that the masks zeroed.
     """
 

@@ -1,5 +1,5 @@
-"""What features tell about the domain, judged by a linear classifier fitted to them: an expert's own
-discriminators may know less, as the gradient that taught them was reversed."""
+"""How well the domain is predicted from features by a linear classifier fitted to them: an expert's own
+discriminators may be worse, as its network was trained against them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def halves(domains: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def probe_accuracies(features: Tensor, views: Sequence[Tensor], domains: Tensor) -> list[float]:
-    """The percentage of images whose domain a probe tells in each of `views`, [N, C] like `features`.
+    """The percentage of images whose domain a probe predicts correctly in each of `views`, [N, C] like
+    `features`.
 
     The probe is a logistic regression with a unit L2 penalty on `features`, each standardised, of one half of
     the images; it is tested on the other half.

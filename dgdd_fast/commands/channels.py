@@ -34,10 +34,10 @@ def channels(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Show which channels tell the domains apart: in experts, under CADM's masks, and in distilled sets.
+    """Show which channels are domain-sensitive: in experts, under CADM's masks, and in distilled sets.
 
-    Real images are the test parts of the experts' source domains. Their domain is told,
-    at each stage, by the expert's discriminator and by a fresh linear probe: from all
+    Real images are the test parts of the experts' source domains. Their domain is
+    predicted, at each stage, by the expert's discriminator and by a fresh linear probe: from all
     channels, under CADM's masks, and under masks of any channels (uniform). A channel is
     unstable where its activation score differs between the domains by more than
     the mean plus a standard deviation of what the stage's channels do on real images.
@@ -87,14 +87,14 @@ def _named(files: Iterable[Path], taken: str) -> dict[str, Path]:
 
 
 def _print_experts(diagnostics: list[dict[str, Any]]) -> None:
-    for judge, title in (
+    for classifier, title in (
         ("domain", "domain told by the discriminators of the stages, held-in images, in %"),
         ("probe", "domain told by a linear probe of the stages, in %"),
     ):
         rows = table("expert", "class", "all channels", "masked", "masked uniformly", title=title)
         for index, expert in enumerate(diagnostics):
             shares = (
-                " ".join(f"{x:.0f}" for x in expert[f"{mask}{judge}_accuracy"])
+                " ".join(f"{x:.0f}" for x in expert[f"{mask}{classifier}_accuracy"])
                 for mask in ("", "masked_", "uniform_")
             )
             rows.add_row(str(index + 1), f"{expert['accuracy']:.0f}", *shares)

@@ -16,7 +16,7 @@ from .app import FAILURE
 from .options import (
     PRECISION_HELP,
     Classes,
-    check_crew,
+    check_count,
     names_in,
     say_where,
     set_threads,
@@ -178,8 +178,8 @@ def workers_to_use(processes: int, devices: str, ray: str | None, threads: int |
         raise ValueError(f"{len(names)} devices need as many workers: --workers {len(names)}")
     for name in names:
         usable_device(name)
-    check_crew("--workers", processes)
-    check_crew("--threads", threads or 1)
+    check_count("--workers", processes)
+    check_count("--threads", threads or 1)
     if not processes:
         set_threads(threads)
     say_where(names)

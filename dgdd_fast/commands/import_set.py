@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..synthetic.foreign_sets import ForeignSet
 
 FORMATS = "auto, dc, dsa, dm, datadam, mtt, ncfm, idc, numpy"
-# As the tools that are read normalise them.
+# Mean and standard deviation as the tools that are read normalise with them.
 STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),

@@ -103,7 +103,7 @@ def free_file(path: Path, overwrite: bool) -> Path:
     return path
 
 
-def check_crew(kind: str, count: int) -> None:
+def check_count(kind: str, count: int) -> None:
     """Raises ValueError for far more threads or processes than there are cores to run them."""
     most = max(256, 4 * (os.cpu_count() or 1))
     if count > most:
@@ -144,7 +144,7 @@ def set_threads(threads: int | None) -> None:
     if threads is None and "OMP_NUM_THREADS" not in os.environ:
         threads = min(torch.get_num_threads(), available_cores())
     if threads is not None:
-        check_crew("--threads", threads)
+        check_count("--threads", threads)
         torch.set_num_threads(threads)
 
 

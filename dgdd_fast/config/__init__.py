@@ -1,4 +1,4 @@
-"""Every setting of a run: the configurations that are written down, and the settings that follow."""
+"""Every setting of a run: the configurations as they are written, and the settings resolved from them."""
 
 from .bounds import Bound
 from .composition import method_name, method_spec, modifiers_of, with_method

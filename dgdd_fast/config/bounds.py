@@ -35,7 +35,7 @@ class Bound:
         return self.wording
 
 
-# More than these is a slip of the pen: no run ends, no memory suffices.
+# A value beyond these is a typing error: no run would end, no memory would suffice.
 MOST_STEPS = 10**9
 MOST_SIZE = 10**6
 MOST_REPEATS = 10_000  # networks trained, each anew

@@ -31,11 +31,11 @@ class MethodSpec:
             (`dgdd pretrain`); "coreset" chooses real images and descends nothing.
         modifiers: those of `MODIFIERS` that it takes.
         masks: whether it masks channels, and has the settings of that.
-        batch_statistics: whether it means the images of a pass to share the statistics of a batch.
+        batch_statistics: whether the images of a pass are to share the statistics of a batch.
         acting: for a coreset, the settings that change what it chooses; others need not be tuned or swept.
         factor, optimizer, image_lr, clamp, batch_real, strategy, composition: its own values of the settings
             of `DistillConfig` and of its augmentation.
-        revision: what it does otherwise than earlier versions did under the same settings, so that no grid
+        revision: what it does differently from earlier versions under the same settings, so that no grid
             takes their sets for its own; None: nothing.
         real_per_class: in place of `batch_real`, real images of a class, split evenly among the domains of a
             balanced union.

@@ -250,13 +250,14 @@ class PretrainConfig:
     """Experts: networks trained on the real images, with domain discriminators (CADM, Eq. 4 and 10).
 
     CADM gives the architecture, the epochs (60; 120 for Office-Home and DomainNet), L_cls + L_dom and the
-    reversal's weight; all else is inherited from NCFM. With `reversal_weight` 0 the discriminators only look
-    on, and the network is the plain expert of the MMD baseline (Eq. 1).
+    reversal's weight; all else is inherited from NCFM. With `reversal_weight` 0 the discriminators do not
+    act on the network, which is the plain expert of the MMD baseline (Eq. 1).
 
-    Trained together with the network, behind the reversed gradient, discriminators tell the domains hardly
-    better than chance, though the features would let them. With `discriminators` "refitted" a logistic
-    regression on the features of the finished network takes their place, so that masks are of channels that
-    tell the domain there; "joint" keeps them, as the paper's words do. The network is the same.
+    Trained together with the network, behind the gradient reversal, discriminators classify the domains
+    hardly better than chance, though the features allow much more. With `discriminators` "refitted" a
+    logistic regression on the features of the finished network takes their place, so that masks are of
+    channels that are domain-sensitive there; "joint" keeps them, as the paper states. The network is the
+    same.
 
     `generalize` adds what CADM compares with: "irm", invariant risk minimisation with `irm_weight` after
     `irm_warmup` steps and weight 1 before; "fact", amplitudes mixed between the images of a batch.

@@ -1,4 +1,4 @@
-"""Differentiable siamese augmentation (DSA), the same for all images to be compared; and CutMix.
+"""Differentiable siamese augmentation (DSA), the same for real and synthetic images; and CutMix.
 
 The operations work on normalised images, where 0 is the mean colour; what comes in from outside is 0.
 """

@@ -1,4 +1,4 @@
-"""What every loader needs of the whole: classes without images, a single domain."""
+"""Checks of a whole dataset that every loader makes: empty classes, dark domains, a single domain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was done to images as they were read, gathered over all: one image alone does not tell its range."""
+"""What was done to images as they were read, gathered over all: one image does not show its range."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that are not copied: some rows of a pool, which may be a file in memory's place."""
+"""Images that are not copied: some rows of a pool, which may be a memory-mapped file."""
 
 from __future__ import annotations
 

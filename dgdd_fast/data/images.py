@@ -132,8 +132,8 @@ def array_to_pixels(
 ) -> Pixels:
     """An array of one image as uint8 [H, W, 3], resized to `resolution` square where given.
 
-    Floats must be finite and in 0..1 or 0..255, unsigned integers of 16 bits in 0..65535. Whether they are is
-    not told by one image: `findings` gathers what is seen, for all images together to be judged.
+    Floats must be finite and in 0..1 or 0..255, unsigned integers of 16 bits in 0..65535. One image does
+    not show whether they are: `findings` gathers the ranges of all images, to be checked together.
     """
     if array.ndim == 2:
         array = array[:, :, None]

@@ -40,8 +40,8 @@ def whole_number(value: Any, kind: str, item: str) -> int:
 def counts_from_one(numbers: Collection[int], names: Sequence[str], item: str) -> bool:
     """Whether labels that are all of 1..K, for K classes called `names`, count from 1.
 
-    They do, but where the names are other numbers: with names 0..9 a label 3 may be the class called 3 as
-    well as the third. Raises DataError naming `item` for that.
+    They do unless the names are other numbers: with names 0..9 a label 3 may be the class called 3 or the
+    third class. Raises DataError naming `item` for that.
     """
     count = len(names)
     if set(numbers) != set(range(1, count + 1)):

@@ -1,4 +1,4 @@
-"""One entry for every kind of source, and what is in a dataset at a glance."""
+"""Loading data from any kind of source, and a summary of a dataset."""
 
 from __future__ import annotations
 

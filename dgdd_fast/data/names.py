@@ -1,4 +1,4 @@
-"""Names of domains and classes: how they are read, ordered, looked up, and told from each other."""
+"""Names of domains and classes: how they are read, ordered, looked up and distinguished."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from .errors import DataError
 
 _LISTED = 30  # names that a message lists
-# Control characters, ends of lines, and what turns the writing round.
-_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# Control characters, line ends, and marks that change the direction of the text.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def plain_name(raw: str) -> str:
@@ -22,7 +22,7 @@ def plain_name(raw: str) -> str:
         raw.encode()
     except UnicodeEncodeError:
         raw = raw.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    raw = _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), raw)
+    raw = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), raw)
     return unicodedata.normalize("NFC", raw)
 
 

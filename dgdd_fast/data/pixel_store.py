@@ -174,7 +174,7 @@ class PixelStore:
                 os.fsync(file.fileno())
 
     def clear(self) -> None:
-        """Begin anew; who reads the images goes on with them."""
+        """Begin anew; processes that have the images mapped keep them."""
         remove_store(self.folder)
         self._forget()
 

@@ -1,4 +1,4 @@
-"""Decoding many image files on all cores, and knowing again what was decoded before."""
+"""Decoding many image files on all cores, except those that were decoded before."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class DeviceImages:
     def at(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """A pool on the device, and where in it the images `rows`, int64 [n], are, on the device too.
 
-        Rows on the CPU are best: a GPU is waited for to tell them.
+        Rows on the CPU are best: to read rows from a GPU is to wait for it.
         """
         if self.resident is None:
             rows = rows.to(self.pool.device)

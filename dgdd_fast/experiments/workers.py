@@ -101,7 +101,7 @@ def _stop(team: Sequence[_Worker]) -> None:
 
 
 class _Worker:
-    """A process that runs the jobs it is given, and what it is at."""
+    """A process that runs the jobs it is given, and the job at hand."""
 
     def __init__(self, root: Path, device: str, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -146,7 +146,7 @@ class _Worker:
 
 
 def _serve(pipe: Connection, root: Path, device: str, threads: int) -> None:
-    """The life of a worker process: jobs in, reports out, until the parent ends it.
+    """The loop of a worker process: jobs in, reports out, until the parent ends it.
 
     Ctrl-C and a closed terminal are for the parent, which then asks for a checkpoint by SIGTERM; a scheduler
     that sends one to every process asks for no more than that, and so does the parent's death.

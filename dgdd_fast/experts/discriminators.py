@@ -27,10 +27,11 @@ def refit_discriminators_(
     """Give the discriminators of a trained `expert`, in place, the weights of a logistic regression on the
     average-pooled features of all images of `real`, or of 30,000 drawn from them: half of its weight is on
     the images as they are, half on the same augmented, once as `config` trains the experts and once with a
-    cutout besides, as matching has it. What tells the domain of images as they are does so only in part
-    behind a cutout.
+    cutout besides, as matching has it. What identifies the domain of unchanged images may be gone behind
+    a cutout.
 
-    Returns the percentage of the images, as they are, whose domain each stage's discriminator then tells.
+    Returns the percentage of the images, as they are, whose domain each stage's discriminator then predicts
+    correctly.
     """
     rows = torch.arange(len(real))
     if len(rows) > _MOST:
@@ -54,10 +55,10 @@ def refit_discriminators_(
 def logistic_regression(
     features: Tensor, classes: Tensor, num_classes: int, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The weight [K, C] and bias [K] of the linear layer that tells the `classes`, int64 [N], of the
-    `features` [N, C] by cross entropy, summed with the `weights` [N], 1 unless given. Half the squared
-    weights of the *standardised* features are added: a channel's scale decides nothing. The weights of a
-    channel add up to zero over the classes, and are zero where the channel is constant. float64 on the
+    """The weight [K, C] and bias [K] of the linear layer that predicts the `classes`, int64 [N], from
+    the `features` [N, C], fitted by cross entropy, summed with the `weights` [N], 1 unless given. Half the
+    squared weights of the *standardised* features are added: a channel's scale decides nothing. The weights
+    of a channel add up to zero over the classes, and are zero where the channel is constant. float64 on the
     features' device.
     """
     features = features.double()

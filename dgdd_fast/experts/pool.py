@@ -70,7 +70,7 @@ class Expert(nn.Module):
     """A network with a domain discriminator behind each of its S stages (CADM, Eq. 4: a ResNet, S = 4).
 
     Attributes:
-        network: a network with stages; its classifier tells the classes.
+        network: a network with stages; its classifier predicts the class.
         discriminators: ``nn.Linear(network.channels[stage - 1], num_domains)`` for the maps after each
             stage, averaged over their pixels.
         reversal_weight: what the domain loss's gradient is multiplied with, and reversed, on its way into the

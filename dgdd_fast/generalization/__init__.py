@@ -1,8 +1,8 @@
 """Methods of domain generalisation for training on a distilled set: what SGS is compared with (SGS, Section
 4.2).
 
-Each is the loss of a batch; the training loop around it stays as it is. All of them let the images of a batch
-meet, so they see whole batches.
+Each is the loss of a batch; the training loop around it stays as it is. All of them combine images of a
+batch, so they need whole batches.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def training_loss(
     config: EvaluateConfig, network: Network, mean: Tensor, std: Tensor, random: torch.Generator
 ) -> Loss:
     """The loss that `config.generalize` asks for: of a normalised and augmented batch [B, 3, H, W], its
-    labels [B] and the epoch, counted from 0, a scalar to descend in the network's parameters.
+    labels [B] and the epoch, counted from 0, a scalar to minimise over the network's parameters.
 
     Args:
         config: `generalize` and `epochs` are used.

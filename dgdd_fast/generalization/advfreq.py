@@ -58,7 +58,8 @@ class LowFrequencyStyle:
     """
 
     def __init__(self, images: Tensor) -> None:
-        """`images` [B, C, H, W] in units of light: an amplitude has no sign."""
+        """`images` [B, C, H, W] are pixel intensities: amplitudes of normalised images would be those of
+        deviations from the mean."""
         self.size = images.shape[-2:]
         spectrum = torch.fft.fft2(images)
         self.amplitude, self.phase = spectrum.abs(), spectrum.angle()

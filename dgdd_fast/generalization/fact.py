@@ -30,8 +30,8 @@ def mix_amplitudes(images: Tensor, partners: Tensor, share: Tensor) -> Tensor:
 
 
 def mix_normalised(images: Tensor, partners: Tensor, share: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """`mix_amplitudes` of images normalised with `mean` and `std`, [3] each: amplitudes are those of light,
-    not of deviations from a mean."""
+    """`mix_amplitudes` of images normalised with `mean` and `std`, [3] each: amplitudes are those of
+    pixel intensities, not of deviations from the mean."""
     mean, std = mean[:, None, None], std[:, None, None]
     return (mix_amplitudes(images * std + mean, partners * std + mean, share) - mean) / std
 

@@ -80,7 +80,7 @@ class ExpertFeatures:
 
 
 class Regularisation:
-    """What a trained expert says about the synthetic images: the cross entropy with their class and, with
+    """How a trained expert classifies the synthetic images: the cross entropy with their class and, with
     masks, how far apart two masked predictions are (CADM, Eq. 3, 8, 9, 12).
 
     An image's masks follow from the domain assigned to it. All passes share the stages up to the masked one.
@@ -152,10 +152,10 @@ class Regularisation:
                 copy, _ = mask(maps, self.expert, stage, domains, numbers, config.masks)
                 masked.append(network.classifier(network.forward_from(copy, stage)))
         if self.terms.regularisation != "off":
-            judged = masked
+            predictions = masked
             if self.terms.regularisation == "plain" or not masked:
-                judged = [network.classifier(network.forward_from(maps, stage))]
-            entropies = [F.cross_entropy(logits, labels, reduction="sum") for logits in judged]
+                predictions = [network.classifier(network.forward_from(maps, stage))]
+            entropies = [F.cross_entropy(logits, labels, reduction="sum") for logits in predictions]
             entropy = torch.stack(entropies).mean()
         if config.masks is not None and len(masked) == 2:
             first, second = (F.log_softmax(logits, 1) for logits in masked)

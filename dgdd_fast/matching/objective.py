@@ -1,4 +1,4 @@
-"""What the distillation loop descends."""
+"""What the distillation loop minimises."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..config import DistillSettings, to_dict
 
 HEAD = 16  # bytes
-_ROUNDING = 3  # another number whenever the same features come in other bits than in the version before
+_ROUNDING = 3  # to be raised whenever a version computes the same features in other bits
 
 # What says which synthetic images there are and how they move; all other settings tell files apart.
 _OF_THE_IMAGES = frozenset(

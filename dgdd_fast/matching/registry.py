@@ -62,7 +62,7 @@ def register_objective(
 
 
 def build_objective(real: RealImages, config: DistillSettings, domain_index: Tensor) -> Objective:
-    """What the run descends.
+    """The objective that the run minimises.
 
     Args:
         domain_index: int64 [N], the domain assigned to each synthetic image (tile, where they are mosaics).

@@ -1,1 +1,1 @@
-"""Our images: how they begin, move, are kept and are looked at."""
+"""The synthetic images: how they are initialised, optimised, saved and shown."""

@@ -1,4 +1,4 @@
-"""What an iteration finds out about the synthetic images: their gradients."""
+"""The gradients that an iteration computes at the synthetic images."""
 
 from __future__ import annotations
 

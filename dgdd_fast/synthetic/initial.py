@@ -1,4 +1,4 @@
-"""What the synthetic images begin as, and the domain that each is assigned to."""
+"""The initial synthetic images, and the domain that each is assigned to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A distilled set meets data: which of their images was it distilled from, and have they changed since?"""
+"""A distilled set beside the data: which images was it distilled from, and have they changed since?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which channels tell the domains apart."""
+"""Which channels of the experts are domain-sensitive."""
 
 import dataclasses
 import json

@@ -43,8 +43,8 @@ def test_refitting_changes_the_discriminators_alone_and_survives_an_interruption
     right = (expert(images)[1].argmax(2) == data.domains).float().mean(1)
     assert told == pytest.approx((100 * right).tolist(), abs=1)  # an image on the border
     for features, discriminator in zip(pooled(expert, images), expert.discriminators, strict=True):
-        judge = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, tol=1e-8))
-        wanted = judge.fit(features.double().numpy(), data.domains.numpy()).predict_proba(features.numpy())
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, tol=1e-8))
+        wanted = probe.fit(features.double().numpy(), data.domains.numpy()).predict_proba(features.numpy())
         found = torch.softmax(discriminator(features), 1)
         torch.testing.assert_close(found.double(), torch.from_numpy(wanted), rtol=0, atol=1e-2)
 

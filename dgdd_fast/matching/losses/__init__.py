@@ -1,1 +1,1 @@
-"""What real and synthetic features are compared by. A module a loss."""
+"""The losses that compare real and synthetic features, one module each."""
