@@ -1,4 +1,4 @@
-"""Packages that not everybody needs: what they are for is said where one is missed."""
+"""Optional packages: an error says what a missing one is for and how to install it."""
 
 from __future__ import annotations
 

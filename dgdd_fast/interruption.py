@@ -43,7 +43,7 @@ class Stop:
         self.seen = False
 
     def is_set(self) -> bool:
-        """Whether to end; who asks and is told so has to see to it."""
+        """Whether to end; a caller that gets True must end the loop."""
         self.seen |= self.number is not None
         return self.number is not None
 
@@ -57,8 +57,8 @@ def stop_at_whole_steps() -> Iterator[Stop]:
     """Turns the first of `SIGNALS` into a request that a loop reads between its steps; a second one raises
     Interrupted at once.
 
-    A request that nobody has seen raises Interrupted at the end. A signal that was ignored stays ignored
-    (nohup), and in any thread but the main one all signals are left alone.
+    A request that no call of `is_set` has seen raises Interrupted at the end. A signal that was ignored stays
+    ignored (nohup), and in any thread but the main one all signals are left alone.
     """
     stop = Stop()
 
@@ -109,14 +109,14 @@ def end_at_signals() -> Iterator[None]:
 
 
 def listen_to_one_request() -> None:
-    """Have no further signal end a loop of this process at once; whoever started it sees to its end."""
+    """Have no further signal end a loop of this process at once; its parent process does that."""
     global _seconds_of_one_request
     _seconds_of_one_request = math.inf
 
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Ctrl-C and a closed terminal reach this process afterwards, and a process started here never."""
+    """Ctrl-C and a closed terminal reach this process after the block, and a process started in it never."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
     try:
         yield

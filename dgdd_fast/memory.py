@@ -23,7 +23,7 @@ def check_fits(what: str, needed: int, device: torch.device | str = "cpu") -> No
 
 
 def available(device: torch.device) -> int | None:
-    """Bytes that can still be had, swap included; None where the system does not tell."""
+    """Bytes that are still available, swap included; None where the system does not tell."""
     import torch
 
     if device.type == "cuda":

@@ -154,7 +154,7 @@ def dgdd(
         ),
     ] = None,
 ) -> None:
-    """Distil labelled images of several domains into a few that hold up on a domain nobody showed them.
+    """Distil labelled images of several domains into a few that generalise to an unseen domain.
 
     \b
     dgdd demo

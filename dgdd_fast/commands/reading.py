@@ -1,4 +1,4 @@
-"""Reading data with how far it is on screen."""
+"""Reading data with its progress on screen."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def reading(name: str, cached: bool = True) -> Iterator[Callable[[int, int], Non
 
         def show(done: int, total: int) -> None:
             nonlocal told
-            if total > cache.FEW:  # else they are read before one would ask
+            if total > cache.FEW:  # fewer are read at once
                 told = True
                 display.update(name, done, total)
 

@@ -38,7 +38,7 @@ def note(text: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for a reader: ``45 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    """Seconds in words: ``45 s``, ``3 min 20 s``, ``2 h 5 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -23,7 +23,7 @@ class Bound:
     open_high: bool = False
 
     def fault(self, value: float) -> str | None:
-        """What is to be said after "must" where `value` is outside, else None."""
+        """What a message has after "must" where `value` is outside, else None."""
         if (self.low < value if self.open_low else self.low <= value) and (
             value < self.high if self.open_high else value <= self.high
         ):

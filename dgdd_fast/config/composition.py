@@ -9,7 +9,7 @@ from .schema import DistillConfig, DomainMaskConfig, SurgeryConfig
 
 
 def method_spec(config: DistillConfig) -> MethodSpec:
-    """What is known of the objective of `config`. Raises ValueError for one that nobody registered."""
+    """What is known of the objective of `config`. Raises ValueError for one that is not registered."""
     if config.objective not in METHODS:
         known = ", ".join(METHODS)
         raise ValueError(f"there is no objective {config.objective!r}; there are {known}")

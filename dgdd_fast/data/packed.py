@@ -133,5 +133,5 @@ def _images(store: PixelStore, rows: torch.Tensor) -> torch.Tensor | ImageRows:
 
 
 def size_of(folder: Path) -> str:
-    """How much room a packed data set takes, for a reader."""
+    """The room that a packed data set takes, in readable units."""
     return readable(sum(path.stat().st_size for path in folder.iterdir() if path.is_file()))

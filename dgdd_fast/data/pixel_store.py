@@ -59,7 +59,7 @@ class PixelStore:
     Raises StoreError for one that cannot be used as it is; `clear` it or name another folder.
 
     Attributes:
-        made: JSON values that say how its images came about; None where that is still to be said.
+        made: JSON values that say how its images were made; None in a store not yet begun.
         shape: (3, H, W), None while it is empty.
         entries: the images that are current, by key.
         rows: how many images are in the file, current or not.

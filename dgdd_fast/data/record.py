@@ -55,7 +55,7 @@ class ImageRecord(NamedTuple):
 
     @classmethod
     def from_json(cls, values: Any) -> ImageRecord | None:
-        """What `to_json` gave; None for anything else, such as a version before has written."""
+        """What `to_json` gave; None for anything else, such as an earlier version wrote."""
         try:
             digests = np.frombuffer(base64.b64decode(values["digests"], validate=True), "<u8")
             return cls(str(values["fingerprint"]), digests.astype(np.uint64))
@@ -69,7 +69,8 @@ class ImageRecord(NamedTuple):
     def split(self, data: DomainDataset) -> Split:
         """`data` of the same domains, split as they were when they were learnt from.
 
-        Raises DataError where most of the images are not there any more: then nobody can tell.
+        Raises DataError where most of the images are not there any more: then it is not known which
+        of them must not be tested on.
         """
         if data.train().fingerprint() == self.fingerprint:
             return Split(data, None)
@@ -94,7 +95,7 @@ class ImageRecord(NamedTuple):
         )
 
     def difference(self, sources: DomainDataset) -> str:
-        """In words, what is other in `sources`, all of them to learn from, than in what was learnt from."""
+        """In words, how `sources`, all of them to learn from, differ from what was learnt from."""
         digests = image_digests(sources.images)
         new = np.flatnonzero(~np.isin(digests, self.digests)).tolist()
         return _in_words(sources, new, len(np.setdiff1d(self.digests, digests)))

@@ -32,7 +32,7 @@ UNFINISHED = "unfinished-"  # before the name of an evaluation
 Stage = Literal[
     "pretraining", "distilling", "training", "damaged", "restarted", "done", "failed", "done so far"
 ]
-# The stages that are told once and must reach the user; the others say how far a job is, again and again.
+# The stages that are reported once and must reach the user; the others are reports of progress.
 EVENTS: tuple[Stage, ...] = ("damaged", "restarted", "done", "failed")
 
 

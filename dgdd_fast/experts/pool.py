@@ -115,7 +115,7 @@ class ExpertPool:
         config: the settings that the experts were trained with.
         data: the name of the data.
         class_names, domain_names, resolution, fingerprint: of the images that they were trained on.
-        learnt_from: `ImageRecord.to_json` of these; None in a pool of a version before.
+        learnt_from: `ImageRecord.to_json` of these; None in a pool of an earlier version.
         mean, std: what those were normalised with, per channel, for pixels in [0, 1].
         log: for every expert and epoch "class_loss", "domain_loss", "accuracy" (in percent, in training, over
             the batches without CutMix; None if there were none) and "domain_accuracy", one a stage; for the
@@ -275,7 +275,7 @@ class ExpertPool:
         }
         try:
             data = content_of(path)
-            # An expert of the version before has no description and no checksum.
+            # An expert of the format before has no description and no checksum.
             tensors = _FILE.unpack(data)[0] if header_of(data) else loaded(data)
         except TensorFileError as error:
             raise ExpertPoolError(f"{path} is damaged ({error}); copy it again, or train it anew") from error

@@ -44,8 +44,8 @@ from .pool import POOL_NAME, Expert, ExpertPool, ExpertPoolError
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 _FILE = TensorFile("dgdd_fast_expert_in_training", "an expert in training", version=2)
-_OLD_KEY = "dgdd-fast expert in training 1"  # the version before, which had no checksum
-_FALL = 0.2  # of the learning rate
+_OLD_KEY = "dgdd-fast expert in training 1"  # the format before, which had no checksum
+_RATE_DECAY = 0.2  # of the learning rate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -366,7 +366,7 @@ class _Training:
         epochs = self.config.epochs
         falls = (3 * self.epoch >= 2 * epochs) + (6 * self.epoch >= 5 * epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * _FALL**falls
+            group["lr"] = self.config.learning_rate * _RATE_DECAY**falls
 
     def _end_epoch(self) -> None:
         class_loss, domain_loss, counted, *right = self.sums.tolist()

@@ -1,4 +1,4 @@
-"""Objectives by name: how each is built. The one place that tells them apart, and where others are added."""
+"""Objectives by name: how each is built, and where others are registered. No other module compares names."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def random_start(
     std: Tensor,
     device: torch.device,
 ) -> Start:
-    """The same to keep: images drawn whatever their domain are said to be of the domain that they are of."""
+    """The same for images that are kept: those drawn whatever their domain are assigned their own."""
     tiles = initial_tiles(sources, assigned, config, mean, std)
     if config.init == "random":
         assigned = sources.domains[initial_rows(sources, assigned, config)].reshape(assigned.shape)

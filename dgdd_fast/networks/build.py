@@ -1,4 +1,4 @@
-"""Networks by name: where they are told apart, and where others are added."""
+"""Networks by name: how each is built, and where others are registered."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def resolve_network(config: NetworkConfig, resolution: tuple[int, int]) -> Netwo
 
 
 def describe_network(config: NetworkConfig) -> str:
-    """The network of resolved settings for a reader: "ConvNet (width 128, depth 3, instance norm)"."""
+    """The network of resolved settings in words: "ConvNet (width 128, depth 3, instance norm)"."""
     library = library_of(config.architecture)
     if library is not None:
         return f"{config.architecture.partition(':')[2]} of {library}"

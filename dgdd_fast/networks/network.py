@@ -50,7 +50,7 @@ class Network(nn.Module, ABC):
     @classmethod
     def own_depth(cls, resolution: tuple[int, int]) -> int | None:
         """The number of blocks where the settings leave it open, for images of (height, width); None: it is
-        no setting."""
+        no setting of this architecture."""
         return None
 
     @classmethod

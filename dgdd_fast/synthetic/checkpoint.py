@@ -25,7 +25,7 @@ from ..tensor_file import TensorFile, TensorFileError, check_tensors, content_of
 from .optimizer import SINCE_LATER
 
 FILE = TensorFile("dgdd_fast_checkpoint", "a checkpoint", version=5)
-_OLD_KEY = "dgdd-fast checkpoint 2"  # the version before, which had no checksum
+_OLD_KEY = "dgdd-fast checkpoint 2"  # the format before, which had no checksum
 STATE = "optimizer."  # what the names of the optimiser's tensors begin with
 
 
@@ -55,7 +55,7 @@ class Checkpoint:
         config: the settings of the run as nested dictionaries.
         fingerprint: of the source data, and of the experts if there are any.
         threads: CPU threads the run used; with batch normalisation another number rounds differently.
-        learnt_from: `ImageRecord.to_json` of the source data; None in a checkpoint of a version before.
+        learnt_from: `ImageRecord.to_json` of the source data; None in a checkpoint of an earlier version.
     """
 
     iteration: int

@@ -19,7 +19,7 @@ class Meeting(NamedTuple):
     Attributes:
         data: their training part is what the set was distilled from.
         note: what has changed, in a sentence; None for nothing.
-        known: False where a set of a version before does not tell what it was distilled from: then the test
+        known: False where a set of an earlier version does not tell what it was distilled from: then the test
             part may hold some of it.
     """
 
@@ -29,12 +29,12 @@ class Meeting(NamedTuple):
 
 
 def record_of(distilled: DistilledSet) -> ImageRecord | None:
-    """The images that a set was distilled from; None where a version before has not recorded them."""
+    """The images that a set was distilled from; None where an earlier version did not record them."""
     return ImageRecord.from_json(distilled.provenance.get("learnt_from"))
 
 
 def fingerprint_of(distilled: DistilledSet) -> str | None:
-    """Of the images that a set was distilled from; those of a version before may be of pseudo-domains."""
+    """Of the images that a set was distilled from; those of an earlier version may be of pseudo-domains."""
     record = record_of(distilled)
     if record is not None:
         return record.fingerprint
