@@ -85,6 +85,8 @@ class StageFeatures(NamedTuple):
 def collect_features(
     expert: Expert, images: Tensor, domains: Tensor, masks: MaskConfig, index: int
 ) -> StageFeatures:
+    """The features and masks of normalised images [N, 3, H, W] of the domains int64 [N] in an
+    expert; `index`, its place in the pool, seeds the masks."""
     network, control = expert.network, dataclasses.replace(masks, score="uniform")
     uniforms = [
         draw_uniforms(len(images), channels, 0, "report", index, stage)

@@ -92,6 +92,7 @@ def assignments(given: list[str] | None, options: Mapping[str, Any]) -> dict[str
 
 
 def set_file(path: Path) -> Path:
+    """The file of a set: `path`, or that in the run folder `path`."""
     return path / SET_NAME if path.is_dir() else path
 
 
@@ -167,5 +168,6 @@ def note_strays(distilled: DistilledSet) -> None:
 
 
 def show_warnings(dataset: DomainDataset) -> None:
+    """Say what is odd about the data."""
     for warning in dataset.warnings:
         note(warning)

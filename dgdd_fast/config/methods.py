@@ -60,6 +60,7 @@ class MethodSpec:
 
     @property
     def shown(self) -> str:
+        """The name in tables."""
         return self.label or self.name.upper()
 
 

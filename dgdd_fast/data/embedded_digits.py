@@ -1,4 +1,4 @@
-"""Four domains of digits with no download, out of what the dependencies carry.
+"""Four domains of digits with no download, made from what the dependencies contain.
 
 * ``plain``: scikit-learn's handwritten digits (8 x 8), enlarged, white on black.
 * ``blended``: other handwritten digits of the same collection, as the absolute difference to photographs

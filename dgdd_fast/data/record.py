@@ -46,6 +46,7 @@ class ImageRecord(NamedTuple):
 
     @classmethod
     def of(cls, sources: DomainDataset) -> ImageRecord:
+        """The record of all images of `sources`."""
         return cls(sources.fingerprint(), np.unique(image_digests(sources.images)))
 
     def to_json(self) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class MethodEntry:
 
     @property
     def label(self) -> str:
+        """How the row reads in a table."""
         return self.name or method_label(self.method)
 
 

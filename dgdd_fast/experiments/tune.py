@@ -34,6 +34,7 @@ class Trial(NamedTuple):
 
     @property
     def mean(self) -> float:
+        """Over the source domains that were left out, in percent."""
         return statistics.fmean(self.accuracies.values())
 
 

@@ -1,5 +1,5 @@
-"""ResNet-18 and ResNet-50 (He et al., CVPR 2016) for small and large images, with a way in and out at each
-stage."""
+"""ResNet-18 and ResNet-50 (He et al., CVPR 2016) for small and large images, in stages that may be passed one
+by one."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class _Residual(nn.Module):
 
 
 class _PointwiseConvolution(nn.Conv2d):
-    """A 1x1 convolution; a stride picks its pixels beforehand, which is the same.
+    """A 1x1 convolution; a stride selects its pixels beforehand, with the same result.
 
     On the CPU, PyTorch's own strided weight gradient (oneDNN, several threads, channels innermost, 8 of them)
     writes beyond its memory.
