@@ -3,7 +3,7 @@
     dgdd --plugin examples/own_objective.py distill --target street --method cosine+sgs --iterations 500
 
 From Python: `dgdd_fast.load_plugins(["examples/own_objective.py"])`, or put this into your program. Studies
-and tables then know the method by its name too.
+and tables then take the method by its name too.
 """
 
 import torch.nn.functional as F

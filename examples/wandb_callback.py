@@ -2,8 +2,8 @@
 
     python examples/wandb_callback.py
 
-`distill` calls a function after every iteration: anything else that takes numbers and pictures is served in
-the same way.
+`distill` calls a function after every iteration: any other logger of numbers and pictures is connected in the
+same way.
 """
 
 import io
