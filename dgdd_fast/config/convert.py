@@ -18,7 +18,7 @@ ConfigT = TypeVar("ConfigT")
 
 class Names:
     """Stands in the annotation of a text that must be one of some names; asked for anew at each check, since
-    more may be registered. A text that goes on behind one of `prefixes` may be any."""
+    more may be registered. A text that goes on after one of `prefixes` may be any."""
 
     def __init__(self, names: Callable[[], typing.Iterable[str]], prefixes: tuple[str, ...] = ()) -> None:
         self.names = names

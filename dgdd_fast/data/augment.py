@@ -133,7 +133,7 @@ def _augmented(
 class CutMixDraw:
     """One box, for all images of a batch, that each image takes from its partner (Yun et al., ICCV 2019).
 
-    `partner` is int64 [B]; `rows` and `columns` are the first of the box and the first behind it; `kept` is
+    `partner` is int64 [B]; `rows` and `columns` are the first of the box and the first after it; `kept` is
     the share of pixels outside it.
     """
 

@@ -23,7 +23,7 @@ from .read_files import ReadProgress
 EMBEDDED_DIGITS = "embedded-digits"
 
 
-# What loads data that are no files: of the text behind the colon, which may be empty, and the side in pixels.
+# What loads data that are no files: of the text after the colon, which may be empty, and the side in pixels.
 Load = Callable[[str, "int | None"], DomainDataset]
 
 
@@ -59,7 +59,7 @@ def load_dataset(
     Args:
         source: ``embedded-digits``, an ``.npz`` file, a folder with one ``.npz`` file per domain (see
             `load_npz`), a folder of image files (see `load_folder`), or one that was packed (see `pack`); or
-            the name of a loader that was registered, with what it is to load behind a colon, if anything:
+            the name of a loader that was registered, with what it is to load after a colon, if anything:
             ``mine:path``.
         resolution: side in pixels to resize to; None takes what the source has (32 for the embedded digits).
         domains: the domains to keep; None keeps all.

@@ -1,4 +1,4 @@
-"""Networks trained on the real images, with a domain discriminator behind each stage."""
+"""Networks trained on the real images, with a domain discriminator after each stage."""
 
 from .pool import POOL_NAME, Expert, ExpertPool, ExpertPoolError, reverse_gradient
 

@@ -1,4 +1,4 @@
-"""Experts: networks with a domain discriminator behind each stage, and the pool of them that a run draws
+"""Experts: networks with a domain discriminator after each stage, and the pool of them that a run draws
 from."""
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _ReverseGradient(torch.autograd.Function):
 
 
 class Expert(nn.Module):
-    """A network with a domain discriminator behind each of its S stages (CADM, Eq. 4: a ResNet, S = 4).
+    """A network with a domain discriminator after each of its S stages (CADM, Eq. 4: a ResNet, S = 4).
 
     Attributes:
         network: a network with stages; its classifier predicts the class.

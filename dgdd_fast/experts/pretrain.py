@@ -292,7 +292,7 @@ class _Training:
             if config.generalize == "irm":  # the part is the whole batch
                 weight = config.irm_weight if self.steps >= config.irm_warmup else 1.0
                 penalty = invariance_penalty(class_logits, class_targets, real.domains[batch])
-                # A weight of 100 in front of the penalty makes SGD diverge; behind the rest it does not.
+                # A gradient of a hundred times its size makes SGD diverge: the whole is divided by the weight.
                 loss = (loss + weight * penalty) / max(weight, 1.0)
             measured = torch.zeros_like(self.sums)
             measured[:2] = torch.stack([class_loss, domain_loss]).detach()

@@ -129,7 +129,7 @@ def channels_innermost(images: Tensor) -> Tensor:
 
 
 def normalisation(norm: str, channels: int) -> nn.Module:
-    """The layer behind a convolution: norm "instance" (of each sample and channel alone), "batch" or "none".
+    """The layer after a convolution: norm "instance" (of each sample and channel alone), "batch" or "none".
 
     It may overwrite its input.
     """

@@ -39,7 +39,7 @@ def fingerprint_of(distilled: DistilledSet) -> str | None:
     if record is not None:
         return record.fingerprint
     found = distilled.provenance.get("fingerprint")
-    return found.partition(" ")[0] if isinstance(found, str) else None  # behind it, the experts'
+    return found.partition(" ")[0] if isinstance(found, str) else None  # after it, the experts'
 
 
 def meet(distilled: DistilledSet, data: DomainDataset) -> Meeting:
