@@ -28,7 +28,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file; its checksum, which earlier versions wrote none of, is checked and taken off.
+    """The value in a JSON file; its checksum, which files of earlier versions lack, is checked and taken off.
 
     Raises ValueError, without the path, as `parse_json` and `read_file` do, and for content that was changed.
     """
@@ -45,8 +45,8 @@ def _checksum(content: dict[str, Any]) -> str:
 def parse_json(text: str | bytes) -> Any:
     """The value that a JSON text stands for.
 
-    Raises ValueError where it is none, or one that no reader expects: a key twice, a number that is NaN,
-    infinite or beyond 64 bits, a text that is not Unicode or has a NUL, or lists hundreds deep.
+    Raises ValueError where it is not JSON, or holds what no reader expects: a key twice, a number that is
+    NaN, infinite or beyond 64 bits, a text that is not Unicode or has a NUL, or lists hundreds deep.
     """
     try:
         value = json.loads(

@@ -88,7 +88,7 @@ def one_by_one(function: Callable[[Part], Result], parts: Sequence[Part]) -> Ite
 
 
 def slices(count: int, most: int) -> list[slice]:
-    """`count` images in parts as even as can be, none of more than `most`."""
+    """`count` images in parts as even as possible, none larger than `most`."""
     parts = -(-count // most)
     ends = [count * part // parts for part in range(parts + 1)]
     return [slice(first, end) for first, end in itertools.pairwise(ends)]

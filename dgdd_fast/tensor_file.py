@@ -124,7 +124,7 @@ def content_of(path: Path) -> bytes:
 
 
 def loaded(data: bytes) -> dict[str, Tensor]:
-    """The tensors in the content of any safetensors file. Raises TensorFileError where it is none."""
+    """The tensors in the content of any safetensors file. Raises TensorFileError where it is not one."""
     try:
         return safetensors.torch.load(data)
     except Exception as error:  # of several unrelated types, by which byte is wrong

@@ -171,7 +171,7 @@ def workers_to_use(processes: int, devices: str, ray: str | None, threads: int |
                 f"Ray hands out the devices by itself: give --devices one kind, cuda or cpu, got {devices!r}"
             )
         names = (devices,)
-        if ray == "local":  # a cluster may have GPUs that this machine has not
+        if ray == "local":  # a cluster may have GPUs that this machine lacks
             usable_device(devices)
         return Workers(0, ray, names, threads)
     if len(names) > max(1, processes):

@@ -137,7 +137,7 @@ def say_where(devices: Sequence[str]) -> None:
 
 
 def set_threads(threads: int | None) -> None:
-    """Computes with so many CPU threads; None as in `start_computing`."""
+    """Sets the number of CPU threads to compute with; None as in `start_computing`."""
     import torch
 
     from ..parallel import available_cores

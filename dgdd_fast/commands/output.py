@@ -47,7 +47,7 @@ class LastingStream:
 
 @contextmanager
 def lasting_output() -> Iterator[None]:
-    """Makes sys.stdout and sys.stderr lasting ones, which write what their encoding has not in other
+    """Makes sys.stdout and sys.stderr lasting ones, which write what their encoding lacks in other
     characters."""
     codecs.register_error(_ERRORS, _plainly)
     before = sys.stdout, sys.stderr

@@ -218,7 +218,7 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def changed(config: ConfigT, changes: dict[str, Any], where: str, *, shared: bool = False) -> ConfigT:
-    """`config` with the nested `changes`. With `shared`, a section that `config` has not (None) stays away.
+    """`config` with the nested `changes`. With `shared`, a section that is None in `config` stays None.
 
     Raises ValueError naming `where` and the setting that is wrong.
     """

@@ -43,7 +43,7 @@ def renewed_distillation(values: dict[str, Any]) -> dict[str, Any]:
 
 def renewed_pretraining(values: dict[str, Any]) -> dict[str, Any]:
     """The settings of a pretraining with ``discriminators`` in place of ``refit_epochs``, those that they
-    went on learning alone in the finished network. Raises ValueError for a number that is none.
+    went on learning alone in the finished network. Raises ValueError where that is not a number of epochs.
     """
     if "refit_epochs" not in values:
         return values

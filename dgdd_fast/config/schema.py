@@ -189,8 +189,8 @@ class DistillConfig:
             the learning rate, the pixels lose at a step.
         stepping: "joint": one step an iteration; "class": one for each class and each term of the loss, in
             which the images of other classes go on by what the optimiser remembers (NCFM).
-        plateau: halve the learning rate where the loss has not fallen for more than so many iterations (NCFM:
-            500); None: never.
+        plateau: halve the learning rate where the loss has not fallen for more than this many iterations
+            (NCFM: 500); None: never.
         clamp: keep the pixels within [0, 1] after every iteration.
         union: what the real images of all domains together are. "balanced": the same number from each domain;
             "literal": images of the class whatever their domain, as DM draws them, so that a domain counts by
@@ -198,8 +198,8 @@ class DistillConfig:
         batch_real: the most real images of a class in an iteration: of each domain, if the union is balanced.
         init: "uniform": real images, evenly from the domains; "random": whatever their domain; "noise". For
             "herding" the first two say what it chooses from.
-        pseudo_domains: look for so many styles in the images and take them for domains, whatever domains the
-            data have; None: the domains of the data.
+        pseudo_domains: look for this many styles in the images and take them for domains, whatever domains
+            the data have; None: the domains of the data.
         herding_epochs: of the training of the network in whose features "herding" chooses.
         attention_power: the exponent of "datadam"'s attention maps; 1 as released, 4 in its paper.
         kernel_bandwidth: of "m3d"'s kernels against a domain: "union", that of the class's images of all

@@ -164,7 +164,7 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
     def _kept(self, kind: str, names: Sequence[str], own: tuple[str, ...]) -> tuple[tuple[str, ...], Tensor]:
         """Those of `own` that are in `names`, and for each of `own` its new number, -1 for the others.
 
-        Raises DataError for a name that is none of `own`, and for no name.
+        Raises DataError for a name that is not in `own`, and for no names.
         """
         chosen = chosen_names(kind, own, names, self.name)
         kept = [place for place, name in enumerate(own) if name in chosen]

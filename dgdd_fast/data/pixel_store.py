@@ -134,7 +134,7 @@ class PixelStore:
             raise StoreError(f"{self.folder} holds images of another {differ[0]}: {was}, not {now}")
 
     def check_room(self, count: int, share: float) -> None:
-        """Raises OSError where so many more images take more than a `share` of what is free on the disk."""
+        """Raises OSError where `count` more images take more than a `share` of what is free on the disk."""
         needed, free = count * self.image_bytes, shutil.disk_usage(self.folder).free
         if needed > share * free:
             reason = f"{count} images need {readable(needed)}, and the disk has room for {readable(free)}"

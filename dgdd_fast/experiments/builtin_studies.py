@@ -28,7 +28,7 @@ def builtin_names() -> list[str]:
 def builtin_study(name: str) -> Study:
     """The study `name` of the package, at the papers' settings; its `data` name the benchmark.
 
-    Raises ValueError for a name that is none.
+    Raises ValueError for an unknown name.
     """
     if name not in builtin_names():
         raise ValueError(f"there is no file and no study {name}; dgdd studies lists those of the package")

@@ -92,8 +92,8 @@ def run_grid(
 
     Rerunning computes what is missing or damaged, whether it was interrupted, failed or is new in the study:
     the folder of a job is named by a hash of its settings and data. So a changed study shares what did not
-    change, finds its jobs again when it is changed back, and no number can come from other settings than it
-    says.
+    change, finds its jobs again when it is changed back, and no number can come from settings other than its
+    own.
     Damaged experts fail their jobs: they are trained anew once their folder is deleted.
 
     Args:

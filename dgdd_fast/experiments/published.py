@@ -69,13 +69,13 @@ def published_names() -> list[str]:
 
 
 def check_published(name: str) -> None:
-    """Raise ValueError for a name that is none of a published table."""
+    """Raise ValueError unless there is a published table of this name."""
     if name not in published_names():
         raise ValueError(f"published: no published table {name!r}; there are {', '.join(published_names())}")
 
 
 def published_table(name: str) -> PublishedTable:
-    """The published table `name`. Raises ValueError for a name that is none."""
+    """The published table `name`. Raises ValueError for an unknown name."""
     check_published(name)
     content = yaml.safe_load((files(__package__) / "published" / f"{name}.yaml").read_text("utf-8"))
     blocks = {

@@ -114,7 +114,7 @@ class Study:
         methods: the rows. Random real images at the same budget are always added.
         ipc: images per class; a block of columns each.
         seeds: each is a distillation and a training of its own.
-        distill: settings that all rows share. A section that a method has not (surgery) is left out there.
+        distill: settings that all rows share. A section that a method lacks (surgery) is left out there.
         evaluate: the same for the evaluation; its network is that of the distillation unless given.
         pretrain: the same for the experts of mmd and cadm.
         evaluations: names of further evaluation settings; each set is then evaluated under each of them

@@ -220,8 +220,8 @@ class ExpertPool:
         """Give `expert` the parameters ``(1 - trained_share) * initial + trained_share * trained`` of expert
         `index`, in place, those of the discriminators too.
 
-        The weights of every expert asked for stay in float32 on the device of `expert`: 90 MB for a ResNet-18
-        of width 64.
+        The weights of every expert used so far stay in float32 on the device of `expert`: 90 MB for a
+        ResNet-18 of width 64.
 
         Raises IndexError for an expert that is not in the pool, ExpertPoolError for a damaged file.
         """

@@ -292,7 +292,7 @@ class _Training:
             if config.generalize == "irm":  # the part is the whole batch
                 weight = config.irm_weight if self.steps >= config.irm_warmup else 1.0
                 penalty = invariance_penalty(class_logits, class_targets, real.domains[batch])
-                # A gradient of a hundred times its size makes SGD diverge: the whole is divided by the weight.
+                # A gradient a hundred times as long makes SGD diverge: the whole is divided by the weight.
                 loss = (loss + weight * penalty) / max(weight, 1.0)
             measured = torch.zeros_like(self.sums)
             measured[:2] = torch.stack([class_loss, domain_loss]).detach()
@@ -318,7 +318,7 @@ class _Training:
         self.log[-1]["refitted_domain_accuracy"] = told
 
     def _tensors(self) -> dict[str, Tensor]:
-        """The tensors of a checkpoint, to write or to fill; zero is the momentum of what has not moved."""
+        """The tensors of a checkpoint, to write or to fill; parameters not yet moved have a momentum of 0."""
         tensors = {"sums": self.sums}
         for name, parameter in self.expert.named_parameters():
             state = self.optimizer.state[parameter]

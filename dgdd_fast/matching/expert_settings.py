@@ -23,7 +23,7 @@ from ..experts import ExpertPool
 from ..networks import build_staged_network
 
 # A mask at the last stage adds about half a squared mean, over the number of masks, to the squared distance
-# of two mean features. The inherited batch has so many.
+# of two mean features. The inherited batch has this many.
 MASKS_A_CLASS = 1024
 MOST_DRAWS = 32
 
@@ -58,7 +58,7 @@ def masks_an_image(real_per_class: int) -> int:
 
 
 def check_stages(masks: MaskConfig, network: NetworkConfig, resolution: tuple[int, int]) -> None:
-    """Raise ValueError where experts of `network` have not the stages that are to be masked."""
+    """Raise ValueError where experts of `network` lack stages that are to be masked."""
     if masks.stages is None:
         return
     count = len(build_staged_network(1, resolution, network).channels)

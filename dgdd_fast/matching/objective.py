@@ -52,7 +52,7 @@ class Objective(ABC):
         """Called when the images have moved along the gradients of `iteration`."""
 
     def share_real_means(self, kept: RealMeans) -> None:  # noqa: B027 (most compare more than means)
-        """Take the means of real images that `kept` has and keep there those that it has not."""
+        """Read the means of real images that `kept` has, and add those that it lacks."""
 
     def augmentation(self, iteration: int) -> AugmentDraw:
         """The augmentation drawn for the images of each class in `iteration`."""

@@ -58,7 +58,7 @@ class LibraryNetwork(Network):
 
     @classmethod
     def settings(cls, config: NetworkConfig, resolution: tuple[int, int]) -> NetworkSettings:
-        """Raises ValueError for a width, depth or normalisation, and for a model that the library has not;
+        """Raises ValueError for a width, depth or normalisation, and for a model that the library lacks;
         MissingExtraError where the library is not installed."""
         for name, value, free in (
             ("width", config.width, (None, cls.own_width)),
