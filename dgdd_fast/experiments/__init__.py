@@ -1,0 +1,1 @@
+"""Studies: grids of distillations and evaluations, and tuning."""

@@ -62,8 +62,8 @@ class GridOutcome(NamedTuple):
 def load_data(
     study: Study, data: JobData | None = None, progress: ReadProgress | None = None
 ) -> DomainDataset:
-    """The data of a study; `data` keeps them for the jobs that run in this process, `progress` is told how
-    many files are decoded.
+    """The data of a study; `data` keeps them for the jobs that run in this process, `progress` is called
+    with the number of files decoded.
 
     Raises DataError where the study shows figures of a paper that are of more or fewer classes.
     """

@@ -117,8 +117,8 @@ def is_complete(job: Job | PoolJob, root: Path) -> bool:
 
 
 def run_job(job: Job | PoolJob, root: Path, tell: ProgressCallback, data: JobData) -> None:
-    """Compute what is missing of `job` in its folder; whatever goes wrong but an interruption is written to
-    error.txt there and told as failed.
+    """Compute what is missing of `job` in its folder; any error but an interruption is written to error.txt
+    there and reported as a failure.
 
     Training of experts and distillation go on from their checkpoints, evaluations with the network after the
     last that is finished.

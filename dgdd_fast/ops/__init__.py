@@ -8,7 +8,7 @@ What holds for all of them; what holds for some is said in their modules:
 
 * Tensors lie on the CPU or on one CUDA device, in any strides. float32 and float64 are computed in their own
   precision; bfloat16 and float16 are storage, computed in float32. All floating tensors of a call share one
-  dtype, and so do the results.
+  dtype, and so do the results. The convolutions alone are for float32 on the CPU.
 * The same call gives the same bits, on one device and machine. The tests ask CUDA for it too; no GPU
   has run them yet.
 * A wrong argument raises RuntimeError that names the operator, the argument, what was expected and what came.

@@ -5,7 +5,7 @@
   torch.rand gives. From the same scores and uniforms CPU and CUDA choose the same channels.
 * `weight` and `uniforms` may be float32 where the features or scores are bfloat16 or float16.
 * A NaN score, or a uniform that is NaN or outside [0, 1], makes that sample's mask NaN, and what is masked by
-  it: there is no telling which channels to choose.
+  it: which channels to choose is undefined.
 """
 
 # torch.library and torch._check carry no types.
@@ -22,8 +22,8 @@ from .registration import AUTOGRAD, check_like, empty_like_features, refuse_back
 
 
 def channel_scores(features: Tensor, weight: Tensor, domain_index: Tensor, per_pixel: bool = False) -> Tensor:
-    """How much each channel tells of the sample's domain: weight[domain_index] * the mean over the trailing
-    axes (CADM, Eq. 5).
+    """What each channel adds to the logit of the sample's domain: weight[domain_index] * the mean over the
+    trailing axes (CADM, Eq. 5).
 
     Not differentiable: backward through the scores raises RuntimeError.
 

@@ -1,4 +1,4 @@
-"""What the operators share: checks of shapes for tracing, and how they stand to autograd.
+"""What the operators share: checks of shapes for tracing, and their relation to autograd.
 
 In tracing sizes may be symbols: nothing asks for their values beyond the operators' own checks. As for
 autograd: what takes gradients or scores as data has a backward that raises, a step refuses what autograd
@@ -20,6 +20,8 @@ from torch import Tensor
 def check_like(
     op: str, name: str, tensor: Tensor, dtype: torch.dtype, shape: Sequence[torch.SymInt | int]
 ) -> None:
+    """Raises RuntimeError, in tracing, unless `tensor` has this dtype and shape."""
+
     def message() -> str:
         return f"dgdd::{op}: {name} must be {dtype} {list(shape)}, got {tensor.dtype} {list(tensor.shape)}"
 
@@ -59,6 +61,8 @@ AUTOGRAD = _Autograd("dgdd", "IMPL")
 
 
 def refuse_backward(op: str, reason: str) -> None:
+    """Have a backward through `op` raise RuntimeError, which gives the `reason`."""
+
     def backward(context: Any, *output_grads: Tensor) -> None:
         raise RuntimeError(
             f"dgdd::{op} is not differentiable: {reason}. "

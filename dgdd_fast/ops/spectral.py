@@ -68,7 +68,7 @@ def spectral_surgery(
         eps: at least 0, in the unit of the spectrum.
         weighted_deviation: True: g_dom^d = g^d - g_cls, so that g^d = g_cls + g_dom^d; False: g_dom^d = g^d
             - the mean over the valid domains.
-        domain_valid: bool [D, N], False where a domain has nothing to say about an image (an empty
+        domain_valid: bool [D, N], False where a domain has no gradient for an image (an empty
             class-domain cell); None: all valid.
 
     Returns:

@@ -30,7 +30,7 @@ Points = NDArray[np.float64]
 
 
 def projection(seed: int = 0) -> tuple[str, Any]:
-    """How styles are brought to the plane: "UMAP" where umap-learn is installed, else "PCA", and the
+    """How styles are projected to the plane: "UMAP" where umap-learn is installed, else "PCA", and the
     estimator."""
     try:
         import umap
@@ -41,7 +41,7 @@ def projection(seed: int = 0) -> tuple[str, Any]:
 
 def feature_figure(dataset: DomainDataset, sets: Mapping[str, DistilledSet], held_out: str | None) -> Figure:
     """A panel for each set: real images of every domain as dots, the synthetic ones as stars, coloured by
-    domain, at the style statistics of a random ConvNet brought to the plane.
+    domain, at the style statistics of a random ConvNet projected to the plane.
 
     The plane is that of the real images; every set is normalised as the first.
 

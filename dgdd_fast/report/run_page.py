@@ -1,4 +1,4 @@
-"""The page about one run: what was distilled, from what, how it went and what it is worth."""
+"""The page about one run: what was distilled, from what, how it went, and the accuracy that it gives."""
 
 from __future__ import annotations
 

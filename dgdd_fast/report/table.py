@@ -47,9 +47,9 @@ class TableRow:
         ours: what was measured.
         paper: what the paper prints.
         differences: to the row that the table is against.
-        ahead: the columns in which the row is better beyond doubt: than the row that the table is against,
-            or where it is against none, than every other. Beyond doubt is a 95 % interval of the paired
-            difference above 0.
+        ahead: the columns in which the row is significantly better: than the row that the table is against,
+            or where it is against none, than every other. That is, the 95 % interval of the paired difference
+            lies above 0.
     """
 
     key: str
