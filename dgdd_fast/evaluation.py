@@ -19,7 +19,7 @@ from .devices import resolved_device
 from .networks import describe_network
 from .seeds import derive_seed
 from .synthetic.distilled_set import DistilledSet
-from .synthetic.meeting import record_of
+from .synthetic.source_data import record_of
 from .training import SCHEDULES, accuracy, check_training, resolve_training, train_network
 
 

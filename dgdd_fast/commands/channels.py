@@ -49,7 +49,7 @@ def channels(
     from ..experts import ExpertPool
     from ..files import write_atomically
     from ..synthetic.distilled_set import DistilledSet
-    from ..synthetic.meeting import fingerprint_of, record_of
+    from ..synthetic.source_data import fingerprint_of, record_of
 
     start_computing("cpu", threads)
     pool = ExpertPool.load(experts)

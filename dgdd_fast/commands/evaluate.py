@@ -302,7 +302,7 @@ def _test_sets(
 ) -> tuple[DomainDataset, dict[str, DomainDataset]]:
     """The training part of the set's source domains, and what to test on by name: no image that the set was
     distilled from, whatever has become of the data since."""
-    from ..synthetic.meeting import meet, record_of
+    from ..synthetic.source_data import record_of, source_data
 
     height, width = distilled.resolution
     dataset = read_data(source, height if height == width else None, classes=distilled.class_names)
@@ -318,7 +318,7 @@ def _test_sets(
     unseen = [name for name in dataset.domain_names if name not in seen] if target is None else [target]
     if on == "target" and not unseen:
         raise ValueError("no domain was held out when this set was distilled; test it --on sources")
-    sources = meet(distilled, dataset.only_domains(seen))
+    sources = source_data(distilled, dataset.only_domains(seen))
     if sources.note is not None:
         note(sources.note)
     tests: dict[str, DomainDataset] = {}

@@ -28,7 +28,7 @@ class MethodSpec:
         name: as --method says it.
         label: as tables write it; None: the name in capitals.
         family: "matching" compares in networks drawn anew; "experts" in networks trained on the real images
-            (`dgdd pretrain`); "coreset" chooses real images and descends nothing.
+            (`dgdd pretrain`); "coreset" chooses real images and optimises nothing.
         modifiers: those of `MODIFIERS` that it takes.
         masks: whether it masks channels, and has the settings of that.
         batch_statistics: whether the images of a pass are to share the statistics of a batch.

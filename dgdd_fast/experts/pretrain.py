@@ -281,7 +281,7 @@ class _Training:
             self.optimizer.state.clear()  # another loss from here on
 
         def losses(part: slice) -> tuple[Tensor, Tensor]:
-            """What is descended, and what `sums` takes."""
+            """The loss to minimise, and what is added to `sums`."""
             class_targets, domain_targets = labels[part], domains[part]
             with autocast(config.precision, real.device):
                 class_logits, domain_logits = (logits.float() for logits in self.expert(images[part]))

@@ -17,11 +17,10 @@ from .registration import AUTOGRAD, check_like, refuse_backward
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.conv2d(x, weight, bias, padding=1)`` with weights of 3x3, in float32 on the CPU.
 
-    From 8 channels on it takes Winograd's products (Lavin and Gray, 2016), F(4x4, 3x3) from 32 on: a quarter
-    of those of the plain sum, with at most twice the error of PyTorch's (about 5e-7). A number that is not
-    finite then reaches results up to four pixels away. Each image's result is the same bits whatever else is
-    in the batch.
-    Differentiable any number of times in all three.
+    From 8 channels on it takes Winograd's products (Lavin and Gray, 2016), from 32 on F(4x4, 3x3) where that
+    needs fewer: a quarter of those of the plain sum, with at most twice the error of PyTorch's (about 5e-7).
+    A number that is not finite then reaches results up to four pixels away. Each image's result is the same
+    bits whatever else is in the batch. Differentiable any number of times in all three.
 
     Args:
         x: [N, C, H, W] with C, H, W >= 1; channels last in memory, or it is copied.

@@ -19,8 +19,8 @@ from ..experiments.grid import GridIndex
 from ..experiments.plan import POOLS_FOLDER, Part, parts_of
 from ..experts import ExpertPool
 from ..synthetic.distilled_set import FAR, DistilledSet, DistilledSetError
-from ..synthetic.meeting import Meeting, meet
 from ..synthetic.mosaics import tiles
+from ..synthetic.source_data import SourceData, source_data
 from .channel_figure import channel_figure
 from .curves import png_of, sensitivity_figure, time_figure
 from .features import feature_figure
@@ -95,9 +95,9 @@ def _caption(example: Example, where: str) -> str:
     return f"{example.label}: {where}{beyond}"
 
 
-def _met(example: Example, part: Part, dataset: DomainDataset | None) -> Meeting:
-    """The sources as the set met them when it was distilled. Raises DataError for other data."""
-    return meet(example.images, _needed(dataset).only_domains(part.sources))
+def _source_data(example: Example, part: Part, dataset: DomainDataset | None) -> SourceData:
+    """The sources, split as they were when the set was distilled. Raises DataError for other data."""
+    return source_data(example.images, _needed(dataset).only_domains(part.sources))
 
 
 def drawn(title: str, draw: Callable[[], list[tuple[str, bytes]]]) -> Section:
@@ -149,7 +149,7 @@ def tiles_to_show(images: DistilledSet) -> tuple[list[int], Tensor, list[str]]:
     return rows, tiles(images.pixels(), images.factor)[rows], names
 
 
-def decomposition(images: DistilledSet, sources: Meeting) -> tuple[str, bytes]:
+def decomposition(images: DistilledSet, sources: SourceData) -> tuple[str, bytes]:
     """What spectral surgery makes of the gradients of some images: a caption and a PNG."""
     rows, pixels, names = tiles_to_show(images)
     with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +169,7 @@ def _decompositions(
         images = example.images
         if not images.config.get("surgery"):
             continue
-        sources = _met(example, part, dataset)
+        sources = _source_data(example, part, dataset)
         caption, png = decomposition(images, sources)
         pictures.append((f"{example.label}: {caption}; {where}", png))
     if not pictures:
@@ -202,7 +202,7 @@ def _features(
     examples: list[Example], part: Part, dataset: DomainDataset | None, where: str
 ) -> list[tuple[str, bytes]]:
     sets = {example.label: example.images for example in examples}
-    change = _met(examples[0], part, dataset).note
+    change = _source_data(examples[0], part, dataset).note
     caption = f"Means and deviations of the channels of a random network, image by image; {where}"
     caption += f". {change}." if change else ""
     return [(caption, png_of(feature_figure(_needed(dataset), sets, part.target)))]

@@ -22,7 +22,7 @@ from ..data import DomainDataset
 from ..evaluation import Evaluation
 from ..synthetic.distilled_set import DistilledSet
 from ..synthetic.losses_file import read_losses
-from ..synthetic.meeting import meet
+from ..synthetic.source_data import source_data
 from .curves import losses_figure, mean_over, png_of
 from .html import Section, write_page
 from .page import decomposition, drawn, sheet_of
@@ -130,7 +130,7 @@ def _gradients(
     if dataset is None:
         raise ValueError("the data are not at hand; name them with --data")
     sources = images.provenance.get("sources", images.domain_names)
-    caption, png = decomposition(images, meet(images, dataset.only_domains(sources)))
+    caption, png = decomposition(images, source_data(images, dataset.only_domains(sources)))
     of_surgery = "" if config.surgery is not None else " The run itself had no surgery."
     return [(f"What spectral surgery makes of {caption}.{of_surgery}", png)]
 

@@ -1,4 +1,4 @@
-"""A distilled set beside the data: which images was it distilled from, and have they changed since?"""
+"""The data that a set was distilled from: which of their images, and have they changed since?"""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..data.record import ImageRecord
 from .distilled_set import DistilledSet
 
 
-class Meeting(NamedTuple):
-    """The data, of the set's source domains.
+class SourceData(NamedTuple):
+    """Data of a set's source domains, split as when it was distilled.
 
     Attributes:
         data: their training part is what the set was distilled from.
@@ -42,14 +42,17 @@ def fingerprint_of(distilled: DistilledSet) -> str | None:
     return found.partition(" ")[0] if isinstance(found, str) else None  # after it, the experts'
 
 
-def meet(distilled: DistilledSet, data: DomainDataset) -> Meeting:
-    """Raises DataError where `data` are not, or not any more, what the set was distilled from."""
+def source_data(distilled: DistilledSet, data: DomainDataset) -> SourceData:
+    """`data`, of the set's source domains, split as when it was distilled.
+
+    Raises DataError where they are not, or not any more, what the set was distilled from.
+    """
     record = record_of(distilled)
     if record is not None:
         split, change = record.split(data)
-        return Meeting(split, change, True)
+        return SourceData(split, change, True)
     if distilled.imported is not None:
-        return Meeting(
+        return SourceData(
             data,
             "an imported set does not tell which images it was distilled from: the training part of the "
             "source domains is taken for them, and numbers on the rest are to be read with that in mind",
@@ -58,8 +61,8 @@ def meet(distilled: DistilledSet, data: DomainDataset) -> Meeting:
     config = from_dict(DistillConfig, distilled.config)
     sources = apply_pseudo_domains(data.train(), config, torch.device("cpu"))
     if sources.fingerprint() == fingerprint_of(distilled):
-        return Meeting(data, None, True)
-    return Meeting(
+        return SourceData(data, None, True)
+    return SourceData(
         data,
         f"{data.name}, or its split, is not what this set was distilled from, and a set of an earlier "
         "version does not tell its images: the source domains cannot be tested without a doubt",
