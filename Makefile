@@ -4,13 +4,14 @@ BIN := .venv/bin
 JOBS ?= $(shell nproc)
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test lint requirements cuda-check wheel-sm90 bench clean
+.PHONY: help demo test lint docs requirements cuda-check wheel-sm90 bench clean
 
 help:
 	@echo 'make demo         install, then distil embedded digits and test on a held-out domain (minutes on 2 cores)'
 	@echo 'make test         install, then run the tests: C++ (kernels in the emulator), then Python'
 	@echo 'make lint         ruff, mypy, clang-format'
-	@echo 'make requirements write requirements.txt and requirements-dev.txt anew from pyproject.toml and requirements.in'
+	@echo 'make docs         build the documentation site into build/site; a warning, such as a link to nowhere, is an error'
+	@echo 'make requirements write the requirements files anew from pyproject.toml and requirements.in'
 	@echo 'make cuda-check   install, then check what nvcc made of the CUDA kernels: every architecture, no spills'
 	@echo 'make wheel-sm90   build a wheel for Python 3.12 and an H100 or H200 into dist/; needs nvcc, no GPU'
 	@echo 'make bench        install, then time the operators against plain PyTorch'
@@ -32,6 +33,9 @@ lint: .venv/package .venv/requirements-dev
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
 
+docs: .venv/requirements-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # The newest versions for Python 3.10 and later on any system that fit pins and needs; what is pinned already stays: delete the file to
 # have everything newer. The pins hold for torch's builds for the CPU and for CUDA.
 UV_COMPILE = $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.10 --no-annotate --custom-compile-command 'make requirements'
@@ -39,6 +43,7 @@ requirements: .venv/created
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(UV_COMPILE) --extra cli --extra report pyproject.toml requirements.in -o requirements.txt
 	$(UV_COMPILE) --extra cli --extra report --extra test --extra lint -c requirements.txt pyproject.toml requirements.in -o requirements-dev.txt
+	$(UV_COMPILE) --group docs -c requirements-dev.txt -o requirements-docs.txt
 
 cuda-check: .venv/package
 	$(BIN)/python csrc/tests/cuda_check.py
@@ -76,6 +81,10 @@ clean:
 	touch $@
 
 .venv/requirements-dev: requirements-dev.txt .venv/requirements
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+.venv/requirements-docs: requirements-docs.txt .venv/created
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 

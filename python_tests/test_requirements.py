@@ -39,6 +39,18 @@ def test_everything_needed_is_pinned_and_make_requirements_says_how(
     assert all(re.match(r"[\w.-]+==[\w.]+( ; |$)", line) for line in pinned(file))
 
 
+def test_what_the_site_is_built_with_is_pinned_and_goes_with_what_is_tested_with() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert names(pyproject["dependency-groups"]["docs"]) - names(pinned("requirements-docs.txt")) == set()
+    assert all(re.match(r"[\w.-]+==[\w.]+( ; |$)", line) for line in pinned("requirements-docs.txt"))
+    dev = set(pinned("requirements-dev.txt"))
+    both = names(pinned("requirements-docs.txt")) & names(list(dev))
+    assert {"ruff", "typer"} <= both
+    shared = {line for line in pinned("requirements-docs.txt") if names([line]) <= both}
+    assert {line.split(" ; ")[0] for line in shared} <= {line.split(" ; ")[0] for line in dev}
+
+
 def test_what_is_tested_with_is_what_is_built_with() -> None:
     assert set(pinned("requirements.txt")) <= set(pinned("requirements-dev.txt"))
 
