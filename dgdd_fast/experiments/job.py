@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -117,8 +118,8 @@ def is_complete(job: Job | PoolJob, root: Path) -> bool:
 
 
 def run_job(job: Job | PoolJob, root: Path, tell: ProgressCallback, data: JobData) -> None:
-    """Compute what is missing of `job` in its folder; any error but an interruption is written to error.txt
-    there and reported as a failure.
+    """Compute what is missing of `job` in its folder; any error but an interruption is reported as a failure
+    and, where that is possible, written to error.txt there.
 
     Training of experts and distillation go on from their checkpoints, evaluations with the network after the
     last that is finished.
@@ -134,7 +135,8 @@ def run_job(job: Job | PoolJob, root: Path, tell: ProgressCallback, data: JobDat
         else:
             _distil_and_evaluate(job, root, tell, data)
     except Exception as error:
-        write_atomically(folder / ERROR_NAME, traceback.format_exc().encode())
+        with contextlib.suppress(OSError):  # on a full disk this cannot be written either
+            write_atomically(folder / ERROR_NAME, traceback.format_exc().encode())
         tell(JobProgress(job.name, "failed", 0, 0, f"{type(error).__name__}: {error}"))
     else:
         (folder / ERROR_NAME).unlink(missing_ok=True)

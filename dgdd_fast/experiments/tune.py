@@ -58,6 +58,8 @@ def tune(
     """
     if study.tune.trials < 1:
         raise ValueError(f"tune.trials must be at least 1, got {study.tune.trials}")
+    if not study.tune.settings:
+        raise ValueError("tune.settings must list at least one; leave it away for the usual ones")
     for name, span in study.tune.settings.items():
         if not span.low <= span.high:
             raise ValueError(f"tune.settings.{name}: low {span.low} lies above high {span.high}")

@@ -84,8 +84,7 @@ def _loaded(data: bytes) -> Any:
             raise PlainFileError(
                 "this is a safetensors file: if `dgdd distill` wrote it, it needs no import"
             ) from error
-        reason = re.search(r"WeightsUnpickler error: *(.+)", str(error))
-        raise PlainFileError(
-            "damaged, or nothing that torch.save wrote "
-            f"({shortened(str(error).partition(chr(10))[0] if reason is None else reason[1])})"
-        ) from error
+        reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+        said = str(error).partition("\n")[0] if reason is None else reason[1]
+        detail = f" ({shortened(said.strip())})" if said.strip() else ""  # of an empty file nothing is said
+        raise PlainFileError(f"damaged, or nothing that torch.save wrote{detail}") from error

@@ -270,3 +270,12 @@ def test_a_section_whose_file_is_missing_says_so(folder: Path) -> None:
     assert code == 0
     assert "Stability of channel scores: Not drawn: " in output
     assert "config.yaml" in output
+
+
+def test_jobs_that_can_write_nothing_say_why(data_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "jobs").write_text("in the way")  # as a full disk, not even the error can be written
+    outcome, told = run(data_folder, tmp_path)
+    assert outcome.computed == []
+    assert len(outcome.failures) == outcome.jobs == 3
+    assert all(str(tmp_path / "jobs") in reason for reason in outcome.failures.values())
+    assert [report.stage for report in told].count("failed") == 3

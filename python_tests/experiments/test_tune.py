@@ -226,6 +226,7 @@ def test_what_cannot_be_tuned_is_refused(study: Study, tmp_path: Path) -> None:
     three = ("domain0", "domain1", "domain2")
     refused("domain0: without one of its two sources dm.sgs has no domains", domains=three)
     refused("no setting distill.gamma", tune=TuneConfig(settings={"distill.gamma": Range()}))
+    refused("settings must list at least one", tune=TuneConfig(settings={}))
     refused("trials must be at least 1", tune=TuneConfig(trials=0))
     refused("distill.optimizer of dm is 'sgd', but only numbers have a range",
             tune=TuneConfig(settings={"distill.optimizer": Range()}))  # fmt: skip

@@ -210,3 +210,13 @@ def test_damaged_files_are_refused_or_read_as_something_whole(tmp_path, legacy):
 
 def is_whole(found):
     return len(found.images) == len(found.labels) and bool(torch.isfinite(found.images).all())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "wrote$"), (b"data: digits\n", r"wrote \(Unsupported operand 100\)$")]
+)
+def test_a_file_that_torch_did_not_write_says_what_is_known(tmp_path, content, message):
+    path = tmp_path / "res.pt"
+    path.write_bytes(content)
+    with pytest.raises(DistilledSetError, match=message):
+        read_foreign_set(path)
