@@ -42,6 +42,11 @@ def arguments_of(samples: int, device: torch.device) -> dict[str, tuple[Any, ...
     scores, uniforms = (torch.full((samples, 4), 0.5, device=device) for _ in range(2))
     index = torch.zeros(samples, dtype=torch.int64, device=device)
     augmentation = torch.zeros(samples, 3, device=device)
+    affine = torch.ones(2, 4, device=device)
+    on_cpu = {
+        "conv3x3": (features, features.new_ones(4, 4, 3, 3), None),
+        "conv3x3_norm_relu_pool": (features, features.new_ones(4, 4, 3, 3), None, *affine, 1e-5, 2),
+    }
     return {
         "spectral_consensus": (gradients,),
         "spectral_surgery": (gradients, None, index, 1.0, 0.3),
@@ -49,8 +54,9 @@ def arguments_of(samples: int, device: torch.device) -> dict[str, tuple[Any, ...
         "channel_scores": (features, weight, index),
         "weighted_channel_mask": (scores, uniforms, 2),
         "mask_channels": (features, weight, index, uniforms, 2),
-        "norm_relu_pool": (features, *scores.new_ones(2, 4), 1e-5, 2),
+        "norm_relu_pool": (features, *affine, 1e-5, 2),
         "sample_augment": (images, None, index, augmentation, None, None, (1, 1), (1, 1)),
+        **(on_cpu if device.type == "cpu" else {}),
     }
 
 

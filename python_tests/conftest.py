@@ -1,6 +1,7 @@
 """Fixtures for all tests: the devices to run on, and the folder with real data where there is one."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 from dgdd_fast.precision import arithmetic
 
 os.environ["DGDD_CACHE"] = "off"  # tests keep nothing in the cache of whoever runs them
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=["cpu", "cuda"])

@@ -243,6 +243,19 @@ def norm_relu_pool(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, p
     return F.avg_pool2d(active, pool).to(x.dtype)
 
 
+def conv3x3_norm_relu_pool(
+    x: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    pool: int = 2,
+) -> Tensor:
+    """A block of the ConvNet: `norm_relu_pool` of `conv3x3`."""
+    return norm_relu_pool(conv3x3(x, conv_weight, conv_bias), weight, bias, eps, pool)
+
+
 def _selection_weights(scores: Tensor, normalize: bool) -> Tensor:
     """The weights of float64 scores [N, C], times a power of two that keeps them from over- and underflow."""
     largest = scores.abs().masked_fill(~scores.isfinite(), 0.0).amax(1, keepdim=True)

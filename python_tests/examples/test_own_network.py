@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import dgdd, failure
-from run_commands import NARROW, ONE_STEP
+from run_commands import NARROW
 from small_runs import SMALL, TINY
 from torch import Tensor, nn
 from toy_data import toy_domains, write_npz
@@ -178,7 +178,7 @@ def test_the_commands_take_it(data: DomainDataset, tmp_path: Path) -> None:
     write_npz(data, tmp_path / "data")
     source = ("--data", tmp_path / "data", "--target", "domain0")
     plugin = ("--plugin", OWN)
-    small = (*ONE_STEP, "--ipc", 2)
+    small = ("--ipc", 2, "--iterations", 1, "--threads", 1, "--set=distill.batch_real=4")
     experts, out = tmp_path / "experts", tmp_path / "run"
     training = ("--architecture", "depthwise", "--experts", 1, "--epochs", 1, *NARROW)
     dgdd(*plugin, "pretrain", *source, *training, "--out", experts)

@@ -80,7 +80,7 @@ def test_the_command_takes_it(tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = ("--target", "street", *TINY, "--iterations", 1)
     text = dgdd("--plugin", OWN, "distill", "--method", "cosine+sgs", *options, "--out", out).output
-    assert "cosine+sgs: 10 classes x 1 images" in text
+    assert "cosine+sgs: 10 classes x 3 images" in text
     code, message = failure("--plugin", tmp_path / "none.py", "studies")
     assert code == 2
     assert "there is no plugin" in message

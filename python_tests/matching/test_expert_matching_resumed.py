@@ -78,7 +78,7 @@ def test_moved_experts_may_go_on_with_a_run_and_other_experts_may_not(folder: st
     whole = distill(DATA, dataclasses.replace(config, iterations=3)).images
     assert torch.equal(distill(DATA, longer, run_folder=tmp_path / "run", resume=True).images, whole)
     others = experts(longer, pool=str(toy_experts(tmp_path / "others", DATA, experts=3)))
-    with pytest.raises(ValueError, match="other data or with other experts"):
+    with pytest.raises(ValueError, match="a run with other experts"):
         distill(DATA, others, run_folder=tmp_path / "run", resume=True)
 
 
