@@ -11,8 +11,11 @@ import torch
 from dgdd_fast.precision import arithmetic
 
 os.environ["DGDD_CACHE"] = "off"  # tests keep nothing in the cache of whoever runs them
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs in the background
+# What a shell runs in the background does not hear Ctrl-C, and what nohup runs no hang-up.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(params=["cpu", "cuda"])
