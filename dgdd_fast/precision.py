@@ -71,9 +71,14 @@ def arithmetic(precision: Precision, device: str | torch.device) -> Iterator[Non
 
 
 def autocast(precision: Precision, device: str | torch.device) -> torch.autocast:
-    """Runs the passes of networks in the block in bfloat16 where `precision` says so."""
+    """Runs the passes of networks in the block in bfloat16 where `precision` says so.
+
+    Weights are rounded anew for every pass: torch would keep the rounded ones until the outermost block ends,
+    which is that of `arithmetic`, and weights that an optimiser moves in place would never move again.
+    """
     _check(precision)
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
+    enabled = precision == "bfloat16"
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 def at_least_float32(logits: Tensor) -> Tensor:

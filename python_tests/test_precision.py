@@ -282,3 +282,26 @@ def test_a_study_has_one_precision_unless_a_row_has_its_own() -> None:
 
 def test_doctor_says_which_precision_a_run_has() -> None:
     assert "float32, unless a run is given tf32 or bfloat16" in dgdd("doctor").output
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_passes_take_the_weights_that_there_are(precision: Precision) -> None:
+    """Not those of an earlier pass, though torch's autocast keeps what it rounded until its outermost block
+    ends."""
+    weight = torch.ones(2, 2, requires_grad=True)
+    seen = []
+    with arithmetic(precision, "cpu"):
+        for value in (1.0, 2.0):
+            with torch.no_grad():
+                weight.fill_(value)
+            with autocast(precision, "cpu"):
+                seen.append(torch.nn.functional.linear(torch.ones(1, 2), weight)[0, 0].item())
+    assert seen == [2.0, 4.0]
+
+
+def test_networks_learn_in_bfloat16_what_they_learn_in_float32() -> None:
+    found = []
+    for precision in ("float32", "bfloat16"):
+        config = dataclasses.replace(EVALUATE, epochs=30, precision=precision)
+        found.append(evaluate(DATA, {"same": DATA}, config).accuracies["same"][0])
+    assert min(found) > 80, found
