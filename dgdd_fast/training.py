@@ -28,9 +28,10 @@ from .networks import (
     resolve_network,
     rows_per_chunk,
 )
-from .parallel import all_threads, each, side_by_side, slices, sum_gradients_
+from .parallel import all_threads, one_by_one, side_by_side, slices, sum_gradients_
 from .precision import arithmetic, autocast
 from .seeds import generator
+from .steps import counted, tell
 
 
 class Schedule(Protocol):
@@ -183,7 +184,7 @@ def train_network(
         config: `config.runs` is not used.
         mean, std: [3], what the images are normalised with.
         device: where to train, in `config.precision`; the network stays there.
-        progress: called after every epoch with the number of epochs done.
+        progress: called after every epoch with the number of epochs done; None: told as a step (see `steps`).
 
     Raises:
         ValueError: no images, a label for each is missing, or `config.generalize` does not fit the network.
@@ -250,7 +251,9 @@ def _train(
                 f"the training loss is {total.item()} in epoch {epoch + 1} of {config.epochs}; use a smaller "
                 f"learning rate than {config.learning_rate:g}, or check the images for NaN and outliers"
             )
-        if progress is not None:
+        if progress is None:
+            tell("training a network", epoch + 1, config.epochs)
+        else:
             progress(epoch + 1)
     return network.eval()
 
@@ -272,5 +275,6 @@ def accuracy(
             return right
 
     with arithmetic(precision, device), side_by_side(device):
-        counts = each(correct, slices(len(test), rows_per_chunk(network, device)))
+        parts = slices(len(test), rows_per_chunk(network, device))
+        counts = list(counted("testing", one_by_one(correct, parts), len(parts)))
     return 100 * float(sum(counts)) / len(test)

@@ -15,6 +15,7 @@ from ..data import DomainDataset, normalise
 from ..experts import Expert, ExpertPool
 from ..masking import draw_uniforms, mask
 from ..networks import rows_per_chunk
+from ..steps import counted
 from ..synthetic.distilled_set import DistilledSet
 from .domain_probe import halves, probe_accuracies
 
@@ -60,7 +61,7 @@ def examine_experts(pool: ExpertPool, real: DomainDataset, masks: MaskConfig) ->
     images = normalise(real.images[:], pool.mean, pool.std)
     expert = pool.new_expert()
     result = []
-    for index in range(len(pool)):
+    for index in counted("examining experts", range(len(pool))):
         pool.fill_(expert, index, 1.0)
         found = collect_features(expert, images, real.domains, masks, index)
         by_stage = []
@@ -185,7 +186,7 @@ def compare_channels(
             )
     stages = []
     normalised = normalise(real.images[:], pool.mean, pool.std)
-    for stage in range(1, len(pool.new_expert().network.channels) + 1):
+    for stage in counted("scoring channels", range(1, len(pool.new_expert().network.channels) + 1)):
         reference = stability(pool, normalised, real.domains, stage)
         threshold = reference.deviation.mean(1) + reference.deviation.std(1)
         found = {REAL: reference}

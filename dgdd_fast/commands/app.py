@@ -18,7 +18,7 @@ from ..memory import readable
 from ..messages import shortened
 from ..plugins import load_plugins, loaded_plugins
 from .output import lasting_output, lost_output
-from .terminal import error_console, labelled
+from .terminal import error_console, labelled, steps_shown
 
 USAGE_ERROR, FAILURE = 2, 1
 LONGEST_LINE = 2000  # of a message: the names of a few hundred classes, and no value of any length
@@ -75,7 +75,8 @@ class Commands(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            result = super().invoke(ctx)
+            with steps_shown():
+                result = super().invoke(ctx)
             if lost := lost_output():
                 raise OSError(f"not all of the output could be written ({lost.strerror}); the work is done")
             return result

@@ -206,11 +206,22 @@ def show_outcome(outcome: GridOutcome, folder: Path) -> None:
 class GridProgress(ProgressDisplay):
     """The jobs at work, how many are done, and what happened to them."""
 
-    def show(self, report: JobProgress) -> None:
-        from ..experiments.job import EVENTS
+    def __init__(self) -> None:
+        super().__init__()
+        self._steps: dict[str, str] = {}  # the names of those that jobs are at
 
+    def show(self, report: JobProgress) -> None:
+        from ..experiments.job import EVENTS, LOOPS
+
+        name = f"{report.job}: {report.stage}"
+        before = self._steps.pop(report.job, name)
+        if before != name:
+            self.remove(before)  # its end may not have been reported
         if report.stage in EVENTS:
             self.remove(report.job)
-            console.print(f"{report.job}: {report.stage} {report.detail}".rstrip())
-        else:
+            console.print(f"{name} {report.detail}".rstrip())
+        elif report.stage in LOOPS:
             self.update(report.job, report.done, report.total, f"{report.stage} {report.detail}")
+        else:
+            self._steps[report.job] = name
+            self.step(name, report.done, report.total)

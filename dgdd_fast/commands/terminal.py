@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..config import method_label
+from ..steps import listening
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..evaluation import Evaluation
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BEFORE_BARS = 1.0  # of steps that are mostly done at once
 
 # Names and paths are shown as they are: no markup, so that photo[hd] keeps its brackets, and no :smile:.
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
@@ -102,11 +104,17 @@ class ProgressDisplay:
             self._bars = Progress(*columns, console=console)
 
     def __enter__(self) -> Self:
-        if self._bars is not None:
-            self._bars.start()
+        for other in _displays:
+            other._pause()
+        _displays.append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
+        _displays.remove(self)
+        self._pause()
+
+    def _pause(self) -> None:
+        """A terminal has the bars of one display at a time."""
         if self._bars is not None:
             self._bars.stop()
 
@@ -120,20 +128,45 @@ class ProgressDisplay:
             left = (now - pace.began) / (done - pace.done) * (total - done)
             detail = f"{detail}  {duration(left)} left".lstrip()
         if self._bars is not None:
+            self._bars.start()  # unless it is
             if name not in self._tasks:
-                self._tasks[name] = self._bars.add_task(name, detail="")
+                self._tasks[name] = self._bars.add_task(name, total=total, detail="")
             self._bars.update(self._tasks[name], completed=done, total=total, detail=detail)
             return
         if now - self._last_line.setdefault(name, now) >= SECONDS_BETWEEN_LINES or done >= total:
             self._last_line[name] = now
             console.print(f"{name} {done}/{total}  {detail}".rstrip())
 
+    def step(self, name: str, done: int, total: int) -> None:
+        """The same of what is mostly done at once: shown only where it takes a while; its bar goes at the
+        end."""
+        now = time.monotonic()
+        if done == 0 or name not in self._paces:
+            self._paces[name], self._last_line[name] = _Pace(now, done, total), now
+        takes_long = SECONDS_BETWEEN_LINES if self._bars is None else SECONDS_BEFORE_BARS
+        if now - self._paces[name].began >= takes_long:
+            self.update(name, done, total)
+        if done >= total:
+            self.remove(name)
+
     def remove(self, name: str) -> None:
         """The loop is at its end; its bar goes."""
         if self._bars is not None and name in self._tasks:
             self._bars.remove_task(self._tasks.pop(name))
+            if not self._tasks:
+                self._pause()
         self._last_line.pop(name, None)
         self._paces.pop(name, None)
+
+
+_displays: list[ProgressDisplay] = []  # those that are on; steps are shown by the last
+
+
+@contextmanager
+def steps_shown() -> Iterator[None]:
+    """Within, steps that take long are shown, wherever they are told of: see `dgdd_fast.steps`."""
+    with ProgressDisplay(), listening(lambda *step: _displays[-1].step(*step)):
+        yield
 
 
 class _Pace(NamedTuple):

@@ -113,5 +113,5 @@ def checked_dataset(dataset: DomainDataset, warnings: Sequence[str], where: str)
 
 def _extremes(images: Images) -> tuple[Tensor, Tensor]:
     """uint8 [N, 3] each: the least and the largest value of every channel of images [N, 3, H, W]."""
-    parts = [(part.amin((2, 3)), part.amax((2, 3))) for part in chunks(images)]
+    parts = [(part.amin((2, 3)), part.amax((2, 3))) for part in chunks(images, "checking images")]
     return torch.cat([low for low, _ in parts]), torch.cat([high for _, high in parts])

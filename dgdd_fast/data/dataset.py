@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -218,7 +219,7 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
         if len(self) == 0:
             raise DataError(f"{self.name} has no images, so it has no channel statistics")
         histogram = torch.zeros(3, 256, dtype=torch.float64, device=self.images.device)
-        for rows in chunks(self.images):
+        for rows in chunks(self.images, "measuring colours"):
             for channel in range(3):
                 histogram[channel] += torch.bincount(rows[:, channel].flatten(), minlength=256)
         share = histogram / histogram.sum(dim=1, keepdim=True)
@@ -230,7 +231,8 @@ class DomainDataset(Dataset[tuple[Tensor, int, int]]):
     def fingerprint(self) -> str:
         """SHA-256 over the pixels, labels, domains, split and names: equal for equal data in equal order."""
         digest = hashlib.sha256(repr((self.class_names, self.domain_names, self.resolution)).encode())
-        for part in (self.labels, self.domains, self.is_test, *chunks(self.images)):
+        facts = (self.labels, self.domains, self.is_test)
+        for part in itertools.chain(facts, chunks(self.images, "identifying the data")):
             digest.update(part.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 

@@ -9,6 +9,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ..steps import tell
+
 _CHUNK = 2**24  # bytes that `chunks` brings to memory at once
 
 
@@ -53,8 +55,11 @@ def select_rows(images: Images, rows: Tensor) -> ImageRows:
     return ImageRows(pool, rows if own is None else own[rows])
 
 
-def chunks(images: Images, size: int | None = None) -> Iterator[Tensor]:
-    """All `images` in order, `size` at a time; None: some megabytes."""
+def chunks(images: Images, step: str, size: int | None = None) -> Iterator[Tensor]:
+    """All `images` in order, `size` at a time; None: some megabytes. `step`: what they are gone through for,
+    which is told (see `steps`)."""
     size = size or max(1, _CHUNK // max(1, images.shape[1:].numel() * images.dtype.itemsize))
     for first in range(0, len(images), size):
+        tell(step, first, len(images))
         yield images[first : first + size]
+    tell(step, len(images), len(images))

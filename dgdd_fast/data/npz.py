@@ -18,6 +18,7 @@ import torch
 
 from ..files import file_size
 from ..messages import shortened
+from ..steps import counted
 from .checks import check_resolution, check_size, checked_dataset
 from .dataset import DomainDataset
 from .errors import DataError
@@ -68,7 +69,10 @@ def load_npz(
     check_spelling("domain", names, str(folder))
     wanted = chosen_names("domain", names, domains, str(folder))
     files = [
-        _read(path, resolution, warnings) for path, name in zip(paths, names, strict=True) if name in wanted
+        _read(path, resolution, warnings)
+        for path in counted(
+            "reading files", [path for path, name in zip(paths, names, strict=True) if name in wanted]
+        )
     ]
 
     class_names = tuple(dict.fromkeys(name for file in files for name in file.classes))

@@ -62,7 +62,7 @@ def pack_arrays(folder: Path, dataset: DomainDataset) -> DomainDataset:
         store.begin({"source": dataset.name}, tuple(dataset.images.shape[1:]))
         store.check_room(len(dataset), 1)
         first = 0
-        for chunk in chunks(dataset.images):
+        for chunk in chunks(dataset.images, "packing"):
             keys = dataset.item_names[first : first + len(chunk)]
             store.append(
                 [f"{first + place} {key}" for place, key in enumerate(keys)], [()] * len(keys), chunk.numpy()

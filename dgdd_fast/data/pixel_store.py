@@ -30,6 +30,7 @@ from ..files import naming
 from ..json_text import parse_json
 from ..memory import readable
 from ..parallel import available_cores
+from ..steps import counted
 from .errors import DataError
 
 FORMAT = 1
@@ -197,7 +198,8 @@ class PixelStore:
             return _digest(images[first:end]) != digest
 
         with ThreadPoolExecutor(available_cores()) as pool:
-            found = list(pool.map(damaged, self._batches))
+            checked = pool.map(damaged, self._batches)
+            found = list(counted("checking decoded images", checked, len(self._batches)))
         return [range(batch[0], batch[1]) for batch, bad in zip(self._batches, found, strict=True) if bad]
 
     def drop(self, rows: Sequence[range]) -> None:

@@ -17,8 +17,11 @@ from ..config import DistillConfig, NetworkConfig
 from ..extras import extra
 from ..networks import ConvNet, initialise, rows_per_chunk
 from ..seeds import derive_seed, generator
+from ..steps import counted
 from .dataset import DomainDataset, normalise
 from .image_rows import chunks
+
+_STARTS = 10  # of K-means
 
 
 def apply_pseudo_domains(
@@ -57,8 +60,14 @@ def with_pseudo_domains(
 
     style = style_statistics(sources, network, seed, device).double()
     style = (style - style.mean(0)) / style.std(0, correction=0).clamp_min(1e-12)
-    means = KMeans(count, n_init=10, random_state=derive_seed(seed, "pseudo-domains", "k-means") % 2**32)
-    _, found, sizes = np.unique(means.fit_predict(style.numpy()), return_inverse=True, return_counts=True)
+    # The starts one by one, each from where the random numbers of the one before end: so they can be told.
+    random = np.random.RandomState(derive_seed(seed, "pseudo-domains", "k-means") % 2**32)
+    fits = [
+        KMeans(count, n_init=1, random_state=random).fit(style.numpy())
+        for _ in counted("looking for styles", range(_STARTS))
+    ]
+    best = min(fits, key=lambda means: float(means.inertia_))
+    _, found, sizes = np.unique(best.labels_, return_inverse=True, return_counts=True)
     rank = np.empty_like(sizes)
     rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
     return dataclasses.replace(
@@ -77,7 +86,7 @@ def style_statistics(
     device = device or torch.device("cpu")
     convnet = style_network(sources.resolution, network, seed).to(device)
     mean, std = sources.channel_statistics()
-    parts = chunks(sources.images, rows_per_chunk(convnet, device))
+    parts = chunks(sources.images, "measuring styles", rows_per_chunk(convnet, device))
     return torch.cat([style_of(convnet, normalise(part.to(device), mean, std)).cpu() for part in parts])
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..memory import available
 from .augment import AugmentDraw, augmented_rows
 from .dataset import DomainDataset, normalise
-from .image_rows import Images, chunks, pool_and_rows
+from .image_rows import Images, chunks, pool_and_rows, select_rows
 
 _SHARE = 0.5  # of the memory that is free on a GPU, for images
 
@@ -41,12 +41,10 @@ class DeviceImages:
         kept = min(self.count, room // max(1, size))
         self.resident = torch.empty((kept, *self.shape), dtype=images.dtype, device=device)
         first = 0
-        for chunk in chunks(images):
-            part = chunk[: kept - first]
+        there = images if kept == self.count else select_rows(images, torch.arange(kept))
+        for part in chunks(there, "bringing images to the device"):
             self.resident[first : first + len(part)] = part.to(device)
             first += len(part)
-            if first == kept:
-                break
 
     def __len__(self) -> int:
         return self.count

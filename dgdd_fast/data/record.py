@@ -110,8 +110,8 @@ class ImageRecord(NamedTuple):
 
 def image_digests(images: Images) -> Digests:
     """uint64 [N] of the images [N, 3, H, W]."""
-    rows = (row for chunk in chunks(images) for row in chunk.cpu().contiguous().numpy())
-    digests = (hashlib.blake2b(row.data, digest_size=_BYTES).digest() for row in rows)
+    parts = (chunk.cpu().contiguous().numpy() for chunk in chunks(images, "identifying images"))
+    digests = (hashlib.blake2b(row.data, digest_size=_BYTES).digest() for part in parts for row in part)
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,6 +23,7 @@ from ..experts.pretrain import PretrainProgress, pretrain
 from ..files import write_atomically
 from ..json_text import read_json, write_json
 from ..matching.resolve import resolve_distillation
+from ..steps import listening
 from ..synthetic.distilled_set import DistilledSet, DistilledSetError, NewerFormatError
 from .plan import REAL_MEANS_FOLDER, Job, PoolJob
 
@@ -30,18 +31,18 @@ ERROR_NAME = "error.txt"
 COMPLETE_NAME = "complete"
 UNFINISHED = "unfinished-"  # before the name of an evaluation
 
-Stage = Literal[
-    "pretraining", "distilling", "training", "damaged", "restarted", "done", "failed", "done so far"
-]
-# The stages that are reported once and must reach the user; the others are reports of progress.
-EVENTS: tuple[Stage, ...] = ("damaged", "restarted", "done", "failed")
+# The stages of a job: those that are reported once and must reach the user, and its loops. Others are steps
+# before, between and after these (see `steps`).
+EVENTS = ("damaged", "restarted", "done", "failed")
+LOOPS = ("pretraining", "distilling", "training", "done so far")
 
 
 class JobProgress(NamedTuple):
-    """Where a job is: `done` of `total` iterations or epochs of its stage. "done so far" is of all jobs."""
+    """Where a job is: `done` of `total` iterations, epochs or parts of its stage. "done so far" is of all
+    jobs."""
 
     job: str
-    stage: Stage
+    stage: str
     done: int
     total: int
     detail: str = ""
@@ -130,10 +131,11 @@ def run_job(job: Job | PoolJob, root: Path, tell: ProgressCallback, data: JobDat
     """
     folder = root / job.folder
     try:
-        if isinstance(job, PoolJob):
-            _train_experts(job, folder, tell, data)
-        else:
-            _distil_and_evaluate(job, root, tell, data)
+        with listening(lambda step, done, total: tell(JobProgress(job.name, step, done, total))):
+            if isinstance(job, PoolJob):
+                _train_experts(job, folder, tell, data)
+            else:
+                _distil_and_evaluate(job, root, tell, data)
     except Exception as error:
         with contextlib.suppress(OSError):  # on a full disk this cannot be written either
             write_atomically(folder / ERROR_NAME, traceback.format_exc().encode())

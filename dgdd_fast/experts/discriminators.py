@@ -14,6 +14,7 @@ from ..data.real_images import RealImages
 from ..networks import rows_per_chunk
 from ..parallel import each, slices
 from ..precision import autocast
+from ..steps import counted
 from .pool import Expert
 
 _MOST = 30_000  # images: their features in float64, of three views, take a GiB or two
@@ -43,7 +44,8 @@ def refit_discriminators_(
     weights = torch.ones(len(views), len(rows), device=real.device)
     weights[0] = max(1, len(views) - 1)
     told = []
-    for discriminator, plain, *augmented in zip(expert.discriminators, *views, strict=True):
+    stages = list(zip(expert.discriminators, *views, strict=True))
+    for discriminator, plain, *augmented in counted("refitting discriminators", stages):
         features, domains = torch.cat([plain, *augmented]), domains_of_rows.repeat(len(views))
         weight, bias = logistic_regression(features, domains, real.num_domains, weights.flatten())
         discriminator.weight.copy_(weight)
@@ -107,7 +109,7 @@ def _pooled(
     network = expert.network
     size = rows_per_chunk(network, real.device)
     parts: list[list[Tensor]] = []
-    for rows in torch.split(wanted, batch):
+    for rows in counted("features to refit discriminators on", torch.split(wanted, batch)):
         images = real.take(rows)
         if augmentation is not None and random is not None:
             images = augment(images, draw_batch(augmentation, real.resolution, len(rows), random))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..data import DomainDataset, normalise
 from ..networks import Network, rows_per_chunk
+from ..steps import counted
 
 
 def herding(features: Tensor, count: int) -> Tensor:
@@ -56,7 +57,7 @@ def herded_rows(
         mean, std: what images are normalised with, [3] each.
     """
     rows: list[Tensor] = []
-    for label, cells in enumerate(sources.cells()):
+    for label, cells in enumerate(counted("herding", sources.cells())):
         parts = cells if balanced else [torch.cat(cells)]
         for domain, part in enumerate(parts):
             count = int((assigned[label] == domain).sum()) if balanced else assigned.shape[1]

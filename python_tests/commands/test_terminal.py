@@ -1,5 +1,6 @@
 """What reaches the screen: names as they are, whatever characters they are made of."""
 
+import contextlib
 import io
 
 import pytest
@@ -8,6 +9,7 @@ from data_trees import write_tree
 from rich.console import Console
 from run_commands import ONE_STEP
 
+from dgdd_fast import steps
 from dgdd_fast.commands import terminal
 
 ODD = "photo[hd] [b] :dog:"
@@ -72,3 +74,42 @@ def test_another_loop_of_a_name_has_a_pace_of_its_own(monkeypatch):
         for done, total in ((1, 9), (2, 9), (1, 3), (2, 3)):
             display.update("job", done, total)
     assert screen.getvalue().splitlines() == ["job 2/9  11 min 40 s left", "job 1/3", "job 2/3  20 s left"]
+
+
+def steps_of(monkeypatch, pty, seconds, *, inner=None):
+    """What a screen shows of a step of four parts that take `seconds` each."""
+    screen, clock = io.StringIO(), iter(range(0, 10_000, seconds))
+    console = Console(file=screen, force_terminal=pty, width=200)
+    monkeypatch.setattr(terminal, "console", console)
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(clock)))
+    with terminal.steps_shown(), inner() if inner else contextlib.nullcontext():
+        passed = list(steps.counted("measuring", "abcd"))
+    assert passed == ["a", "b", "c", "d"]
+    return screen.getvalue()
+
+
+def test_long_steps_are_told_in_a_log_and_short_ones_are_not(monkeypatch):
+    monkeypatch.setattr(terminal, "SECONDS_BETWEEN_LINES", 10.0)
+    lines = steps_of(monkeypatch, False, 6).splitlines()
+    assert lines[0].startswith("measuring 2/4")
+    assert lines[0].endswith("left")
+    assert lines[-1] == "measuring 4/4"
+    assert steps_of(monkeypatch, False, 1) == ""
+
+
+def test_long_steps_have_a_bar_on_a_terminal_inside_of_another_display_too(monkeypatch):
+    assert "measuring" in steps_of(monkeypatch, True, 6)
+    assert "measuring" in steps_of(monkeypatch, True, 6, inner=lambda: terminal.progress("outer", 9))
+
+
+def test_a_display_after_a_step_that_was_broken_off_has_the_terminal_to_itself(monkeypatch):
+    monkeypatch.setattr(terminal, "SECONDS_BEFORE_BARS", 0.0)
+    screen = io.StringIO()
+    monkeypatch.setattr(terminal, "console", Console(file=screen, force_terminal=True, width=200))
+    with terminal.steps_shown():
+        broken_off = steps.counted("measuring", "ab")
+        next(broken_off)
+        next(broken_off)
+        with terminal.progress("distilling", 2) as show:
+            show(2)
+    assert "distilling" in screen.getvalue()
