@@ -184,7 +184,8 @@ class DistillConfig:
         factor: an image is a mosaic of factor x factor tiles, each a training image once enlarged.
         optimizer: "sgd" with `momentum`, or "adam" (betas 0.9 and 0.999).
         image_lr: of "sgd" in the units of the normalised images, of "adam" in those of the pixel range
-            [0, 1].
+            [0, 1]. None is for "sgd" the objective's own times `factor`, so that a step moves the enlarged
+            tiles about as far as it does images.
         image_weight_decay: of "adam", decoupled from the gradient (AdamW): what share of themselves, times
             the learning rate, the pixels lose at a step.
         stepping: "joint": one step an iteration; "class": one for each class and each term of the loss, in

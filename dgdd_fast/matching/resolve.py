@@ -45,15 +45,10 @@ def resolve_distillation(config: DistillConfig, sources: DomainDataset) -> Disti
             "the matching network must normalise each sample by itself (norm 'instance' or 'none'): with "
             "batch statistics the classes and domains of a batch would change each other's features"
         )
+    config = filled(config, factor=spec.factor, optimizer=spec.optimizer, clamp=spec.clamp)
     settings = settled(
         DistillSettings,
-        filled(
-            config,
-            factor=spec.factor,
-            optimizer=spec.optimizer,
-            image_lr=spec.image_lr,
-            clamp=spec.clamp,
-        ),
+        filled(config, image_lr=_own_rate(config, spec)),
         network=resolve_network(config.network, sources.resolution),
         augment=resolve_strategy(
             filled(config.augment, strategy=spec.strategy, composition=spec.composition), sources.flip_safe
@@ -66,6 +61,19 @@ def resolve_distillation(config: DistillConfig, sources: DomainDataset) -> Disti
             "set optimizer too, or leave the decay out"
         )
     return settings
+
+
+def _own_rate(config: DistillConfig, spec: MethodSpec) -> float:
+    """The image learning rate where the settings leave it open: the objective's own, by SGD times the factor.
+
+    A loss of means over f**2 as many images has a gradient 1 / f**2 as long at each of them. A pixel of a
+    tile adds up about f**2 pixels of its enlargement and moves as many, so that where the gradient does not
+    change from pixel to pixel the two cancel; where its pixels are independent, f or more is left.
+    docs/methods.md has what was measured. Adam's steps do not depend on the length of the gradient.
+    """
+    if config.factor is None or config.optimizer != "sgd" or spec.family == "coreset":
+        return spec.image_lr
+    return spec.image_lr * config.factor / spec.factor
 
 
 def _check_modifiers(config: DistillConfig, spec: MethodSpec, sources: DomainDataset) -> None:
