@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SECONDS = 240.0
 PR_SET_PDEATHSIG = 1
+MARK = "DGDD_STARTED_BY_A_TEST"
 COMMAND = "from dgdd_command import main; main()"
 
 
@@ -21,8 +23,10 @@ COMMAND = "from dgdd_command import main; main()"
 def start(*arguments: object, folder: Path, **options: object) -> Iterator[subprocess.Popen[str]]:
     """The command at work in `folder`, its output in a pipe; errors among it. It leads a session of its own.
 
-    At the end nothing of it lives on, be it that the test failed or that its process was killed.
+    At the end nothing of it lives on, be it that the test failed or that its process was killed: whatever
+    it started, in sessions of their own and with parents that are gone, has a mark of it in its environment.
     """
+    mark = uuid.uuid4().hex
     given: Callable[[], object] | None = options.pop("preexec_fn", None)  # type: ignore[assignment]
 
     def begin() -> None:
@@ -33,7 +37,7 @@ def start(*arguments: object, folder: Path, **options: object) -> Iterator[subpr
     run = subprocess.Popen(
         [sys.executable, "-c", COMMAND, *map(str, arguments)],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", MARK: mark},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -44,11 +48,24 @@ def start(*arguments: object, folder: Path, **options: object) -> Iterator[subpr
     try:
         yield run
     finally:
-        left = [run.pid, *descendants(run.pid)] if run.poll() is None else []
-        for process in left:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        if run.poll() is None:
+            run.kill()
+        while left := _marked(mark):  # again: one may have started another since
+            for process in left:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.01)
         run.wait()
+
+
+def _marked(mark: str) -> list[int]:
+    """The living processes that were started, be it by others, with `mark` in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and f"{MARK}={mark}".encode() in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+    return found
 
 
 def descendants(parent: int, name: bytes = b"") -> list[int]:
