@@ -4,14 +4,19 @@ Everything that most programs need is here: ``from dgdd_fast import distill, eva
 operators come with the import, which takes torch and numpy alone; all else is loaded when it is asked for.
 """
 
+import sys
+from contextlib import nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dgdd_fast._core import load_core
+from dgdd_fast.interruption import end_at_signals
 
-__version__ = load_core()
+# Python imports this first for `python -m dgdd_fast`, and is at work for nothing else then.
+with end_at_signals() if sys.argv[:1] == ["-m"] and __name__ in sys.orig_argv else nullcontext():
+    __version__ = load_core()
 
-from dgdd_fast import ops as ops  # gives the operators their fakes and autograd policy
+    from dgdd_fast import ops as ops  # gives the operators their fakes and autograd policy
 
 if TYPE_CHECKING:
     from .config import (

@@ -19,4 +19,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import dgdd_command  # which says what to say when it is interrupted here
+
+    dgdd_command.main()

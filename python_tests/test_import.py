@@ -44,7 +44,7 @@ def run(script: str, folder: Path, **environment: str) -> str:
 def source_tree(tmp_path: Path) -> Path:
     """The package's Python modules that load the core, and a torch that has only a version."""
     (tmp_path / "dgdd_fast").mkdir()
-    for name in ("__init__.py", "_core.py"):
+    for name in ("__init__.py", "_core.py", "interruption.py"):
         shutil.copy(PACKAGE / name, tmp_path / "dgdd_fast")
     fake_torch(tmp_path, "2.12.3")
     return tmp_path

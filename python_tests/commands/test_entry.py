@@ -54,9 +54,10 @@ def slow_torch(tmp_path, monkeypatch):
     return begun
 
 
+@pytest.mark.parametrize("program", [("-c", COMMAND), ("-m", "dgdd_fast")])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_torch_is_imported_ends_in_one_message(slow_torch, tmp_path, number):
-    with start("doctor", folder=tmp_path) as process:
+def test_a_signal_while_torch_is_imported_ends_in_one_message(slow_torch, tmp_path, number, program):
+    with start("doctor", folder=tmp_path, program=program) as process:
         wait_until(slow_torch.exists, process)
         process.send_signal(number)
         assert process.communicate(timeout=30)[0] == "error: interrupted\n"

@@ -20,8 +20,11 @@ COMMAND = "from dgdd_command import main; main()"
 
 
 @contextmanager
-def start(*arguments: object, folder: Path, **options: object) -> Iterator[subprocess.Popen[str]]:
+def start(
+    *arguments: object, folder: Path, program: tuple[str, ...] = ("-c", COMMAND), **options: object
+) -> Iterator[subprocess.Popen[str]]:
     """The command at work in `folder`, its output in a pipe; errors among it. It leads a session of its own.
+    `program`: what Python is to run.
 
     At the end nothing of it lives on, be it that the test failed or that its process was killed: whatever
     it started, in sessions of their own and with parents that are gone, has a mark of it in its environment.
@@ -35,7 +38,7 @@ def start(*arguments: object, folder: Path, **options: object) -> Iterator[subpr
             given()
 
     run = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *map(str, arguments)],
+        [sys.executable, *program, *map(str, arguments)],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", MARK: mark},
         stdout=subprocess.PIPE,
