@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -62,34 +62,70 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 def _lock(folder: Path, wait: bool) -> int:
-    """The open folder, locked. Another process may take it away between any two steps of this."""
-    while True:
+    """The open folder, locked."""
+
+    def make() -> int:
         folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder, os.O_RDONLY)
+
+    try:
+        return _locked_handle(folder, make, wait)
+    except BlockingIOError:
+        raise ValueError(f"another dgdd is at work in {folder}; wait for it or stop it") from None
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Has processes that change the file at `path` wait for each other, by a file beside it, which goes at
+    the end."""
+    _check_no_folder(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.lock")
+    with naming(path):
+        handle = _locked_handle(beside, lambda: os.open(beside, os.O_RDWR | os.O_CREAT, 0o666), wait=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            beside.unlink()
+        os.close(handle)
+
+
+def _locked_handle(path: Path, make: Callable[[], int], wait: bool) -> int:
+    """What `make` opens at `path`, locked; another process may take it away between any two steps of this.
+    Raises BlockingIOError where another holds it and it is not to `wait`."""
+    while True:
         try:
-            handle = os.open(folder, os.O_RDONLY)
+            handle = make()
         except FileNotFoundError:
+            if not path.parent.is_dir():
+                raise
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             os.close(handle)
-            raise ValueError(f"another dgdd is at work in {folder}; wait for it or stop it") from None
-        except OSError:  # a file system that locks no folders
+            raise
+        except OSError:  # a file system that locks nothing
             return handle
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), os.stat(folder)):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
                 return handle
         os.close(handle)
 
 
 def check_writable(path: Path) -> None:
     """Raises OSError where a file at `path` could not be written, before anything is computed for it."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file")
+    _check_no_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
     partial.touch()
     partial.unlink()
+
+
+def _check_no_folder(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file")
 
 
 def check_new_folder(path: Path) -> None:

@@ -16,6 +16,7 @@ from .terminal import console, note
 
 if TYPE_CHECKING:
     from ..data import DomainDataset
+    from ..experiments.grid import GridIndex
     from ..report.html import Section
 
 
@@ -43,17 +44,20 @@ def report(
     dgdd report runs/sketch
     dgdd report grids/pacs
     """
+    from ..experiments.grid import read_index
+
     is_run = (folder / CONFIG_NAME).exists()
+    index = None if is_run else read_index(folder)
     if is_run and against is not None:
         raise ValueError(f"--against is for the table of a grid, and {folder} is the folder of a run")
     out = free_file(folder / "report.html" if out is None else out, overwrite or out is None)
-    for section in (_of_run if is_run else _of_grid)(folder, out, data, against):
+    for section in _of_run(folder, out, data) if index is None else _of_grid(index, out, data, against):
         if section.missing:
             console.print(f"{section.title}: {section.missing}")
     console.print(f"written: {out}")
 
 
-def _of_run(folder: Path, out: Path, data: str | None, against: str | None) -> list[Section]:
+def _of_run(folder: Path, out: Path, data: str | None) -> list[Section]:
     from ..report.run_page import write_run_report
 
     run = read_run_config(folder / CONFIG_NAME)
@@ -63,11 +67,10 @@ def _of_run(folder: Path, out: Path, data: str | None, against: str | None) -> l
     return write_run_report(out, folder, dataset)
 
 
-def _of_grid(folder: Path, out: Path, data: str | None, against: str | None) -> list[Section]:
-    from ..experiments.grid import load_data, read_index
+def _of_grid(index: GridIndex, out: Path, data: str | None, against: str | None) -> list[Section]:
+    from ..experiments.grid import load_data
     from ..report.page import write_report
 
-    index = read_index(folder)
     study = index.study if data is None else dataclasses.replace(index.study, data=data)
     with reading("reading images") as show:
         dataset = _data_at_hand(lambda: load_data(study, progress=show), data)

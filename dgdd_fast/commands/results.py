@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import check_writable, write_atomically
+from ..files import check_writable, one_at_a_time, write_atomically
 
 if TYPE_CHECKING:
     from ..analysis.scores import Scores
@@ -41,9 +41,8 @@ class ResultsFile:
         sources: DomainDataset,
         overwrite: bool,
     ) -> None:
-        check_writable(path)
         self.path = path
-        self._fault: OSError | None = None
+        self._fault: str | None = None
         self._joins = not overwrite
         provenance = {name: value for name, value in distilled.provenance.items() if name != "learnt_from"}
         self._report: dict[str, Any] = {
@@ -59,8 +58,10 @@ class ResultsFile:
             "results": {},
             "scores": {},
         }
-        if path.exists() and not overwrite:
-            self._join()
+        with one_at_a_time(path):
+            check_writable(path)
+            if path.exists() and not overwrite:
+                self._join()
 
     def _join(self) -> None:
         """Take what stands in the file already."""
@@ -101,19 +102,35 @@ class ResultsFile:
         self._write("scores", name, {test: each.to_dict() for test, each in scores.items()})
 
     def _write(self, part: str, name: str, values: dict[str, Any]) -> None:
-        if self._joins and self.path.exists():  # what another process may have written there
-            self._join()
-        self._report[part][name] = values
         try:
-            write_atomically(self.path, (json.dumps(self._report, indent=2) + "\n").encode())
+            with one_at_a_time(self.path):
+                if self._joins and self.path.exists():  # what another process may have written there
+                    self._join()
+                there = self._report[part].get(name)
+                if part == "results" and there is not None and there != values:
+                    values = self._further(name, there, values)
+                self._report[part][name] = values
+                write_atomically(self.path, (json.dumps(self._report, indent=2) + "\n").encode())
             self._fault, self._joins = None, True
         except OSError as error:
-            self._fault = error
+            self._report[part][name] = values  # it may be possible with the next one
+            self._fault = error.strerror or str(error)
+        except ValueError as error:  # another process put something else there
+            self._fault = str(error)
+
+    def _further(self, name: str, there: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
+        """That of two results by one name which has more networks: another process may be ahead. Raises
+        ValueError where they are of different settings."""
+        from ..evaluation import Evaluation
+
+        ours = Evaluation.from_dict(here)
+        found = self.done(name, ours.config)
+        return here if found is None or found.runs <= ours.runs else there
 
     def check(self) -> None:
         """Raises OSError where not all that was kept is in the file."""
         if self._fault is not None:
-            raise OSError(f"{self.path} could not be written ({self._fault.strerror}): note what is above")
+            raise OSError(f"{self.path} could not be written ({self._fault}): note what is above")
 
     def _in_the_way(self, what: str) -> ValueError:
         return ValueError(f"{self.path} holds {what}: write to another file (--out), or give --overwrite")

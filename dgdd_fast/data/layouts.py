@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import DataError
-from .names import check_spelling, natural_key, plain_name
-from .tree import Tree, shown, walk
+from .names import check_spelling, listed, natural_key, plain_name
+from .npz import holds_images
+from .packed import PACKED_FILES
+from .tree import Place, Tree, shown, walk
 
 _PARTS = frozenset(("train", "crossval", "val", "test", "full"))
 _WRAPPER = re.compile(r"kfold|(raw )?images|officehomedataset.*|core50.*", re.IGNORECASE)
@@ -63,6 +65,8 @@ def read_layout(path: Path) -> Layout:
         else:
             misplaced.append(name)
     misplaced += [shown(image) for image in tree.images if image[: len(outer)] != outer]
+    if outer or not items:
+        _check_one_data_set(path, tree)
     if not items:
         raise DataError(_nothing_found(path, tree))
     if len(misplaced) > len(items):
@@ -160,6 +164,31 @@ def _outer_folders(tree: Tree) -> tuple[str, ...]:
         outer += inside[0][:1]
         inside = [image[1:] for image in inside]
     return outer
+
+
+def _check_one_data_set(path: Path, tree: Tree) -> None:
+    """Raises DataError where several folders below `path` are data sets: of images, of arrays or packed."""
+    found: dict[Place, None] = {}
+    for image in tree.images:
+        if len(image) >= 3:
+            has_part = len(image) >= 4 and image[-3].casefold() in _PARTS
+            found.setdefault(image[: -4 if has_part else -3])
+    seen: set[Place] = set()
+    for *above, name in tree.others:
+        place = tuple(above)
+        if place not in seen and name.casefold().endswith(".npz"):  # one tells what the others are
+            seen.add(place)
+            if holds_images(path.joinpath(*place, name)):
+                found.setdefault(place)
+        elif name in PACKED_FILES:
+            found.setdefault(place)
+    outermost = [place for place in found if not any(place[:end] in found for end in range(len(place)))]
+    if len(outermost) > 1:
+        names = sorted(map(shown, outermost), key=natural_key)
+        raise DataError(
+            f"{path} holds {len(names)} folders that could each be the data, {listed(names)}: name one, "
+            f"such as {path / names[0]}"
+        )
 
 
 def _nothing_found(path: Path, tree: Tree) -> str:

@@ -25,7 +25,7 @@ from .errors import DataError
 from .findings import Findings
 from .images import Pixels, resize_all
 from .labels import STORE, counts_from_one
-from .names import check_spelling, chosen_names, plain_name
+from .names import check_spelling, chosen_names, natural_key, plain_name
 from .tree import is_left_behind, shown, walk
 
 _PARTS = ("train", "test")
@@ -49,7 +49,8 @@ def load_npz(
     domains: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
 ) -> DomainDataset:
-    """The domains ``<folder>/<domain>.npz`` as one dataset; `folder` may be one file as well.
+    """The domains ``<folder>/<domain>.npz`` as one dataset, in natural order of their names; `folder` may be
+    one file as well.
 
     Args:
         resolution: side in pixels to resize to; None keeps the files' own, which must then agree.
@@ -108,9 +109,18 @@ def is_npz(path: Path) -> bool:
     return path.suffix.casefold() == ".npz" and not is_left_behind(path.name) and not path.is_dir()
 
 
+def holds_images(path: Path) -> bool:
+    """Whether a file of arrays is a domain, or cannot be read to tell that it is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "x_train.npy" in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return True
+
+
 def _files_in(folder: Path, warnings: list[str]) -> list[Path]:
     """The .npz files in `folder`. Appends to `warnings` what lies there beside them."""
-    paths = sorted(path for path in folder.iterdir() if is_npz(path))
+    paths = sorted(filter(is_npz, folder.iterdir()), key=lambda path: natural_key(path.stem))
     if not paths:
         raise DataError(f"{folder} holds no .npz file; {_FORMAT} in one file per domain")
     tree = walk(folder)

@@ -20,13 +20,14 @@ from .image_rows import ImageRows, chunks, pool_and_rows
 from .pixel_store import LOG_NAME, PixelStore, StoreError
 
 PACKED_NAME = "packed.safetensors"
+PACKED_FILES = (PACKED_NAME, LOG_NAME)
 _FILE = TensorFile("dgdd_fast_packed", "a packed data set", version=1)
 _ANEW = "pack the pictures anew, into another folder (dgdd pack)"
 
 
 def is_packed(folder: Path) -> bool:
     """Whether `folder` is a packed data set, whole or not."""
-    return any((folder / name).exists() for name in (PACKED_NAME, LOG_NAME))
+    return any((folder / name).exists() for name in PACKED_FILES)
 
 
 def write_packed(folder: Path, dataset: DomainDataset) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ..config import from_dict, to_dict
 from ..config.bounds import Size
+from ..config.run import CONFIG_NAME
 from ..data import DataError, DomainDataset
 from ..data.load import LOADERS
 from ..data.read_files import ReadProgress
@@ -23,8 +24,8 @@ from .job import JobData, JobProgress, ProgressCallback, is_complete, read_evalu
 from .plan import JOBS_FOLDER, REAL_MEANS_FOLDER, Job, Plan, PoolJob, TableEntry, plan
 from .published import published_table
 from .study import Study, study_from_dict, write_study
-from .tuned_settings import read_tuned_settings
-from .workers import run_here, run_in_processes, run_on_ray
+from .tuned_settings import TUNING_NAME, read_tuned_settings
+from .workers import check_workers, run_here, run_in_processes, run_on_ray
 
 INDEX_NAME = "grid"
 
@@ -130,6 +131,7 @@ def run_grid(
         _write_index(folder / f"{name}.json", study, grid, dataset)
         every: list[Job | PoolJob] = [*grid.pools, *grid.jobs]
         missing = [job for job in every if not is_complete(job, root)]
+        check_workers(min(workers.processes, len(missing)))
         if missing:
             count()
         # The experts first: jobs need them.
@@ -207,7 +209,7 @@ def read_index(folder: Path, name: str = INDEX_NAME) -> GridIndex:
     """The index that `run_grid` wrote. Raises ValueError where there is none."""
     path = folder / f"{name}.json"
     if not path.exists():
-        raise ValueError(f"{folder} is not the folder of a grid: no {path.name}; make one with dgdd grid")
+        raise ValueError(f"{folder} is not the folder of a grid: no {path.name}; {_instead(folder)}")
     try:
         content = read_json(path)
         study = study_from_dict(content["study"])
@@ -223,6 +225,17 @@ def read_index(folder: Path, name: str = INDEX_NAME) -> GridIndex:
         return GridIndex(folder, study, **to_dict(facts), entries=entries)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); write it again with dgdd grid") from error
+
+
+def _instead(folder: Path) -> str:
+    """What to do with a folder that no grid wrote."""
+    if (folder / TUNING_NAME).exists():
+        return (
+            f"dgdd tune wrote this: what it chose is in {TUNING_NAME}, for dgdd grid STUDY --tuned {folder}"
+        )
+    if (folder / CONFIG_NAME).exists():
+        return f"it is that of a run, which dgdd report {folder} shows"
+    return "make one with dgdd grid"
 
 
 def _write_index(path: Path, study: Study, grid: Plan, dataset: DomainDataset) -> None:

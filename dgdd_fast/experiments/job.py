@@ -19,6 +19,7 @@ from ..data import DomainDataset, load_dataset
 from ..data.read_files import ReadProgress
 from ..distillation import Progress, distill
 from ..evaluation import Evaluation, evaluate
+from ..experts import ExpertPoolError
 from ..experts.pretrain import PretrainProgress, pretrain
 from ..files import write_atomically
 from ..json_text import read_json, write_json
@@ -179,7 +180,15 @@ def _distil_and_evaluate(job: Job, root: Path, tell: ProgressCallback, data: Job
     dataset = data.load(job.run.data, job.run.resolution, job.domains, job.run.classes)
     sources = dataset.only_domains(job.sources)
     _keep_config(job, folder, sources)
-    images = sources.train() if job.whole else _distilled(job, root, sources.train(), tell)
+    try:
+        images = sources.train() if job.whole else _distilled(job, root, sources.train(), tell)
+    except ExpertPoolError as error:
+        if job.pool is None or not (root / job.pool / COMPLETE_NAME).exists():
+            raise  # the study names them, or they could not be trained
+        raise ExpertPoolError(
+            f"{error}. These experts are the grid's own: delete {root / job.pool}, and the same command "
+            "trains them anew"
+        ) from error
     tests = _tests(dataset, job.sources, job.validation)
     for name in _missing(job, folder):
         if (folder / name).exists():

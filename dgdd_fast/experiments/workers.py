@@ -20,6 +20,7 @@ import torch
 
 from ..extras import extra
 from ..interruption import Interrupted, held_back, listen_to_one_request
+from ..memory import check_fits
 from ..parallel import available_cores
 from ..plugins import load_plugins, loaded_plugins
 from .job import EVENTS, JobData, JobProgress, ProgressCallback, run_job
@@ -31,6 +32,12 @@ AnyJob = Job | PoolJob
 ATTEMPTS = 3
 SECONDS_BETWEEN_REPORTS = 1.0
 SECONDS_TO_STOP = 60.0
+BYTES_OF_A_WORKER = 150_000_000  # of its own, with Python and torch loaded and no job yet
+
+
+def check_workers(count: int) -> None:
+    """Raises ValueError for more worker processes than there is memory for, before the first one starts."""
+    check_fits(f"{count} worker processes", count * BYTES_OF_A_WORKER)
 
 
 def run_here(jobs: Sequence[AnyJob], root: Path, tell: ProgressCallback, data: JobData) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -14,14 +15,19 @@ from command_line import dgdd, failure
 from PIL import Image, ImageOps
 from processes import SECONDS, start
 from run_commands import NARROW, TINY
+from small_runs import SMALL
 from toy_data import toy_domains
 
 from dgdd_fast import evaluation
 from dgdd_fast.commands import output
+from dgdd_fast.commands.results import ResultsFile
+from dgdd_fast.config import with_method
 from dgdd_fast.data import load_dataset
 from dgdd_fast.data.record import ImageRecord
+from dgdd_fast.distillation import distill
 from dgdd_fast.interruption import Interrupted
 from dgdd_fast.synthetic.distilled_set import DistilledSet
+from dgdd_fast.training import resolve_training
 
 QUICK = ("--epochs", 1, "--no-random")
 
@@ -145,6 +151,48 @@ def test_a_full_disk_loses_the_file_but_not_the_table(run, monkeypatch):
     assert code == 2
     assert "DM+SGS" in text
     assert "could not be written (No space left on device)" in text
+
+
+def evaluation_of(accuracies, epochs=1):
+    config = evaluation.EvaluateConfig(runs=len(accuracies), epochs=epochs)
+    return evaluation.Evaluation({"all": accuracies}, resolve_training(config, (16, 16), True))
+
+
+@pytest.fixture
+def results_file(tmp_path):
+    """A results file as a process opens it, again and again."""
+    data, path = toy_domains(per_cell=2), tmp_path / "set.safetensors"
+    distilled = distill(data, with_method(SMALL, "random"))
+    distilled.save(path)
+    return lambda: ResultsFile(tmp_path / "results.json", path, distilled, {"all": data}, data, False)
+
+
+def test_two_evaluations_at_the_same_time_lose_no_result(results_file):
+    names = [[f"{process} {number}" for number in range(20)] for process in range(2)]
+
+    def keep(mine):
+        file = results_file()
+        for name in mine:
+            file.keep(name, evaluation_of([1.0]))
+        file.check()
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(keep, names))
+    path = results_file().path
+    assert set(json.loads(path.read_text())["results"]) == {*names[0], *names[1]}
+    assert sorted(file.name for file in path.parent.iterdir()) == ["results.json", "set.safetensors"]
+
+
+def test_of_two_evaluations_of_one_network_the_further_one_stands(results_file):
+    ahead, behind, other = results_file(), results_file(), results_file()
+    ahead.keep("dm", evaluation_of([1.0, 2.0]))
+    behind.keep("dm", evaluation_of([1.0]))
+    behind.check()
+    assert results_file().done("dm", evaluation_of([0.0]).config).accuracies == {"all": [1.0, 2.0]}
+    other.keep("dm", evaluation_of([5.0], epochs=2))
+    with pytest.raises(OSError, match=r"epochs = 1, not 2.*note what is above"):
+        other.check()
+    assert results_file().done("dm", evaluation_of([0.0]).config).accuracies == {"all": [1.0, 2.0]}
 
 
 # --- output that cannot be printed ---

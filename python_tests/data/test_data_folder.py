@@ -13,6 +13,7 @@ from folder_cases import check_contents
 from PIL import Image
 
 from dgdd_fast.data import DataError, load_dataset, load_folder
+from dgdd_fast.data.pack import pack
 
 
 def test_plain_folders_get_a_seeded_stratified_split(tmp_path: Path) -> None:
@@ -169,6 +170,40 @@ def test_layouts_that_cannot_be_read_are_explained(tmp_path: Path) -> None:
         load_folder(write_image(tmp_path / "loose", "1.png").parent)
     with pytest.raises(DataError, match="test, train, which are parts of one domain"):
         load_folder(write_tree(tmp_path / "parts", ["train/cat", "test/cat"]))
+
+
+@pytest.mark.parametrize("other", ["images", "parts", "npz", "packed"])
+def test_a_folder_of_several_data_sets_is_refused_by_their_names(tmp_path: Path, other: str) -> None:
+    cells = ["photo/dog", "photo/cat", "sketch/dog", "sketch/cat"]
+    write_tree(tmp_path / "all" / "mine", cells)
+    assert load_dataset(tmp_path / "all").domain_names == ("photo", "sketch")  # the only one
+    beside = tmp_path / "all" / "data10"
+    beside.mkdir()
+    (beside / "features.npz").write_bytes((write_npz(tmp_path, "x", ["cat"])).read_bytes())
+    if other == "images":
+        write_tree(beside, cells)
+    elif other == "parts":
+        write_tree(beside, ["photo/train/dog", "photo/val/dog"])
+    elif other == "packed":
+        pack(tmp_path / "all" / "mine", beside / "packed")
+    if other != "npz":
+        (beside / "features.npz").unlink()
+    with pytest.raises(
+        DataError, match=r"all holds 2 folders that could each be the data, data10.*, mine: name"
+    ):
+        load_dataset(tmp_path / "all")
+    shutil.rmtree(tmp_path / "all" / "mine")
+    (tmp_path / "all" / "x").mkdir()
+    write_npz(tmp_path / "all" / "x", "photo", ["cat"])
+    with pytest.raises(DataError, match=r"holds 2 folders that could each be the data, data10.*, x: name"):
+        load_dataset(tmp_path / "all")
+
+
+def test_arrays_that_are_no_images_are_no_data_set(tmp_path: Path) -> None:
+    write_tree(tmp_path / "mine", ["photo/dog", "photo/cat", "sketch/dog", "sketch/cat"])
+    (tmp_path / "features").mkdir()
+    np.savez(tmp_path / "features" / "photo.npz", features=np.zeros(3))
+    assert any("features/photo.npz" in warning for warning in load_dataset(tmp_path).warnings)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind this user")

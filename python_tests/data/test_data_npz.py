@@ -27,6 +27,12 @@ def test_round_trip(tmp_path: Path) -> None:
             assert selected.item_names == tuple(arrays[f"names_{part}"])
 
 
+def test_domains_are_in_natural_order_as_those_of_folders(tmp_path: Path) -> None:
+    for domain in ("s10", "s2", "S3", "s"):
+        write_npz(tmp_path, domain, CLASSES)
+    assert load_npz(tmp_path).domain_names == ("s", "s2", "S3", "s10")
+
+
 def test_one_file_is_one_domain_with_a_warning(tmp_path: Path) -> None:
     data = load_npz(write_npz(tmp_path, "photo", CLASSES))
     assert data.domain_names == ("photo",)

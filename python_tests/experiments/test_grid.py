@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,27 @@ def test_a_pool_that_fails_names_its_traceback(data_folder: Path, tmp_path: Path
     traces = [*out.glob("experts/*/error.txt"), *out.glob("jobs/*/error.txt")]
     assert len(traces) == 2  # the pool's, and that of the set that needs it
     assert all(f"thetracebackisin{trace}" in output for trace in traces)
+
+
+def test_damaged_experts_are_trained_anew_once_their_folder_is_deleted(
+    data_folder: Path, tmp_path: Path
+) -> None:
+    study = dataclasses.replace(
+        EXPERTS, data=str(data_folder), methods=EXPERTS.methods[:1], evaluate={"epochs": 1, "runs": 1}
+    )
+    assert run(study, tmp_path).failures == {}
+    (expert,) = tmp_path.glob("experts/*/expert_00.safetensors")
+    before = expert.read_bytes()
+    (job,) = tmp_path.glob("jobs/*-mmd-*")
+    shutil.rmtree(job)
+    expert.write_bytes(before[:-9])
+    ((name, reason),) = run(study, tmp_path).failures.items()
+    assert name == job.name
+    assert f"{expert} is damaged" in reason
+    assert f"delete {expert.parent}, and the same command trains them anew" in reason
+    shutil.rmtree(expert.parent)
+    assert run(study, tmp_path).failures == {}
+    assert expert.read_bytes() == before
 
 
 def test_experts_are_trained_first_and_once(data_folder: Path, tmp_path: Path) -> None:

@@ -256,3 +256,13 @@ def test_the_first_worker_too_is_spared_ctrl_c(monkeypatch: pytest.MonkeyPatch, 
     for number in (signal.SIGINT, signal.SIGHUP):
         assert blocked >> (number - 1) & 1, number
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_more_workers_than_there_is_memory_for_are_refused_before_the_first_starts(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dgdd_fast.memory.available", lambda device: 250_000_000)
+    monkeypatch.setattr(workers, "_Worker", lambda *_: pytest.fail("it starts one"))
+    study = Study(data=str(data_folder), ipc=(1,), seeds=(0,), targets=("domain0",))
+    with pytest.raises(ValueError, match="3 worker processes would take 450 MB of memory or more"):
+        grid.run_grid(study, tmp_path, Workers(200), lambda report: None)

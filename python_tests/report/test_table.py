@@ -354,6 +354,31 @@ def test_the_command_reads_a_grid_and_refuses_another_folder(tmp_path: Path) -> 
     assert "is not the folder of a grid" in refused.output
 
 
+@pytest.mark.parametrize("command", ["table", "report"])
+@pytest.mark.parametrize(
+    ("holds", "said"),
+    [
+        ("tuning.json", "what it chose is in tuning.json, for dgdd grid STUDY --tuned"),
+        ("config.yaml", "that of a run, which dgdd report"),
+        ("other", "make one with dgdd grid"),
+        (None, "make one with dgdd grid"),
+    ],
+)
+def test_another_folder_than_a_grid_s_says_what_to_do(
+    tmp_path: Path, command: str, holds: str | None, said: str
+) -> None:
+    folder = tmp_path / "folder"
+    if holds is not None:
+        folder.mkdir()
+        (folder / holds).write_text("data: [")
+    result = CliRunner().invoke(cli.app, [command, str(folder)])
+    assert result.exit_code == 2
+    if (command, holds) != ("report", "config.yaml"):
+        assert said in "".join(result.output.split("\n"))
+    assert folder.exists() == (holds is not None)
+    assert not (folder / "report.html").exists()
+
+
 def test_names_that_mean_something_to_a_format_are_escaped(tmp_path: Path) -> None:
     table = result_table(index_of(tmp_path))
     names = {"photo": "a|b", "art_painting": r"c\xe9^~$"}
