@@ -2,6 +2,7 @@
 
 python bench/readme_tables.py            # rewrites both
 python bench/readme_tables.py --check    # fails where they are not what the results say
+python bench/readme_tables.py STUDY=GRID    # first takes what that grid has of bench/studies/STUDY.yaml
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "bench" / "results"
+import verdicts
+
+ROOT, RESULTS = verdicts.ROOT, verdicts.RESULTS
 METHODS = {"random": "Random", "dm": "DM", "dm+sgs": "DM + SGS"}
 EXPERT_METHODS = {"random": "Random", "start": "start", "mmd": "MMD", "cadm": "CADM"}
 DIAGNOSTICS = {
@@ -270,13 +272,15 @@ def blocks() -> dict[str, dict[str, str]]:
         json.loads(path.read_text()) for path in sorted(RESULTS.glob("discriminators_*.json"))
     ]
     on_cuda = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("spectral_cuda*.json"))]
+    measured = verdicts.results("verdict_") + verdicts.results("recipes_")
     return {
         "README.md": {
-            "accuracy": accuracy_table(studies),
+            "accuracy": "\n\n".join(map(verdicts.report, measured)) or accuracy_table(studies),
             "speed": speed_table(spectral),
             "cuda": cuda_table(on_cuda),
         },
         "docs/results.md": {
+            "800": accuracy_table(studies),
             "protocols": accuracy_protocols(studies),
             "tuned": grid_table("sgs_table_1_digits_tuned"),
             "cadm": grid_table("cadm_table_1_pacs"),
@@ -306,6 +310,11 @@ def render(name: str, content: str) -> str:
 
 
 def main() -> None:
+    for grid in (argument for argument in sys.argv[1:] if argument != "--check"):
+        name, given, folder = grid.partition("=")
+        if not given:
+            raise SystemExit(f"expected STUDY=FOLDER, such as verdict_sgs_digits=grids/digits, got {grid}")
+        print(f"written: {verdicts.take(name, Path(folder))}")
     for name in blocks():
         path = ROOT / name
         rendered = render(name, path.read_text())

@@ -13,7 +13,11 @@ from .options import Against, GridFolder, Overwrite, free_file
 def table(
     folder: GridFolder,
     form: Annotated[
-        str, typer.Option("--format", help="text, markdown, latex, html, or csv: a line for each number.")
+        str,
+        typer.Option(
+            "--format",
+            help="text, markdown, latex, html, csv: a line for each number, or json: of every seed.",
+        ),
     ] = "text",
     against: Against = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: the terminal.")] = None,

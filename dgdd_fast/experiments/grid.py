@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -128,7 +129,7 @@ def run_grid(
     with _locked(folder):
         _move_older_jobs(root)
         write_study(folder / f"{name}.yaml", study)
-        _write_index(folder / f"{name}.json", study, grid, dataset)
+        write_json(folder / f"{name}.json", _index_content(study, grid, dataset))
         every: list[Job | PoolJob] = [*grid.pools, *grid.jobs]
         missing = [job for job in every if not is_complete(job, root)]
         check_workers(min(workers.processes, len(missing)))
@@ -205,24 +206,23 @@ class GridIndex(NamedTuple):
         return read_evaluation(self.folder / file)
 
 
+def planned_index(folder: Path, study: Study) -> GridIndex:
+    """The index of a study whose jobs lie in `folder`, some or all of them: also where the folder's own index
+    is of other targets or seeds. Raises ValueError for settings that cannot work or data that cannot be read.
+    """
+    dataset = load_data(study)
+    tuned = read_tuned_settings(Path(study.tuned)) if study.tuned else None
+    content = _index_content(study, plan(study, dataset, tuned), dataset)
+    return _index_of(folder, json.loads(json.dumps(content)))
+
+
 def read_index(folder: Path, name: str = INDEX_NAME) -> GridIndex:
     """The index that `run_grid` wrote. Raises ValueError where there is none."""
     path = folder / f"{name}.json"
     if not path.exists():
         raise ValueError(f"{folder} is not the folder of a grid: no {path.name}; {_instead(folder)}")
     try:
-        content = read_json(path)
-        study = study_from_dict(content["study"])
-        entries = [
-            from_dict(TableEntry, entry, "an entry")
-            for entry in (
-                _older_entries(content["cells"], folder) if "cells" in content else content["entries"]
-            )
-        ]
-        facts = from_dict(_Facts, {item.name: content[item.name] for item in dataclasses.fields(_Facts)})
-        if len(facts.data.resolution) != 2:
-            raise ValueError(f"data.resolution must be 2 numbers, got {shown(facts.data.resolution)}")
-        return GridIndex(folder, study, **to_dict(facts), entries=entries)
+        return _index_of(folder, read_json(path))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); write it again with dgdd grid") from error
 
@@ -238,8 +238,20 @@ def _instead(folder: Path) -> str:
     return "make one with dgdd grid"
 
 
-def _write_index(path: Path, study: Study, grid: Plan, dataset: DomainDataset) -> None:
-    content = {
+def _index_of(folder: Path, content: dict[str, Any]) -> GridIndex:
+    study = study_from_dict(content["study"])
+    entries = [
+        from_dict(TableEntry, entry, "an entry")
+        for entry in (_older_entries(content["cells"], folder) if "cells" in content else content["entries"])
+    ]
+    facts = from_dict(_Facts, {item.name: content[item.name] for item in dataclasses.fields(_Facts)})
+    if len(facts.data.resolution) != 2:
+        raise ValueError(f"data.resolution must be 2 numbers, got {shown(facts.data.resolution)}")
+    return GridIndex(folder, study, **to_dict(facts), entries=entries)
+
+
+def _index_content(study: Study, grid: Plan, dataset: DomainDataset) -> dict[str, Any]:
+    return {
         "study": to_dict(study),
         "data": {
             "name": dataset.name,
@@ -254,7 +266,6 @@ def _write_index(path: Path, study: Study, grid: Plan, dataset: DomainDataset) -
         "evaluations": list(study.evaluations) or [""],
         "entries": [dataclasses.asdict(entry) for entry in grid.entries],
     }
-    write_json(path, content)
 
 
 # Grids once kept their jobs in cells/, and called the entries of the table cells, too.

@@ -30,6 +30,10 @@ DESCRIPTIONS = {
 }
 
 
+# What a row has at each seed, by column: the mean over the trainings on a set.
+BySeed = dict[str, dict[int, float]]
+
+
 class Number(NamedTuple):
     """An accuracy in percent, a difference or a ratio, over `samples` seeds, or runs where the study has one
     seed; `std` NaN for one."""
@@ -46,6 +50,7 @@ class TableRow:
     Attributes:
         ours: what was measured.
         paper: what the paper prints.
+        by_seed: what was measured at each seed, the mean over the trainings on a set.
         differences: to the row that the table is against.
         ahead: the columns in which the row is significantly better: than the row that the table is against,
             or where it is against none, than every other. That is, the 95 % interval of the paired difference
@@ -56,6 +61,7 @@ class TableRow:
     label: str
     ours: dict[str, Number]
     paper: dict[str, Figure]
+    by_seed: BySeed = field(default_factory=dict)
     differences: dict[str, Difference] = field(default_factory=dict)
     ahead: frozenset[str] = frozenset()
 
@@ -78,10 +84,6 @@ class ResultTable:
     notes: list[str]
     missing: int
     against: str | None = None
-
-
-# What a row has at each seed, by column: the mean over the trainings on a set.
-BySeed = dict[str, dict[int, float]]
 
 
 def result_table(index: GridIndex, against: str | None = None) -> ResultTable:
@@ -108,10 +110,10 @@ def result_table(index: GridIndex, against: str | None = None) -> ResultTable:
     times = _overheads(index, reports)
     blocks: dict[int, list[TableRow]] = {}
     for ipc in study.ipc:
-        rows, by_seed = [], {}
+        rows = []
         for row in index.rows:
             entries = [entry for entry in index.entries if (entry.row, entry.ipc) == (row["key"], ipc)]
-            by_seed[row["key"]] = _by_seed(index, entries, targets, reports)
+            by_seed = _by_seed(index, entries, targets, reports)
             ours = _numbers(index, entries, targets, reports)
             if (row["key"], ipc) in times and OVERHEAD in columns:
                 ours[OVERHEAD] = times[row["key"], ipc]
@@ -122,8 +124,8 @@ def result_table(index: GridIndex, against: str | None = None) -> ResultTable:
                 if (column != AVERAGE or table.covers(targets))
                 and (figure := table.figure(ipc, row["key"], column)) is not None
             }
-            rows.append(TableRow(row["key"], row["label"], ours, paper))
-        blocks[ipc] = [_compared(row, rows, by_seed, reference) for row in rows]
+            rows.append(TableRow(row["key"], row["label"], ours, paper, by_seed))
+        blocks[ipc] = [_compared(row, rows, reference) for row in rows]
     missing = sum(report is None for report in reports.values())
     title = study.title or str(index.data["name"])
     samples = {
@@ -160,11 +162,10 @@ def _by_seed(
     return found
 
 
-def _compared(
-    row: TableRow, rows: Sequence[TableRow], by_seed: dict[str, BySeed], reference: str | None
-) -> TableRow:
+def _compared(row: TableRow, rows: Sequence[TableRow], reference: str | None) -> TableRow:
     """The row with its differences to the reference, if there is one, and the columns that it is ahead in."""
-    own = by_seed[row.key]
+    by_seed = {other.key: other.by_seed for other in rows}
+    own = row.by_seed
     if reference is not None:
         differences = {
             column: found

@@ -1,25 +1,27 @@
-"""A table of results as text, Markdown, LaTeX, CSV or HTML."""
+"""A table of results as text, Markdown, LaTeX, CSV, HTML or JSON."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from html import escape
 
 from .table import OVER_RANDOM, ResultTable, TableRow
 
-FORMATS = ("text", "markdown", "latex", "csv", "html")
+FORMATS = ("text", "markdown", "latex", "csv", "html", "json")
 
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"}
 _LATEX |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
 
 
 def format_table(table: ResultTable, form: str) -> str:
-    """The table as text, markdown, latex, csv or a piece of html. Raises ValueError for another format."""
+    """The table in one of `FORMATS`, html being a piece of a page. Raises ValueError for another format."""
     if form not in FORMATS:
         raise ValueError(f"the format must be one of {', '.join(FORMATS)}, got {form!r}")
-    return {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv, "html": _html}[form](table)
+    forms = {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv, "html": _html, "json": _json}
+    return forms[form](table)
 
 
 def _shown(row: TableRow, column: str, plus_minus: str = " ± ") -> str:
@@ -146,6 +148,16 @@ def _csv(table: ResultTable) -> str:
                 difference = [*map(_or_empty, found)] if found else ["", "", "", 0] if table.against else []
                 writer.writerow([row.key, row.label, ipc, column, *ours, *paper, *difference])
     return file.getvalue()
+
+
+def _json(table: ResultTable) -> str:
+    """What was measured at every seed, and how."""
+    blocks = {
+        ipc: [{"key": row.key, "label": row.label, "accuracy": row.by_seed} for row in rows]
+        for ipc, rows in table.blocks.items()
+    }
+    content = {"title": table.title, "columns": table.columns, "blocks": blocks, "notes": table.notes}
+    return json.dumps(content, indent=1) + "\n"
 
 
 def _or_empty(value: float | None) -> float | str:

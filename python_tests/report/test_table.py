@@ -320,7 +320,7 @@ def test_every_format_holds_every_number(tmp_path: Path) -> None:
     (found,) = [one for one in read if (one["row"], one["column"]) == ("dm", "photo")]
     assert float(found["mean"]) == 41.0
     assert float(found["paper_mean"]) == 48.0
-    with pytest.raises(ValueError, match="must be one of text, markdown, latex, csv, html, got 'word'"):
+    with pytest.raises(ValueError, match="must be one of text, markdown, latex, csv, html, json, got 'word'"):
         format_table(table, "word")
 
 
