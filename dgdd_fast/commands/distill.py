@@ -38,6 +38,8 @@ from .options import (
     SOURCE_HELP,
     Classes,
     Device,
+    Domains,
+    Log,
     Precision,
     Settings,
     Threads,
@@ -66,10 +68,7 @@ def distill(
         str | None,
         typer.Option(metavar="DOMAIN", help=f"The domain to hold out, or {NO_TARGET} to distil all of them."),
     ] = None,
-    domain: Annotated[
-        list[str] | None,
-        typer.Option(metavar="DOMAIN", help="Use this domain of the data only; may be repeated."),
-    ] = None,
+    domain: Domains = None,
     classes: Classes = None,
     pseudo_domains: Annotated[
         int | None,
@@ -99,10 +98,7 @@ def distill(
     settings_given: Settings = None,
     device: Device = None,
     threads: Threads = None,
-    log: Annotated[
-        str | None,
-        typer.Option(help="tensorboard: losses and images in the run folder, for TensorBoard to show."),
-    ] = None,
+    log: Log = None,
     config: Annotated[
         Path | None, typer.Option(metavar="YAML", help="Settings from a file; the options given override it.")
     ] = None,
@@ -128,6 +124,7 @@ def distill(
     dgdd distill --data digits/ --domain mnist --target none --pseudo-domains 4 --method hdd+sgs
     dgdd distill --target street --set distill.image_lr=5 --set distill.surgery.alpha=0.5
     dgdd distill --target street --set distill.network.width=32 --set distill.batch_real=64
+    dgdd distill --target street --set distill.memory_budget_mib=512
     dgdd distill --resume --out runs/sketch
     dgdd distill --config runs/sketch/config.yaml --seed 1 --out runs/1
     """
@@ -183,11 +180,9 @@ def _default_folder(run: RunConfig) -> Path:
 def _distill(run: RunConfig, out: Path, resume: bool, log: str | None) -> None:
     from ..distillation import Progress
     from ..distillation import distill as run_distillation
-    from .tensorboard import TensorBoardLog
+    from .tensorboard import log_of
 
-    if log not in (None, "tensorboard"):
-        raise ValueError(f"--log must be tensorboard, got {log!r}; losses.csv is always written")
-    board = None if log is None else TensorBoardLog(out)
+    board = log_of(log, out, "losses.csv is always written")
 
     if not resume:
         check_free(out, f"go on with it (--resume --out {out}), or ")

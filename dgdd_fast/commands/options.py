@@ -25,12 +25,20 @@ SET_HELP = "A distilled set, or the folder of the run that made it."
 Classes = Annotated[
     str | None, typer.Option(metavar="NAME,...", help="Use these classes of the data only. Default: all.")
 ]
+Domains = Annotated[
+    list[str] | None,
+    typer.Option("--domain", metavar="DOMAIN", help="Use this domain of the data only; may be repeated."),
+]
 Device = Annotated[
     str | None, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1 ... Default: auto.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one for each core.")]
 PRECISION_HELP = "float32, tf32 or bfloat16."
 Precision = Annotated[str | None, typer.Option(help=f"{PRECISION_HELP} Default: float32.")]
+Log = Annotated[
+    str | None,
+    typer.Option(help="tensorboard: how it goes, in the folder that is written, for TensorBoard to show."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(

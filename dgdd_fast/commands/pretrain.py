@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,8 @@ from .options import (
     SOURCE_HELP,
     Classes,
     Device,
+    Domains,
+    Log,
     Precision,
     Settings,
     Threads,
@@ -41,6 +44,7 @@ def pretrain(
         str | None,
         typer.Option(metavar="DOMAIN", help=f"The domain to hold out, or {NO_TARGET} to hold out none."),
     ] = None,
+    domain: Domains = None,
     classes: Classes = None,
     out: Annotated[
         Path | None,
@@ -75,6 +79,7 @@ def pretrain(
     seed: Annotated[int | None, typer.Option(help=f"Default: {PRETRAIN.seed}.")] = None,
     device: Device = None,
     threads: Threads = None,
+    log: Log = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the experts in the folder, with the same options.")
     ] = False,
@@ -93,7 +98,9 @@ def pretrain(
     dgdd pretrain --data pacs/ --target photo --config experts/sketch/pool.json --seed 1
     dgdd pretrain --data pacs/ --target photo --set pretrain.generalize=irm --set pretrain.reversal_weight=0
     """
+    from ..experts import POOL_NAME
     from ..experts.pretrain import pretrain as train_experts
+    from .tensorboard import log_of
 
     settings = PRETRAIN if config is None else _read_settings(config)
     options = {"experts": experts, "epochs": epochs, "precision": precision, "seed": seed}
@@ -101,11 +108,14 @@ def pretrain(
     named = options | {"network.architecture": architecture}
     given = assignments(settings_given, {f"pretrain.{name}": value for name, value in named.items()})
     settings = with_assignments(settings, given, "pretrain")
+    out = out or Path("experts") / "-".join(
+        map(str, (Path(data).name, target, *(domain or ()), f"seed{settings.seed}"))
+    )
+    board = log_of(log, out, f"{POOL_NAME} has how each epoch went")
     device = start_computing(device, threads)
-    dataset = read_data(data, resolution, classes=names_in(classes))
+    dataset = read_data(data, resolution, domain or None, names_in(classes))
     show_warnings(dataset)
     sources, held_out = source_images(dataset, target)
-    out = out or Path("experts") / f"{Path(data).name}-{target}-seed{settings.seed}"
     if not resume:
         check_free(out, f"go on with it (--resume --out {out}), or ")
     height, width_in_pixels = dataset.resolution
@@ -116,15 +126,18 @@ def pretrain(
         + f"; {settings.precision}"
     )
     try:
-        with locked(out), progress("training experts", settings.experts * settings.epochs) as show:
-            pool = train_experts(
-                sources,
-                settings,
-                out,
-                resume=resume,
-                device=device,
-                progress=lambda state: show(state.expert * state.epochs + state.epoch, _detail(state)),
-            )
+        with (
+            locked(out),
+            progress("training experts", settings.experts * settings.epochs) as show,
+            board or nullcontext(),
+        ):
+
+            def tell(state: PretrainProgress) -> None:
+                show(state.expert * state.epochs + state.epoch, _detail(state))
+                if board is not None:
+                    board.add_epoch(state)
+
+            pool = train_experts(sources, settings, out, resume=resume, device=device, progress=tell)
     except Interrupted:
         console.print(f"to go on: the same command with --resume --out {out}")
         raise

@@ -1,4 +1,4 @@
-"""`dgdd distill --log tensorboard`: a run to be watched in TensorBoard."""
+"""`--log tensorboard` of `dgdd distill` and `dgdd pretrain`: to be watched in TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,24 +13,36 @@ from ..extras import extra
 
 if TYPE_CHECKING:
     from ..distillation import Progress
+    from ..experts.pretrain import PretrainProgress
 
-FOLDER = "tensorboard"  # in the run folder
+FOLDER = "tensorboard"  # in the folder of the run or of the experts
 SCALARS_EVERY = 10  # iterations
 IMAGES_EVERY = 500
 
 
+def log_of(log: str | None, folder: Path, instead: str) -> TensorBoardLog | None:
+    """What the option --log asks for. Raises ValueError for what is not known; `instead`: what there is
+    without it."""
+    if log is None:
+        return None
+    if log != "tensorboard":
+        raise ValueError(f"--log must be tensorboard, got {log!r}; {instead}")
+    return TensorBoardLog(folder)
+
+
 class TensorBoardLog:
-    """Scalars every few iterations, the contact sheet now and then, both after the last iteration. A context
-    manager; a resumed run takes back what was logged after its checkpoint.
+    """Of a run, scalars every few iterations, the contact sheet now and then, both after the last iteration;
+    of experts, scalars after every epoch. A context manager; what is resumed takes back what was logged after
+    its checkpoint.
 
     Raises MissingExtraError where TensorBoard is not installed.
     """
 
-    def __init__(self, run_folder: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         with extra("logging", "--log tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
         self._new_writer: Any = SummaryWriter
-        self._folder = run_folder / FOLDER
+        self._folder = folder / FOLDER
         self._writer: Any = None  # none before the first iteration, so that a refused run leaves no file
 
     def __enter__(self) -> TensorBoardLog:
@@ -43,8 +55,7 @@ class TensorBoardLog:
     def add(self, state: Progress) -> None:
         """What `distill` reports after an iteration."""
         step, is_last = state.iteration, state.iteration == state.iterations
-        if self._writer is None:
-            self._writer = self._new_writer(str(self._folder), purge_step=step)
+        self._begin(step)
         if step % SCALARS_EVERY == 0 or is_last:
             self._writer.add_scalar("loss", state.loss, step)
             if len(state.terms) > 1:
@@ -55,3 +66,21 @@ class TensorBoardLog:
             sheet = Image.open(io.BytesIO(state.images_so_far().contact_sheet_png()))
             self._writer.add_image("images", np.asarray(sheet), step, dataformats="HWC")
             self._writer.flush()
+
+    def add_epoch(self, state: PretrainProgress) -> None:
+        """What `pretrain` reports after an epoch; the steps are the epochs of all experts so far."""
+        step = state.expert * state.epochs + state.epoch
+        self._begin(step)
+        measures, name = state.measures, f"expert {state.expert + 1}"
+        scalars = {"class loss": measures["class_loss"], "domain loss": measures["domain_loss"]}
+        if measures["accuracy"] is not None:
+            scalars["accuracy in %"] = measures["accuracy"]
+            for stage, told in enumerate(measures["domain_accuracy"], start=1):
+                scalars[f"domain told in %, stage {stage}"] = told
+        for kind, value in scalars.items():
+            self._writer.add_scalar(f"{name}/{kind}", value, step)
+        self._writer.flush()
+
+    def _begin(self, step: int) -> None:
+        if self._writer is None:
+            self._writer = self._new_writer(str(self._folder), purge_step=step)

@@ -1,10 +1,11 @@
 """`--log tensorboard`: what is logged, and what is said where it cannot be."""
 
+import json
 import sys
 
 import pytest
 from command_line import dgdd, failure
-from run_commands import TINY
+from run_commands import NARROW, TINY
 
 from dgdd_fast.distillation import Progress
 
@@ -70,3 +71,36 @@ def test_a_run_is_logged_for_tensorboard_to_read(pictures, tmp_path):
     (event,) = events.Scalars("loss")
     assert (event.step, event.value) == (int(loss[0]), pytest.approx(float(loss[1])))
     assert [image.step for image in events.Images("images")] == [int(loss[0])]
+
+
+def test_experts_are_logged_epoch_by_epoch(pictures, tmp_path, monkeypatch):
+    calls = []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            calls.append((folder, purge_step))
+
+        def add_scalar(self, name, value, step):
+            calls.append((name, value, step))
+
+        def flush(self):
+            pass
+
+        close = flush
+
+    module = type(sys)("torch.utils.tensorboard")
+    module.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    out = tmp_path / "experts"
+    options = ("--experts", 2, "--epochs", 2, "--architecture", "convnet", *NARROW)
+    options += ("--domain", "domain0", "--domain", "domain1", "--domain", "domain2", *LOGGED)
+    text = dgdd("pretrain", "--data", pictures, "--target", "domain2", *options, "--out", out).output
+    assert "domains domain0, domain1; held out: domain2" in text
+    assert calls[0] == (str(out / "tensorboard"), 1)
+    log = json.loads((out / "pool.json").read_text())["log"]
+    losses = [call for call in calls if call[0].endswith("/class loss")]
+    assert losses == [
+        (f"expert {1 + expert}/class loss", log[expert][epoch]["class_loss"], 2 * expert + epoch + 1)
+        for expert in (0, 1)
+        for epoch in (0, 1)
+    ]
