@@ -242,7 +242,7 @@ def seams() -> Iterator[tuple[Any, str, str]]:
     yield FeatureMatching, "synthetic_pass", "synthetic forward"
     yield Regularisation, "gradients", "synthetic forward"
     yield torch.autograd, "grad", "domain gradients"
-    yield ImageOptimizer, "step_", "surgery and step"
+    yield ImageOptimizer, "move_", "surgery and step"
 
 
 @contextlib.contextmanager

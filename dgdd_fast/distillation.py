@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -31,8 +32,10 @@ from .memory import check_fits
 from .networks import network_bytes
 from .parallel import side_by_side, thread_count
 from .precision import arithmetic
+from .ranks import Ranks, here
 from .synthetic.checkpoint import Checkpoint
 from .synthetic.distilled_set import DistilledSet
+from .synthetic.gradients import summed
 from .synthetic.initial import assign_domains, repeated_cells
 from .synthetic.losses_file import LossesFile
 from .synthetic.mosaics import mosaic
@@ -73,6 +76,10 @@ def distill(
 ) -> DistilledSet:
     """Distils the images of several source domains into `config.ipc` synthetic images per class.
 
+    Where `torch.distributed` is initialised, its processes share the classes: all call this alike, the first
+    of them writes what there is to be written and is the only one whose `started` and `progress` are called,
+    and all get the set, the same bits as of one process.
+
     Args:
         sources: the training images of the source domains; the target domain must not be among them. The
             domains of the result are these, or the pseudo-domains that `config` asks for.
@@ -97,6 +104,7 @@ def distill(
         DistillationDivergedError: a NaN or Inf in a gradient, with the class, the iteration and the last good
             checkpoint.
         DistillationInterrupted: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint has been written.
+        RankLostError: another of the processes that share the classes has ended.
     """
     if target is not None and target in sources.domain_names:
         raise ValueError(f"the target domain {target!r} is among the sources: leave it out before distilling")
@@ -117,6 +125,7 @@ def _distill(
     progress: Callable[[Progress], None] | None,
 ) -> DistilledSet:
     check_filled(sources)
+    ranks = here()
     real_domains, record = list(sources.domain_names), ImageRecord.of(sources)
     sources = apply_pseudo_domains(sources, config, device)
     settings = resolve_distillation(config, sources)
@@ -124,6 +133,7 @@ def _distill(
     path = None if run_folder is None else Path(run_folder) / CHECKPOINT_NAME
     resumed = _checkpoint_to_resume(path, resume, settings, fingerprint, sources)
 
+    _check_ranks(ranks, settings, fingerprint, resumed, device, real_means)
     _check_memory(sources, settings, device)
     mean, std = sources.channel_statistics()
     assigned = assign_domains(sources.counts(), settings.ipc, settings.factor)
@@ -137,9 +147,14 @@ def _distill(
         objective.share_real_means(RealMeans(real_means, settings, fingerprint, device))
     iterations = 0 if method_spec(settings).family == "coreset" else settings.iterations
 
+    # Surgery transforms images two by two, and what it pairs is never apart.
+    own = ranks.share(sources.num_classes, together=1 + settings.ipc * settings.factor**2 % 2)
+    if ranks.count > 1 and iterations:
+        objective.take(own)
+
     # What is optimised are the tiles of the images; without mosaics, a tile is an image.
     tiles = start.tiles.to(device, copy=True)
-    optimizer = ImageOptimizer(settings, mean, std, domain_index, tiles, sources.num_classes)
+    optimizer = ImageOptimizer(settings, mean, std, domain_index, tiles, sources.num_classes, own)
     losses: list[list[float]] = []
     first = 0
     if resumed is not None and path is not None:
@@ -177,40 +192,54 @@ def _distill(
             factor=settings.factor,
         )
 
+    def complete() -> None:
+        """Fetches what other ranks have moved."""
+        for moved in (tiles, *(optimizer.state[name] for name in optimizer.moments)):
+            ranks.complete_(moved, optimizer.tiles)
+
     def checkpoint(done: int) -> None:
-        if path is not None:
+        complete()
+        if path is not None and ranks.rank == 0:
             learnt = {**optimizer.state, **objective.state}
             kept = (tiles, learnt, torch.tensor(losses), to_dict(settings), fingerprint, thread_count())
             Checkpoint(done, *kept, learnt_from=record.to_json()).save(path)
 
-    if started is not None:
+    if started is not None and ranks.rank == 0:
         started(as_set(start.tiles, 0))
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_at_whole_steps())
         if first == 0:
             checkpoint(0)
         losses_file = None
-        if path is not None:
+        if path is not None and ranks.rank == 0:
             losses_file = stack.enter_context(
                 LossesFile(path.with_name(LOSSES_NAME), objective.terms, losses)
             )
         for iteration in range(first, iterations):
             began = time.perf_counter()
             gradients = objective.gradients(tiles, iteration, by_domain=settings.surgery is not None)
-            if broken := gradients.classes_not_finite(objective.labels):
-                names = ", ".join(sources.class_names[label] for label in broken)
+            broken = gradients.classes_not_finite(objective.labels[objective.tiles])
+            ratios = None if broken else optimizer.move_(tiles, gradients, iteration)
+            found = _Found(gradients.losses, ratios, broken, stop.number)
+            if ranks.count > 1:
+                found = _of_all(found, ranks, own)
+            if found.broken:
+                names = ", ".join(sources.class_names[label] for label in found.broken)
                 raise _divergence(names, iteration, settings, path)
-            optimizer.step_(tiles, gradients, iteration)
+            terms = summed(found.losses)
+            optimizer.note(terms, found.ratios)
             objective.after_step(iteration)
-            losses.append(gradients.losses.tolist())
+            losses.append(terms.tolist())
             done = iteration + 1
             if losses_file is not None:
                 losses_file.add(done, losses[-1])
-            if progress is not None:
-                terms = dict(zip(objective.terms, losses[-1], strict=True))
+            if progress is not None and ranks.rank == 0:
+                by_name = dict(zip(objective.terms, losses[-1], strict=True))
                 seconds = time.perf_counter() - began
                 so_far = functools.partial(as_set, tiles, done)
-                progress(Progress(done, iterations, sum(terms.values()), terms, seconds, so_far))
+                progress(Progress(done, iterations, sum(by_name.values()), by_name, seconds, so_far))
+            if ranks.count > 1:
+                stop.number = found.stop  # whoever heard the signal: all stop here
             if stop.is_set() or done % settings.checkpoint_every == 0 or done == iterations:
                 checkpoint(done)
             if stop.is_set():
@@ -218,6 +247,59 @@ def _distill(
                 message = f"stopped after iteration {done} of {iterations}; {kept}"
                 raise stop.error(DistillationInterrupted, message)
     return as_set(tiles, max(first, iterations))
+
+
+class _Found(NamedTuple):
+    """What an iteration finds beside the images: of the classes of this rank, or of all."""
+
+    losses: Tensor  # as in `ImageGradients`
+    ratios: Tensor | None  # [K], see `ImageOptimizer.move_`
+    broken: list[int]  # classes with a gradient that is not finite
+    stop: int | None  # the signal to end at
+
+
+def _of_all(found: _Found, ranks: Ranks, own: slice) -> _Found:
+    """What all ranks have found, from what each has of its `own` classes. Raises RankLostError."""
+    terms, classes = found.losses.shape
+    table = torch.zeros(classes, terms + 3, dtype=torch.float64)
+    table[:, :terms] = found.losses.T
+    table[own, terms] = math.nan if found.ratios is None else found.ratios.double().cpu()
+    table[found.broken, terms + 1] = 1
+    table[own, terms + 2] = found.stop or 0
+    ranks.complete_(table, own)
+    ratios, broken, stop = table[:, terms:].unbind(1)
+    return _Found(
+        table[:, :terms].T.float(),
+        None if found.ratios is None else ratios.to(found.ratios),
+        broken.nonzero().flatten().tolist(),
+        int(stop.max()) or None,
+    )
+
+
+def _check_ranks(
+    ranks: Ranks,
+    settings: DistillSettings,
+    fingerprint: str,
+    resumed: Checkpoint | None,
+    device: torch.device,
+    real_means: Path | None,
+) -> None:
+    """Raises ValueError where ranks cannot share this run, or differ in anything that its images depend on.
+
+    No rank writes anything before all have read what there is.
+    """
+    ranks.agree(
+        {
+            "dgdd-fast": version("dgdd-fast"),
+            "torch": torch.__version__,
+            "a device of the kind": device.type,
+            "the settings": to_dict(settings),
+            "the data and experts": fingerprint,
+            "a checkpoint of iteration": None if resumed is None else resumed.iteration,
+        }
+    )
+    if ranks.count > 1 and real_means is not None:
+        raise ValueError("real_means is for runs of one process: ranks compute their own")
 
 
 def _check_memory(sources: DomainDataset, settings: DistillSettings, device: torch.device) -> None:

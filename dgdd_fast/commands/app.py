@@ -17,10 +17,12 @@ from ..interruption import KILLED, Interrupted, TrainingDivergedError, end_at_si
 from ..memory import readable
 from ..messages import shortened
 from ..plugins import load_plugins, loaded_plugins
-from .output import lasting_output, lost_output
+from ..ranks import RankLostError, joined, launched, leads, may_speak
+from .output import lasting_output, lost_output, silenced
 from .terminal import error_console, labelled, steps_shown
 
 USAGE_ERROR, FAILURE = 2, 1
+SHARED = ("distill",)  # commands whose work torchrun's processes share
 LONGEST_LINE = 2000  # of a message: the names of a few hundred classes, and no value of any length
 
 
@@ -51,8 +53,13 @@ class Command(typer.core.TyperCommand):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
+        if launched() and ctx.info_name not in SHARED:
+            raise ValueError(
+                f"dgdd {ctx.info_name} is for one process: torchrun is for {' and '.join(SHARED)}"
+            )
         load_package()
-        return super().invoke(ctx)
+        with joined():
+            return super().invoke(ctx)
 
 
 class Commands(typer.core.TyperGroup):
@@ -65,7 +72,11 @@ class Commands(typer.core.TyperGroup):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         warnings.filterwarnings("ignore", "Image size", RuntimeWarning)  # Pillow's, of what is refused anyway
         with lasting_output(), raise_at_signals():
-            return super().main(*args, **kwargs)
+            if leads():
+                return super().main(*args, **kwargs)
+            error_console.file = sys.stderr  # who may speak does
+            with silenced():
+                return super().main(*args, **kwargs)
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -92,7 +103,8 @@ class Commands(typer.core.TyperGroup):
 
 
 def _end(code: int, message: str) -> NoReturn:
-    error_console.print(labelled("error", "bold red", message))
+    if may_speak():
+        error_console.print(labelled("error", "bold red", message))
     raise typer.Exit(code)
 
 
@@ -109,7 +121,14 @@ def _exit_code(error: Exception) -> int | None:
         return FAILURE if isinstance(error, ImportError) else None  # it says what torch or the core lacks
     from ..distillation import DistillationDivergedError
 
-    failed = (DistillationDivergedError, TrainingDivergedError, MemoryError, RecursionError, OverflowError)
+    failed = (
+        DistillationDivergedError,
+        TrainingDivergedError,
+        RankLostError,
+        MemoryError,
+        RecursionError,
+        OverflowError,
+    )
     return FAILURE if isinstance(error, failed) or _is_out_of_memory(error) else None
 
 

@@ -34,6 +34,7 @@ from ..config.run import (
 )
 from ..files import locked
 from ..interruption import Interrupted
+from ..ranks import leads
 from .options import (
     SOURCE_HELP,
     Classes,
@@ -184,7 +185,9 @@ def _distill(run: RunConfig, out: Path, resume: bool, log: str | None) -> None:
 
     board = log_of(log, out, "losses.csv is always written")
 
-    if not resume:
+    if not leads():
+        pass  # the first rank looks after the folder
+    elif not resume:
         check_free(out, f"go on with it (--resume --out {out}), or ")
     elif (out / SET_NAME).exists() and not (out / CHECKPOINT_NAME).exists():
         raise ValueError(
@@ -209,7 +212,7 @@ def _distill(run: RunConfig, out: Path, resume: bool, log: str | None) -> None:
         before.append(initial)
 
     try:
-        with locked(out):
+        with locked(out) if leads() else nullcontext():
             with progress("distilling", settings.iterations) as show, board or nullcontext():
 
                 def tell(state: Progress) -> None:
@@ -230,8 +233,9 @@ def _distill(run: RunConfig, out: Path, resume: bool, log: str | None) -> None:
                     started=started,
                     progress=tell,
                 )
-            distilled.save(out / SET_NAME)
-            distilled.contact_sheet(out / SHEET_NAME, *before)
+            if leads():
+                distilled.save(out / SET_NAME)
+                distilled.contact_sheet(out / SHEET_NAME, *before)
     except Interrupted:
         if (out / CHECKPOINT_NAME).exists():
             console.print(f"to go on: dgdd distill --resume --out {out}")

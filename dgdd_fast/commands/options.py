@@ -125,9 +125,13 @@ def start_computing(device: str | None, threads: int | None) -> str:
     device: as in `usable_device`; None: auto.
     threads: None: what OMP_NUM_THREADS says, else as many as torch wants and this process has cores for.
     """
-    from ..devices import AUTO, usable_device
+    from ..devices import AUTO, automatic_devices, usable_device
+    from ..ranks import launched, local_rank
 
     chosen = usable_device(device or AUTO)
+    if launched() and device in (None, AUTO, "cuda"):  # each rank of a machine has a GPU of its own
+        there = automatic_devices()
+        chosen = there[local_rank() % len(there)]
     set_threads(threads)
     say_where([chosen])
     return chosen

@@ -7,7 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 # What a terminal without UTF-8 gets for the characters that the commands themselves write.
@@ -62,6 +62,13 @@ def lasting_output() -> Iterator[None]:
             if stream is not None:
                 stream.flush()
         sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """For the ranks of a run but the first, which tells what there is to tell."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def lost_output() -> OSError | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..config import DistillSettings, DomainMaskConfig
 from ..data.augment import AugmentDraw
 from ..parallel import each
-from ..synthetic.gradients import ImageGradients
+from ..synthetic.gradients import ImageGradients, summed
 from ..synthetic.optimizer import ImageOptimizer
 from .comparison import MeanComparison
 from .feature_matching import FeatureMatching
@@ -71,7 +71,7 @@ class DomainMasks(Objective):
         of_weights = images * of_views
         centred = of_weights - (weights * of_weights).sum(0)
         self.mask_gradient = weights * centred / self.module.temperature
-        losses = torch.cat([found.losses, loss[None]])
+        losses = torch.cat([summed(found.losses), loss[None]])
         return found._replace(losses=losses, union=found.union_gradient() + of_images)
 
     def after_step(self, iteration: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -99,9 +101,13 @@ class Regularisation:
         self.labels = labels
         self.domain_index = domain_index
 
-    def gradients(self, images: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
-        """The losses [2], cross entropy and weighted divergence, and their gradient [N, 3, h, w] at `images`
-        [N, 3, h, w], with the expert, masks and an augmentation of `iteration`."""
+    def gradients(
+        self, images: Tensor, iteration: int, reaches: Callable[[slice], bool] = lambda part: True
+    ) -> tuple[Tensor, Tensor]:
+        """The losses [2, K] of each class, cross entropy and weighted divergence, and their gradient [N, 3,
+        h, w] at `images` [N, 3, h, w], with the expert, masks and an augmentation of `iteration`.
+
+        0 where the part that an image is in is not needed, as `reaches` says of its rows."""
         config, network = self.config, self.expert.network
         index, _ = draw_expert(config, len(self.pool), iteration)
         self.pool.fill_(self.expert, index, 1.0)
@@ -111,19 +117,21 @@ class Regularisation:
         stage, uniforms = self._draw_masks(len(images), iteration)
         gradient = torch.zeros_like(images)
         if self.terms.regularisation == "off" and len(uniforms) < 2:
-            return images.new_zeros(2), gradient
+            return images.new_zeros(2, classes), gradient
+        losses = images.new_zeros(len(images), 2)
         size = max(1, chunk_rows(network, config, graph=True) // max(1, len(uniforms)))
 
-        def add(rows: slice) -> Tensor:
+        def add(rows: slice) -> None:
             leaf = images[rows].detach().requires_grad_()
             decoded = augment(decode(leaf, config.factor), draw, self.labels[rows])
             maps = network.forward_to(decoded, stage)
             parts = self._losses(maps, stage, [copy[rows] for copy in uniforms], rows)
             parts = parts * (classes / len(images))
             (gradient[rows],) = torch.autograd.grad(parts.sum(), leaf)
-            return parts.detach()
+            losses[rows] = parts.detach()
 
-        return torch.stack(each(add, slices(len(images), size))).sum(0), gradient
+        each(add, [rows for rows in slices(len(images), size) if reaches(rows)])
+        return losses.view(classes, -1, 2).sum(1).T, gradient
 
     def _draw_masks(self, images: int, iteration: int) -> tuple[int, list[Tensor]]:
         """The stage, and uniform numbers for each of the masked copies: none, one or two."""
@@ -142,10 +150,10 @@ class Regularisation:
         ]
 
     def _losses(self, maps: Tensor, stage: int, uniforms: list[Tensor], rows: slice) -> Tensor:
-        """The two losses [2], summed over the images `rows` whose maps after `stage` are given."""
+        """The two losses [n, 2] of each of the images `rows`, whose maps after `stage` are given."""
         config, network = self.config, self.expert.network
         labels, domains = self.labels[rows], self.domain_index[rows]
-        entropy = divergence = maps.new_zeros(())
+        entropy = divergence = maps.new_zeros(len(maps))
         masked = []
         if config.masks is not None:
             for numbers in uniforms:
@@ -155,14 +163,14 @@ class Regularisation:
             predictions = masked
             if self.terms.regularisation == "plain" or not masked:
                 predictions = [network.classifier(network.forward_from(maps, stage))]
-            entropies = [F.cross_entropy(logits, labels, reduction="sum") for logits in predictions]
-            entropy = torch.stack(entropies).mean()
+            entropies = [F.cross_entropy(logits, labels, reduction="none") for logits in predictions]
+            entropy = torch.stack(entropies).mean(0)
         if config.masks is not None and len(masked) == 2:
             first, second = (F.log_softmax(logits, 1) for logits in masked)
             # half the sum of both directions, averaged over the classes
-            apart = ((first.exp() - second.exp()) * (first - second)).mean(1).sum() / 2
+            apart = ((first.exp() - second.exp()) * (first - second)).mean(1) / 2
             divergence = config.masks.consistency_weight * apart
-        return torch.stack([entropy, divergence])
+        return torch.stack([entropy, divergence], 1)
 
 
 class ExpertMatching(Objective):
@@ -195,12 +203,20 @@ class ExpertMatching(Objective):
     def share_real_means(self, kept: RealMeans) -> None:
         self.matching.share_real_means(kept)
 
+    def take(self, classes: slice) -> None:
+        self._take(classes)
+        self.matching.take(classes)
+
     def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
-        """The gradients at `images` [N, 3, h, w] with the expert, augmentations, masks and real batch of
-        `iteration`."""
-        losses, apart = self.regularisation.gradients(images, iteration)
+        """The gradients at those of `images` [N, 3, h, w] that are `tiles`, with the expert, augmentations,
+        masks and real batch of `iteration`."""
+        losses, apart = self.regularisation.gradients(images, iteration, self.reaches)
+        others = torch.ones(losses.shape[1], dtype=torch.bool, device=losses.device)
+        others[self.classes] = False
+        losses = losses.masked_fill(others, 0)  # a part may hold images of other classes
+        apart = apart[self.tiles]
         if not self.matches:
-            return ImageGradients(torch.cat([losses.new_zeros(1), losses]), apart, None, None)
+            return ImageGradients(torch.cat([torch.zeros_like(losses[:1]), losses]), apart, None, None)
         matched = self.matching.gradients(images, iteration, by_domain)
         return matched._replace(
             losses=torch.cat([matched.losses, losses]),

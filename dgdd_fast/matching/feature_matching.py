@@ -50,9 +50,16 @@ class FeatureMatching(Objective):
     def share_real_means(self, kept: RealMeans) -> None:
         self.kept = kept
 
+    def take(self, classes: slice) -> None:
+        self._take(classes)
+
     def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
-        """The gradients at `images` [N, 3, h, w] with the features, augmentation and real batch of
-        `iteration`."""
+        """The gradients at those of `images` [N, 3, h, w] that are `tiles`, with the features, augmentation
+        and real batch of `iteration`.
+
+        With some classes taken, every pass is still one that all classes together would take, whole: how many
+        images a pass has may change the last bits of each. What of it is of other classes is left out.
+        """
         config, space, comparison = self.config, self.space, self.comparison
         draw = self.augmentation(iteration)
         batch = self.real_batch(iteration)
@@ -61,20 +68,21 @@ class FeatureMatching(Objective):
         comparison.begin(sizes)
         self._add_real(batch, draw, iteration)
 
-        chunks = self.chunks()
+        chunks = [chunk for chunk in self.chunks() if self.reaches(chunk)]
         # The graphs of all chunks are kept where they fit the memory budget; else each is built a second time
         # for its backward.
         keep = len(images) <= budget_rows(space.network, config, graph=True)
         passes = each(lambda chunk: self.synthetic_pass(images, chunk, draw, graph=keep), chunks)
-        features = torch.cat([output.detach() for _, output in passes]).requires_grad_()
-        loss = comparison.losses(features, self.labels).sum()
+        features = self._whole([output.detach() for _, output in passes], chunks).requires_grad_()
+        by_class = comparison.losses(features, self.labels)[self.classes]
         objectives = []
         if by_domain:
             objectives = [
-                comparison.losses(features, self.labels, domain).sum() for domain in range(sizes.shape[1])
+                comparison.losses(features, self.labels, domain)[self.classes].sum()
+                for domain in range(sizes.shape[1])
             ]
         if not (by_domain and comparison.linear):
-            objectives.append(loss)
+            objectives.append(by_class.sum())
         cotangents = [torch.autograd.grad(value, features, retain_graph=True)[0] for value in objectives]
         result = images.new_empty(len(cotangents), *images.shape)
 
@@ -88,17 +96,27 @@ class FeatureMatching(Objective):
             passes[index] = (leaf.detach(), output.detach())
 
         each(go_back, range(len(chunks)))
-        losses = loss.detach()[None]
+        losses = by_class.new_zeros(1, len(sizes))
+        losses[0, self.classes] = by_class.detach()
+        result, labels = result[:, self.tiles], self.labels[self.tiles]
         if not by_domain:
             return ImageGradients(losses, result[0], None, None)
-        valid = filled_cells(sizes, self.labels)
+        valid = filled_cells(sizes, labels)
         if not comparison.linear:
             return ImageGradients(losses, result[-1], result[:-1], valid)
         if bool((sizes == sizes[:1, :1]).all()):
             return ImageGradients(losses, None, result, None)
-        weights = (sizes / sizes.sum(1, keepdim=True))[self.labels].T.to(result.dtype)
+        weights = (sizes / sizes.sum(1, keepdim=True))[labels].T.to(result.dtype)
         union = (weights[:, :, None, None, None] * result).sum(0)
         return ImageGradients(losses, union, result, valid)
+
+    def _whole(self, parts: list[Tensor], chunks: list[slice]) -> Tensor:
+        """The features of all images, [N, F], 0 where no chunk has them."""
+        if chunks[0].start == 0 and chunks[-1].stop == len(self.labels):
+            return torch.cat(parts)
+        features = parts[0].new_zeros(len(self.labels), parts[0].shape[1])
+        features[chunks[0].start : chunks[-1].stop] = torch.cat(parts)
+        return features
 
     def chunks(self) -> list[slice]:
         """The synthetic images in parts to be passed through the network with a graph."""
@@ -133,5 +151,9 @@ class FeatureMatching(Objective):
                 return self.space.real(images, part).float()
 
         parts = slices(len(batch.rows), chunk_rows(self.space.network, self.config, graph=False))
+        if self.classes != slice(0, len(batch.sizes)):
+            ends = [0, *batch.sizes.sum(1).cumsum(0).tolist()]
+            first, end = ends[self.classes.start], ends[self.classes.stop]
+            parts = [part for part in parts if part.start < end and first < part.stop]
         for part, features in zip(parts, one_by_one(features_of, parts), strict=True):
             self.comparison.add(features, batch.cells[part])

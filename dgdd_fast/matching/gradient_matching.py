@@ -37,9 +37,12 @@ class GradientMatching(Objective):
         for weight in self.weights:
             weight.requires_grad_()
 
+    def take(self, classes: slice) -> None:
+        self._take(classes)
+
     def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
-        """The gradients at `images` [N, 3, h, w] with the network, augmentation and real batch of
-        `iteration`."""
+        """The gradients at those of `images` [N, 3, h, w] that are `tiles`, with the network, augmentation
+        and real batch of `iteration`."""
         config = self.config
         initialise(self.network, generator(config.seed, "network", iteration))
         draw = self.augmentation(iteration)
@@ -69,12 +72,13 @@ class GradientMatching(Objective):
                     loss = distance.detach()
             return loss
 
-        losses = each(add_class, range(classes))
-        loss = torch.stack(losses).sum()[None]
+        losses = images.new_zeros(1, classes)
+        losses[0, self.classes] = torch.stack(each(add_class, range(classes)[self.classes]))
+        result = result[:, self.tiles]
         if not by_domain:
-            return ImageGradients(loss, result[0], None, None)
-        valid = filled_cells(sizes, self.labels)
-        return ImageGradients(loss, result[0], result[1:], valid)
+            return ImageGradients(losses, result[0], None, None)
+        valid = filled_cells(sizes, self.labels[self.tiles])
+        return ImageGradients(losses, result[0], result[1:], valid)
 
     def _real(self, rows: Tensor, label: int, draw: AugmentDraw) -> list[Tensor]:
         """The weight gradients of some real images of a class."""

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from ..config import DistillSettings
+from ..config import DistillSettings, method_name
 from ..data.augment import AugmentDraw, draw_siamese
 from ..data.real_images import RealImages
 from ..seeds import generator
@@ -23,6 +23,8 @@ class Objective(ABC):
         real: the images to compare with.
         config: the settings of the run.
         labels: int64 [N], the class of each synthetic image (tile, where they are mosaics).
+        classes: those whose gradients it computes, all unless `take` named others.
+        tiles: the images of these, of the N.
         terms: the names of the L terms of the loss.
     """
 
@@ -32,11 +34,31 @@ class Objective(ABC):
         self.real, self.config = real, config
         per_class = config.ipc * config.factor**2
         self.labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(per_class)
+        self._take(slice(0, real.num_classes))
 
     @abstractmethod
     def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
-        """The gradients at `images` [N, 3, h, w] with what `iteration` draws, against each domain too if
-        `by_domain`."""
+        """The gradients at those of `images` [N, 3, h, w] that are `tiles`, with what `iteration` draws,
+        against each domain too if `by_domain`."""
+
+    def take(self, classes: slice) -> None:
+        """Compute the gradients of these classes alone, to the same bits as all of them.
+
+        Raises ValueError where the images of a class change the gradients of others.
+        """
+        raise ValueError(
+            f"{method_name(self.config)} cannot share its classes among ranks, as the images of a class "
+            "change the gradients of the others: run it in one process"
+        )
+
+    def _take(self, classes: slice) -> None:
+        per_class = self.config.ipc * self.config.factor**2
+        self.classes = classes
+        self.tiles = slice(classes.start * per_class, classes.stop * per_class)
+
+    def reaches(self, part: slice) -> bool:
+        """Whether any of the images `part` of the N is of the classes taken."""
+        return bool(part.start < self.tiles.stop and self.tiles.start < part.stop)
 
     @property
     def state(self) -> dict[str, Tensor]:

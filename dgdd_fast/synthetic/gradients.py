@@ -8,12 +8,19 @@ import torch
 from torch import Tensor
 
 
+def summed(losses: Tensor) -> Tensor:
+    """The terms [L] of the `losses` of `ImageGradients`, summed over the classes."""
+    return losses if losses.ndim == 1 else torch.stack([term.sum() for term in losses])
+
+
 class ImageGradients(NamedTuple):
-    """Gradients of one iteration with respect to N synthetic images (tiles, where images are mosaics).
+    """Gradients of one iteration with respect to N synthetic images (tiles, where images are mosaics): of all
+    classes, or of those that the objective computes.
 
     Attributes:
-        losses: float32 [L], the terms of the loss against all source domains together, each summed over the
-            classes and with its weight: the objective is their sum.
+        losses: float32 [L, K], the terms of the loss of each class against all source domains together, with
+            their weights, and 0 for a class that is not computed: the objective is the sum of them all. [L]
+            where a term is not the sum of the classes'.
         union: [N, 3, h, w], the gradient of the objective (SGS, Eq. 4). None where only the domain gradients
             were asked for and their plain mean is the union gradient.
         by_domain: [D, N, 3, h, w], the gradient of the matching loss against each source domain (Eq. 6), zero

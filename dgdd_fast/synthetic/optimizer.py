@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..config import DistillSettings, SurgeryConfig
 from ..surgery import length_ratios, scaled_by_class, surgery_step_, update_direction
-from .gradients import ImageGradients
+from .gradients import ImageGradients, summed
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
@@ -30,11 +30,13 @@ class ImageOptimizer:
     Args:
         mean, std: float32 [3], of the normalisation.
         domain_index: int64 [N], the domain assigned to each image, for the surgery.
-        images: those to move, class by class.
+        images: all of them, class by class.
         classes: how many.
+        moved: the classes whose images it moves; None: all.
 
     Attributes:
-        state: what it remembers of the steps before, by name, to be kept in checkpoints.
+        state: what it remembers of the steps before, by name, to be kept in checkpoints. A tensor as large as
+            the images is true of those moved alone.
     """
 
     def __init__(
@@ -45,12 +47,17 @@ class ImageOptimizer:
         domain_index: Tensor,
         images: Tensor,
         classes: int,
+        moved: slice | None = None,
     ) -> None:
         self.config, self.classes = config, classes
+        self.moved = range(classes) if moved is None else range(classes)[moved]
+        self.per_class = len(images) // classes
+        self.tiles = slice(self.moved.start * self.per_class, self.moved.stop * self.per_class)
         self.mean, self.std = (part.view(3, 1, 1).to(images) for part in (mean, std))
-        self.domain_index = domain_index.to(images.device)
+        self.domain_index = domain_index.to(images.device)[self.tiles]
         names = ("momentum",) if config.optimizer == "sgd" else ("first_moment", "second_moment")
         self.state = {name: torch.zeros_like(images) for name in names}
+        self.moments = {name: self.state[name][self.tiles] for name in names}  # views
         if config.surgery is not None:
             # The sum of |update| / |g| over the iterations, and their number.
             self.state["length_ratio"] = torch.zeros(2, dtype=torch.float64, device=images.device)
@@ -77,20 +84,41 @@ class ImageOptimizer:
         return total / count if count else None
 
     def step_(self, images: Tensor, gradients: ImageGradients, iteration: int) -> None:
-        """Moves `images` [N, 3, h, w] in place; `iteration` counts from 0."""
+        """Moves `images` [N, 3, h, w] in place along the gradients of all; `iteration` counts from 0."""
+        self.note(summed(gradients.losses), self.move_(images, gradients, iteration))
+
+    def move_(self, images: Tensor, gradients: ImageGradients, iteration: int) -> Tensor | None:
+        """Moves those of `images` [N, 3, h, w] that are of the classes moved, in place, along their
+        gradients. Returns the `length_ratios` of these classes with surgery, to be noted with those of all.
+        """
+        images = images[self.tiles]
         surgery = self.config.surgery
-        if self.config.stepping == "class":
-            self._step_by_class_(images, gradients, iteration)
-        elif self.config.optimizer == "adam":
-            self._adam_step_(images, self._direction(gradients), iteration + 1)
-        elif surgery is None or gradients.by_domain is None or surgery.length != "free":
-            self._sgd_step_(images, self._direction(gradients))
+        ratios = None
+        if surgery is not None and gradients.by_domain is not None and self._is_fused(surgery):
+            ratios = self._fused_step_(images, gradients, gradients.by_domain, surgery)
         else:
-            self._fused_step_(images, gradients, gradients.by_domain, surgery)
+            direction, ratios = self._direction(gradients)
+            if self.config.stepping == "class":
+                self._step_by_class_(images, direction, gradients, iteration)
+            elif self.config.optimizer == "adam":
+                self._adam_step_(images, direction, iteration + 1)
+            else:
+                self._sgd_step_(images, direction)
         if self.config.clamp:
             images.clamp_(-self.mean / self.std, (1 - self.mean) / self.std)
+        return ratios
+
+    def note(self, terms: Tensor, ratios: Tensor | None) -> None:
+        """Takes note of the terms [L] of the loss and of the length ratios [K] of all classes, if any."""
+        if ratios is not None:
+            mean = ratios.nanmean()
+            total = self.state["length_ratio"]
+            total += torch.stack([mean.nan_to_num(), mean.isfinite().to(mean)])
         if self.config.plateau is not None:
-            self._watch(float(gradients.losses.sum()), self.config.plateau)
+            self._watch(float(terms.sum()), self.config.plateau)
+
+    def _is_fused(self, surgery: SurgeryConfig) -> bool:
+        return self.config.stepping != "class" and self.config.optimizer == "sgd" and surgery.length == "free"
 
     @property
     def rate(self) -> float:
@@ -108,51 +136,47 @@ class ImageOptimizer:
             stale, factor = 0, factor * PLATEAU_FACTOR
         self.state["plateau"].copy_(torch.tensor([best, stale, factor], dtype=torch.float64))
 
-    def _step_by_class_(self, images: Tensor, gradients: ImageGradients, iteration: int) -> None:
-        terms = [self._direction(gradients)]
+    def _step_by_class_(
+        self, images: Tensor, direction: Tensor, gradients: ImageGradients, iteration: int
+    ) -> None:
+        terms = [direction]
         surgery = self.config.surgery
         if gradients.apart is not None and (surgery is None or surgery.union):  # else it is no part of it
             terms = [terms[0] - gradients.apart, gradients.apart]
-        per_class = len(images) // self.classes
         step = iteration * len(terms) * self.classes
         for term in terms:
             for label in range(self.classes):
                 of_class = torch.zeros_like(term)
-                rows = slice(label * per_class, (label + 1) * per_class)
-                of_class[rows] = term[rows]
+                if label in self.moved:
+                    first = (label - self.moved.start) * self.per_class
+                    rows = slice(first, first + self.per_class)
+                    of_class[rows] = term[rows]
                 step += 1
                 if self.config.optimizer == "adam":
                     self._adam_step_(images, of_class, step)
                 else:
                     self._sgd_step_(images, of_class)
 
-    def _direction(self, gradients: ImageGradients) -> Tensor:
+    def _direction(self, gradients: ImageGradients) -> tuple[Tensor, Tensor | None]:
+        """Where to move, and the `length_ratios` of surgery."""
         surgery = self.config.surgery
         if surgery is None or gradients.by_domain is None:
-            return gradients.union_gradient()
+            return gradients.union_gradient(), None
         update = update_direction(
             gradients.by_domain, gradients.union, self.domain_index, gradients.valid, surgery
         )
-        ratios = self._noted(update, gradients)
-        return scaled_by_class(update, ratios) if surgery.length == "gradient" else update
-
-    def _noted(self, update: Tensor, gradients: ImageGradients) -> Tensor:
-        """The `length_ratios` of a surgery's update, taken into their mean."""
-        ratios = length_ratios(update, gradients.union_gradient(), self.classes)
-        mean = ratios.nanmean()
-        total = self.state["length_ratio"]
-        total += torch.stack([mean.nan_to_num(), mean.isfinite().to(mean)])
-        return ratios
+        ratios = length_ratios(update, gradients.union_gradient(), len(self.moved))
+        return scaled_by_class(update, ratios) if surgery.length == "gradient" else update, ratios
 
     def _sgd_step_(self, images: Tensor, gradient: Tensor) -> None:
-        buffer = self.state["momentum"]
+        buffer = self.moments["momentum"]
         buffer.mul_(self.config.momentum).add_(gradient)
         images.add_(buffer, alpha=-self.rate)
 
     def _fused_step_(
         self, images: Tensor, gradients: ImageGradients, by_domain: Tensor, surgery: SurgeryConfig
-    ) -> None:
-        config, buffer = self.config, self.state["momentum"]
+    ) -> Tensor:
+        config, buffer = self.config, self.moments["momentum"]
         before = buffer.clone()
         surgery_step_(
             images,
@@ -165,10 +189,11 @@ class ImageOptimizer:
             self.rate,
             config.momentum,
         )
-        self._noted(buffer - config.momentum * before, gradients)
+        update = buffer - config.momentum * before
+        return length_ratios(update, gradients.union_gradient(), len(self.moved))
 
     def _adam_step_(self, images: Tensor, gradient: Tensor, step: int) -> None:
-        first, second = self.state["first_moment"], self.state["second_moment"]
+        first, second = self.moments["first_moment"], self.moments["second_moment"]
         if decay := self.rate * self.config.image_weight_decay:
             images.mul_(1 - decay).sub_(decay * self.mean / self.std)  # towards black, not towards the mean
         in_pixels = gradient / self.std

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import cadm_literal
 import pytest
@@ -36,7 +37,7 @@ from dgdd_fast.matching.batches import real_batch
 from dgdd_fast.matching.expert_matching import Regularisation
 from dgdd_fast.matching.registry import build_objective
 from dgdd_fast.matching.resolve import resolve_distillation
-from dgdd_fast.synthetic.gradients import ImageGradients
+from dgdd_fast.synthetic.gradients import ImageGradients, summed
 from dgdd_fast.synthetic.mosaics import tiles
 
 CPU = torch.device("cpu")
@@ -172,7 +173,9 @@ def test_every_term_falls(objective: str, tmp_path: Path) -> None:
     before = Setting(experts(config, interpolate=False))
     after = Setting(before.config)
     after.tiles = tiles(distill(DATA, before.config).images, 2)
-    losses = [sum(each.gradients(step).losses for step in range(100, 106)) for each in (before, after)]
+    losses = [
+        sum(summed(each.gradients(step).losses) for step in range(100, 106)) for each in (before, after)
+    ]
     assert float(losses[1][0]) < 0.7 * float(losses[0][0])
     assert float(losses[1][1]) < float(losses[0][1])
     assert float(losses[1][2]) < float(losses[0][2]) or objective == "mmd"
@@ -283,8 +286,8 @@ def test_experts_for_other_images_are_refused(folder: str) -> None:
 def test_a_nan_is_named(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = Regularisation.gradients
 
-    def poisoned(self: Regularisation, images: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
-        losses, gradient = honest(self, images, iteration)
+    def poisoned(self: Regularisation, images: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
+        losses, gradient = honest(self, images, *given)
         gradient[9] = float("nan")  # tile 9 is of class 1
         return losses, gradient
 

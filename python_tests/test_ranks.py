@@ -1,0 +1,220 @@
+"""Several processes that share the classes of a run: the same bits as one process, and how all end."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from expert_matching_cases import settings as expert_settings
+from rank_processes import DIED, on_ranks
+from small_runs import MOSAICS, SMALL, WITH_SURGERY
+from toy_data import toy_domains, without_rows
+from toy_experts import toy_experts
+
+from dgdd_fast.config import DistillConfig, SurgeryConfig, with_method
+from dgdd_fast.data import DomainDataset
+from dgdd_fast.data.real_images import RealImages
+from dgdd_fast.distillation import (
+    CHECKPOINT_NAME,
+    DistillationDivergedError,
+    DistillationInterrupted,
+    distill,
+)
+from dgdd_fast.matching.feature_matching import FeatureMatching
+from dgdd_fast.matching.registry import build_objective
+from dgdd_fast.matching.resolve import resolve_distillation
+from dgdd_fast.ranks import RankLostError, Ranks
+from dgdd_fast.synthetic.checkpoint import Checkpoint
+from dgdd_fast.synthetic.distilled_set import DistilledSet
+from dgdd_fast.synthetic.gradients import ImageGradients
+from dgdd_fast.synthetic.initial import assign_domains, initial_tiles
+
+DATA = without_rows(toy_domains(classes=5), 1, 2, keep=3)
+ODD = dataclasses.replace(WITH_SURGERY, ipc=3)
+BY_CLASS = dataclasses.replace(MOSAICS, ipc=2, stepping="class", plateau=1, image_weight_decay=0.1)
+EQUAL_LENGTH = dataclasses.replace(SMALL, surgery=SurgeryConfig(1.5, 0.4, length="gradient"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    "method", ["dm", "dm+fact+sgs", "hdd+sgs", "datadam", "m3d+sgs", "dc+sgs", "cadm+sgs"]
+)
+@pytest.mark.parametrize("budget", [1, 40], ids=["passes of few images", "one pass"])
+def test_gradients_of_some_classes_are_bit_for_bit_those_of_all(
+    method: str, budget: int, tmp_path: Path
+) -> None:
+    """Also where a pass holds images of classes on both sides of a border."""
+    plain = method.partition("+")[0]
+    config = dataclasses.replace(SMALL, ipc=3, memory_budget_mib=budget)
+    if plain == "cadm":
+        config = dataclasses.replace(
+            expert_settings(str(toy_experts(tmp_path, DATA))), memory_budget_mib=budget
+        )
+    settings = resolve_distillation(with_method(config, method), DATA)
+    mean, std = DATA.channel_statistics()
+    assigned = assign_domains(DATA.counts(), settings.ipc, settings.factor)
+    tiles = initial_tiles(DATA, assigned, settings, mean, std)
+    real = RealImages(DATA, mean, std, torch.device("cpu"))
+    whole, part = (build_objective(real, settings, assigned.flatten()) for _ in range(2))
+    for iteration in (0, 1):
+        wanted = whole.gradients(tiles, iteration, by_domain=settings.surgery is not None)
+        for classes in (slice(0, 2), slice(2, 3), slice(3, 5)):
+            part.take(classes)
+            strange = torch.randn_like(tiles)
+            strange[part.tiles] = tiles[part.tiles]  # what other ranks have moved is not known
+            found = part.gradients(strange, iteration, by_domain=settings.surgery is not None)
+            assert torch.equal(found.losses[:, classes], wanted.losses[:, classes])
+            others = torch.ones(5, dtype=torch.bool)
+            others[classes] = False
+            assert not found.losses[:, others].any()
+            for one, other in ((found.union, wanted.union), (found.apart, wanted.apart)):
+                assert (one is None and other is None) or torch.equal(one, other[part.tiles])
+            for one, other in ((found.by_domain, wanted.by_domain), (found.valid, wanted.valid)):
+                assert (one is None and other is None) or torch.equal(one, other[:, part.tiles])
+
+
+@pytest.mark.parametrize(
+    ("config", "ranks"),
+    [(WITH_SURGERY, 2), (ODD, 2), (ODD, 3), (EQUAL_LENGTH, 5), (BY_CLASS, 2)],
+    ids=["dm+sgs", "odd number of images", "three ranks", "equal length", "by class, plateau"],
+)
+def test_ranks_make_the_files_of_one_process(config: DistillConfig, ranks: int, tmp_path: Path) -> None:
+    wanted = distill(DATA, config, run_folder=tmp_path / "one")
+    sets = on_ranks(ranks, lambda _: distill(DATA, config, run_folder=tmp_path / "shared"), tmp_path)
+    for made in sets:
+        assert isinstance(made, DistilledSet), made
+        assert torch.equal(made.images, wanted.images)
+        assert made.provenance == wanted.provenance
+    for name in (CHECKPOINT_NAME, "losses.csv"):
+        assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def at_iteration(iteration: int, act: Callable[[], object]) -> None:
+    """Have this process do something before it finds the gradients of an iteration."""
+    plain = FeatureMatching.gradients
+
+    def gradients(self: FeatureMatching, images: torch.Tensor, now: int, by_domain: bool) -> ImageGradients:
+        if now == iteration:
+            act()
+        return plain(self, images, now, by_domain)
+
+    FeatureMatching.gradients = gradients  # type: ignore[method-assign]
+
+
+LONG = dataclasses.replace(ODD, iterations=7, checkpoint_every=2)
+
+
+def resumes_alike(folder: Path) -> None:
+    """On one process and on another number of ranks."""
+    wanted = distill(DATA, LONG).images
+    kept = (folder / CHECKPOINT_NAME).read_bytes()
+    (folder / "meeting").unlink()
+    for made in on_ranks(3, lambda _: distill(DATA, LONG, run_folder=folder, resume=True), folder):
+        assert torch.equal(made.images, wanted)
+    (folder / CHECKPOINT_NAME).write_bytes(kept)
+    assert torch.equal(distill(DATA, LONG, run_folder=folder, resume=True).images, wanted)
+
+
+def test_a_signal_to_one_rank_stops_all_at_the_same_iteration(tmp_path: Path) -> None:
+    def work(rank: int) -> DistilledSet:
+        if rank == 1:
+            at_iteration(2, lambda: signal.raise_signal(signal.SIGTERM))
+        return distill(DATA, LONG, run_folder=tmp_path)
+
+    for ended in on_ranks(2, work, tmp_path):
+        assert isinstance(ended, DistillationInterrupted)
+        assert "after iteration 3 of 7" in str(ended)
+    assert Checkpoint.load(tmp_path / CHECKPOINT_NAME).iteration == 3
+    resumes_alike(tmp_path)
+
+
+def test_a_rank_that_dies_ends_the_others_and_leaves_a_checkpoint(tmp_path: Path) -> None:
+    def work(rank: int) -> DistilledSet:
+        if rank == 1:
+            at_iteration(5, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        return distill(DATA, LONG, run_folder=tmp_path)
+
+    first, second = on_ranks(2, work, tmp_path)
+    assert second == DIED
+    assert isinstance(first, RankLostError)
+    assert "another rank ended" in str(first)
+    assert Checkpoint.load(tmp_path / CHECKPOINT_NAME).iteration == 4
+    resumes_alike(tmp_path)
+
+
+def test_a_gradient_that_is_not_finite_ends_all_and_names_the_class(tmp_path: Path) -> None:
+    def work(rank: int) -> DistilledSet:
+        plain = FeatureMatching.gradients
+
+        def gradients(self: FeatureMatching, *given: object, **named: object) -> ImageGradients:
+            found = plain(self, *given, **named)  # type: ignore[arg-type]
+            if rank == 1 and found.by_domain is not None:
+                found.by_domain[0, -1, 0, 0, 0] = torch.inf
+            return found
+
+        FeatureMatching.gradients = gradients  # type: ignore[method-assign]
+        return distill(DATA, LONG, run_folder=tmp_path)
+
+    for ended in on_ranks(2, work, tmp_path):
+        assert isinstance(ended, DistillationDivergedError)
+        assert "class class4 at iteration 0" in str(ended)
+    assert Checkpoint.load(tmp_path / CHECKPOINT_NAME).iteration == 0
+
+
+def changed(data: DomainDataset) -> DomainDataset:
+    images = data.images[:].clone()
+    images[7, 0, 0, 0] += 1
+    return dataclasses.replace(data, images=images)
+
+
+@pytest.mark.parametrize(
+    ("data", "config", "message"),
+    [
+        (changed(DATA), LONG, "rank 1 of 2 has the data and experts"),
+        (DATA, dataclasses.replace(LONG, image_lr=0.3), "rank 1 of 2 has the settings"),
+    ],
+    ids=["data", "settings"],
+)
+def test_ranks_that_see_different_things_are_refused_before_anything_is_written(
+    data: DomainDataset, config: DistillConfig, message: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    different = (data, config)
+    given = [(DATA, LONG), different]
+    ended = on_ranks(2, lambda rank: distill(*given[rank], run_folder=folder), tmp_path)
+    assert str(ended[0]) == str(ended[1])
+    assert isinstance(ended[0], ValueError)
+    assert message in str(ended[0])
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("method", ["datadam-bn", "dm+dam"])
+def test_methods_whose_classes_change_each_other_are_refused(method: str, tmp_path: Path) -> None:
+    config = with_method(SMALL, method)
+    for ended in on_ranks(2, lambda _: distill(DATA, config), tmp_path):
+        assert isinstance(ended, ValueError)
+        assert f"{method} cannot share its classes among ranks" in str(ended)
+
+
+def test_shares_are_even_and_cover_everything() -> None:
+    for count in range(1, 20):
+        for together in (1, 2):
+            for ranks in range(1, -(-count // together) + 1):
+                shares = [Ranks(rank, ranks).share(count, together) for rank in range(ranks)]
+                rows = [row for share in shares for row in range(count)[share]]
+                assert rows == list(range(count))
+                assert all(share.start % together == 0 for share in shares)
+                sizes = [share.stop - share.start for share in shares]
+                assert min(sizes) > 0
+                assert max(sizes) - min(sizes) <= 2 * together - 1
+    with pytest.raises(ValueError, match=r"4 ranks are too many to share 5 classes: start 3 or fewer"):
+        Ranks(0, 4).share(5, together=2)
