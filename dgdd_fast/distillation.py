@@ -147,9 +147,11 @@ def _distill(
         objective.share_real_means(RealMeans(real_means, settings, fingerprint, device))
     iterations = 0 if method_spec(settings).family == "coreset" else settings.iterations
 
+    if iterations == 0:
+        ranks = Ranks(ranks.rank)  # there is nothing to share
     # Surgery transforms images two by two, and what it pairs is never apart.
     own = ranks.share(sources.num_classes, together=1 + settings.ipc * settings.factor**2 % 2)
-    if ranks.count > 1 and iterations:
+    if ranks.count > 1:
         objective.take(own)
 
     # What is optimised are the tiles of the images; without mosaics, a tile is an image.
@@ -290,8 +292,6 @@ def _check_ranks(
     """
     ranks.agree(
         {
-            "dgdd-fast": version("dgdd-fast"),
-            "torch": torch.__version__,
             "a device of the kind": device.type,
             "the settings": to_dict(settings),
             "the data and experts": fingerprint,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import statistics
 import warnings
@@ -17,6 +18,7 @@ from .data import DomainDataset
 from .data.image_rows import Images
 from .devices import resolved_device
 from .networks import describe_network
+from .ranks import Ranks, here
 from .seeds import derive_seed
 from .synthetic.distilled_set import DistilledSet
 from .synthetic.source_data import record_of
@@ -106,6 +108,9 @@ def evaluate(
     """Train `config.runs` fresh networks on a distilled set, or on a whole data set, and test each once on
     every test set.
 
+    Where `torch.distributed` is initialised, its processes share the runs: all call this alike, `progress`
+    and `keep` are called in the first of them, and all get the result, that of one process.
+
     Args:
         training: the training set. Test images are normalised with its mean and std.
         tests: test sets by the names that the result is to use; they must have the classes and the resolution
@@ -122,8 +127,9 @@ def evaluate(
         ValueError: settings out of range, no test set, or one that does not fit, a network that cannot be
             trained, or runs that were done with other settings or tests.
         TrainingDivergedError: the loss became NaN or infinite.
+        RankLostError: another of the processes that share the runs has ended.
     """
-    device = resolved_device(device)
+    device, ranks = resolved_device(device), here()
     settings = resolve_training(config, training.resolution, training.flip_safe)
     check_training(settings, len(training.class_names), training.resolution, device)
     _check_tests(training, tests)
@@ -138,7 +144,11 @@ def evaluate(
     if done is not None:
         _check_done(done, settings, tests)
         accuracies = {name: list(done.accuracies[name]) for name in tests}
-    for run in range(0 if done is None else done.runs, settings.runs):
+    first = 0 if done is None else done.runs
+    _check_ranks(ranks, training, tests, settings, first)
+
+    def trained(run: int) -> dict[str, float]:
+        """The accuracies of a run by test set."""
         network = train_network(
             images,
             labels,
@@ -147,13 +157,45 @@ def evaluate(
             mean=mean,
             std=std,
             device=device,
-            progress=None if progress is None else _shifted(progress, run * settings.epochs),
+            progress=None if told is None else _shifted(told, run * settings.epochs),
         )
-        for name, test in tests.items():
-            accuracies[name].append(accuracy(network, test, mean, std, settings.precision))
-        if keep is not None:
+        return {name: accuracy(network, test, mean, std, settings.precision) for name, test in tests.items()}
+
+    told = progress if ranks.rank == 0 else None
+    for begin in range(first, settings.runs, ranks.count):
+        run = begin + ranks.rank
+        for found in ranks.gathered(trained(run) if run < settings.runs else {}):
+            for name, percent in found.items():
+                accuracies[name].append(percent)
+        if told is not None and ranks.count > 1:
+            told(min(begin + ranks.count, settings.runs) * settings.epochs)
+        if keep is not None and ranks.rank == 0:
             keep(Evaluation({name: list(values) for name, values in accuracies.items()}, settings))
     return Evaluation(accuracies, settings)
+
+
+def _check_ranks(
+    ranks: Ranks,
+    training: DistilledSet | DomainDataset,
+    tests: Mapping[str, DomainDataset],
+    settings: EvaluateSettings,
+    first: int,
+) -> None:
+    """Raises ValueError where ranks differ in anything that the result depends on."""
+    if ranks.count > 1:
+        learnt_from = (
+            hashlib.sha256(training.images.numpy().tobytes()).hexdigest()
+            if isinstance(training, DistilledSet)
+            else training.fingerprint()
+        )
+        ranks.agree(
+            {
+                "the settings": to_dict(settings),
+                "the images to learn from": learnt_from,
+                "the images to test on": {name: test.fingerprint() for name, test in tests.items()},
+                "the number of runs done": first,
+            }
+        )
 
 
 def _shifted(progress: Callable[[int], None], offset: int) -> Callable[[int], None]:

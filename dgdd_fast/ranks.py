@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from .interruption import listen_to_one_request
@@ -79,9 +80,10 @@ class Ranks:
         return values
 
     def agree(self, facts: Mapping[str, Any]) -> None:
-        """Raises ValueError, in every rank the same, where the `facts` of one, by their names, are not those
-        of the first."""
-        first, *others = self.gathered(dict(facts))
+        """Raises ValueError, in every rank the same, where the `facts` of one, by their names, or the
+        versions of its packages are not those of the first."""
+        versions = {name: version(name) for name in ("dgdd-fast", "torch")}
+        first, *others = self.gathered(versions | dict(facts))
         for number, other in enumerate(others, start=1):
             for name, value in first.items():
                 if other[name] != value:

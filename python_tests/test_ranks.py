@@ -12,7 +12,7 @@ import pytest
 import torch
 from expert_matching_cases import settings as expert_settings
 from rank_processes import DIED, on_ranks
-from small_runs import MOSAICS, SMALL, WITH_SURGERY
+from small_runs import MOSAICS, SMALL, TINY, WITH_SURGERY, toy_set
 from toy_data import toy_domains, without_rows
 from toy_experts import toy_experts
 
@@ -25,6 +25,7 @@ from dgdd_fast.distillation import (
     DistillationInterrupted,
     distill,
 )
+from dgdd_fast.evaluation import Evaluation, evaluate
 from dgdd_fast.matching.feature_matching import FeatureMatching
 from dgdd_fast.matching.registry import build_objective
 from dgdd_fast.matching.resolve import resolve_distillation
@@ -35,6 +36,7 @@ from dgdd_fast.synthetic.gradients import ImageGradients
 from dgdd_fast.synthetic.initial import assign_domains, initial_tiles
 
 DATA = without_rows(toy_domains(classes=5), 1, 2, keep=3)
+EVEN = toy_domains()
 ODD = dataclasses.replace(WITH_SURGERY, ipc=3)
 BY_CLASS = dataclasses.replace(MOSAICS, ipc=2, stepping="class", plateau=1, image_weight_decay=0.1)
 EQUAL_LENGTH = dataclasses.replace(SMALL, surgery=SurgeryConfig(1.5, 0.4, length="gradient"))
@@ -203,6 +205,29 @@ def test_methods_whose_classes_change_each_other_are_refused(method: str, tmp_pa
     for ended in on_ranks(2, lambda _: distill(DATA, config), tmp_path):
         assert isinstance(ended, ValueError)
         assert f"{method} cannot share its classes among ranks" in str(ended)
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_ranks_share_the_runs_of_an_evaluation(done: int, tmp_path: Path) -> None:
+    training, tests = toy_set(EVEN), {"test": EVEN.test()}
+    config = dataclasses.replace(TINY, runs=3, epochs=2)
+    before = evaluate(training, tests, dataclasses.replace(config, runs=done)) if done else None
+    wanted = evaluate(training, tests, config)
+
+    def work(rank: int) -> tuple[Evaluation, list[int]]:
+        kept: list[int] = []
+        found = evaluate(training, tests, config, done=before, keep=lambda result: kept.append(result.runs))
+        return found, kept
+
+    assert on_ranks(2, work, tmp_path) == [(wanted, [done + 2, 3][: 2 - done]), (wanted, [])]
+
+
+def test_ranks_that_test_on_different_images_are_refused(tmp_path: Path) -> None:
+    tests = [EVEN.test(), EVEN.test().select(torch.arange(5))]
+    given = dataclasses.replace(TINY, runs=2, epochs=1)
+    for ended in on_ranks(2, lambda rank: evaluate(toy_set(EVEN), {"test": tests[rank]}, given), tmp_path):
+        assert isinstance(ended, ValueError)
+        assert "rank 1 of 2 has the images to test on" in str(ended)
 
 
 def test_shares_are_even_and_cover_everything() -> None:

@@ -22,7 +22,7 @@ from .output import lasting_output, lost_output, silenced
 from .terminal import error_console, labelled, steps_shown
 
 USAGE_ERROR, FAILURE = 2, 1
-SHARED = ("distill",)  # commands whose work torchrun's processes share
+SHARED = ("distill", "evaluate")  # commands whose work torchrun's processes share
 LONGEST_LINE = 2000  # of a message: the names of a few hundred classes, and no value of any length
 
 

@@ -24,6 +24,7 @@ from ..config import (
     with_method,
 )
 from ..config.run import CONFIG_NAME, read_run_config
+from ..ranks import leads
 from .options import (
     SET_HELP,
     SOURCE_HELP,
@@ -144,6 +145,7 @@ def evaluate(
     dgdd evaluate runs/sketch --set evaluate.network.width=64 --set evaluate.seed=10
     """
     from ..evaluation import evaluate as run_evaluation
+    from ..ranks import here
     from ..synthetic.distilled_set import DistilledSet
 
     if recipe not in RECIPES:
@@ -190,7 +192,7 @@ def evaluate(
         results = {}
         for name, (training, wanted) in jobs.items():
             title = f"{name}{of_network}"
-            found = file.done(title, wanted)
+            found = here().gathered(file.done(title, wanted))[0]  # as the first rank reads it
             if found is None or found.runs < wanted.runs:
                 with progress(f"training on {title}", wanted.runs * wanted.epochs) as show:
                     found = run_evaluation(
@@ -208,7 +210,8 @@ def evaluate(
         console.print(accuracy_table(results))
         if scores:
             found_scores = _scores(results, method)
-            file.keep_scores(f"{method}{of_network}", found_scores)
+            if leads():
+                file.keep_scores(f"{method}{of_network}", found_scores)
             console.print(scores_table(found_scores))
         console.print(f"{distilled.ipc} images per class; {results[method].description}")
     file.check()
