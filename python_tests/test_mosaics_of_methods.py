@@ -36,7 +36,7 @@ from dgdd_fast.synthetic.mosaics import decode, tiles
 DATA = toy_domains(side=12)
 TESTS = {"test": DATA.test()}
 TINY = EvaluateConfig(runs=1, epochs=1, network=NetworkConfig(width=4, depth=2))
-QUICK = {"dm+sgs", "m3d", "dc", "cadm+sgs", "herding"}  # a way through the package each
+QUICK = {"dm+sgs", "m3d", "dc", "cadm+sgs", "rded"}  # a way through the package each
 CASES = [
     pytest.param(
         method, factor, id=f"{method}, {factor}", marks=() if quick and factor == 2 else pytest.mark.slow

@@ -80,6 +80,9 @@ _MMD = MethodSpec(
     composition="sequence",
 )
 
+# What decides the choice of a network that is trained for it.
+_CHOOSING = ("init", "factor", "pseudo_domains", "network", "augment", "herding_epochs", "precision")
+
 METHODS: dict[str, MethodSpec] = {
     spec.name: spec
     for spec in (
@@ -97,7 +100,15 @@ METHODS: dict[str, MethodSpec] = {
             label="Herding",
             family="coreset",
             modifiers=(),
-            acting=("init", "factor", "pseudo_domains", "network", "augment", "herding_epochs", "precision"),
+            acting=_CHOOSING,
+        ),
+        MethodSpec(
+            "rded",
+            label="RDED",
+            family="coreset",
+            modifiers=(),
+            acting=(*_CHOOSING, "crops"),
+            factor=2,
         ),
     )
 }

@@ -172,7 +172,7 @@ class DomainMaskConfig:
 @dataclass(frozen=True)
 class DistillConfig:
     """A distillation run. `surgery` None is the objective alone. "random" keeps the initial images, "herding"
-    chooses real images: the coreset baselines.
+    chooses real images, "rded" crops of them: the coreset baselines.
 
     None stands for the objective's own value: see `MethodSpec`.
 
@@ -198,10 +198,12 @@ class DistillConfig:
             its size. The gradient against a domain is always that of those of them that are the domain's.
         batch_real: the most real images of a class in an iteration: of each domain, if the union is balanced.
         init: "uniform": real images, evenly from the domains; "random": whatever their domain; "noise". For
-            "herding" the first two say what it chooses from.
+            "herding" and "rded" the first two say what they choose from.
         pseudo_domains: look for this many styles in the images and take them for domains, whatever domains
             the data have; None: the domains of the data.
-        herding_epochs: of the training of the network in whose features "herding" chooses.
+        herding_epochs: of the training of the network in whose features "herding", and by whose certainty
+            "rded" chooses.
+        crops: of each real image that "rded" chooses from.
         attention_power: the exponent of "datadam"'s attention maps; 1 as released, 4 in its paper.
         kernel_bandwidth: of "m3d"'s kernels against a domain: "union", that of the class's images of all
             domains, or the domain's own.
@@ -236,6 +238,7 @@ class DistillConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     herding_epochs: Count = 30
+    crops: Size = 5
     attention_power: Positive = 1.0
     kernel_bandwidth: Literal["union", "domain"] = "union"
     precision: Precision = "float32"

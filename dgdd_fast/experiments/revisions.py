@@ -13,6 +13,7 @@ LATER: dict[str, Any] = {
     "image_weight_decay": 0.0,
     "stepping": "joint",
     "plateau": None,
+    "crops": 5,
 }
 
 

@@ -30,7 +30,7 @@ _ROUNDING = 3  # to be raised whenever a version computes the same features in o
 # What says which synthetic images there are and how they move; all other settings tell files apart.
 _OF_THE_IMAGES = frozenset(
     {"surgery", "domain_masks", "ipc", "factor", "init", "iterations", "checkpoint_every"}
-    | {"optimizer", "image_lr", "momentum", "clamp", "herding_epochs"}
+    | {"optimizer", "image_lr", "momentum", "clamp", "herding_epochs", "crops"}
     | {"image_weight_decay", "stepping", "plateau"}
 )
 

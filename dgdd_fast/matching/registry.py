@@ -23,7 +23,7 @@ from .feature_matching import FeatureMatching
 from .feature_spaces import RandomAttention
 from .gradient_matching import GradientMatching
 from .objective import Objective
-from .starts import Start, herded_start, initial_start, random_start
+from .starts import Start, cropped_start, herded_start, initial_start, random_start
 
 Build = Callable[[RealImages, DistillSettings, Tensor], Objective]
 Resolve = Callable[[DistillConfig, DomainDataset], DistillConfig]
@@ -123,4 +123,5 @@ OBJECTIVES: dict[str, Entry] = {
     # Coresets stay as they begin; what would move them is asked for when their gradients are shown.
     "random": Entry(_means, begin=random_start),
     "herding": Entry(_means, _real_images_only, begin=herded_start),
+    "rded": Entry(_means, _real_images_only, begin=cropped_start),
 }

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from ..config import DistillSettings, EvaluateConfig
 from ..data import DomainDataset, normalise
+from ..networks import Network
 from ..seeds import derive_seed
 from ..synthetic.coresets import herded_rows
+from ..synthetic.crops import Observer, chosen_crops
 from ..synthetic.initial import initial_rows, initial_tiles
 from ..synthetic.mosaics import reduce
 from ..training import resolve_training, train_network
@@ -64,17 +66,50 @@ def herded_start(
     device: torch.device,
 ) -> Start:
     """What herding chooses in the features of a network trained on the sources."""
+    network = _observer("herding", sources, config, mean, std, device)
+    rows = herded_rows(sources, network, assigned, config.init == "uniform", mean, std)
+    tiles = reduce(normalise(sources.images[rows], mean, std), config.factor)
+    return Start(tiles, sources.domains[rows].reshape(assigned.shape))
+
+
+def cropped_start(
+    sources: DomainDataset,
+    assigned: Tensor,
+    config: DistillSettings,
+    mean: Tensor,
+    std: Tensor,
+    device: torch.device,
+) -> Start:
+    """The crops that a network trained on the sources is surest of (RDED)."""
+    chosen = chosen_crops(
+        sources,
+        Observer(_observer("rded", sources, config, mean, std, device), mean, std),
+        assigned,
+        balanced=config.init == "uniform",
+        factor=config.factor,
+        crops=config.crops,
+        seed=config.seed,
+    )
+    return Start(chosen.tiles, sources.domains[chosen.rows].reshape(assigned.shape))
+
+
+def _observer(
+    name: str,
+    sources: DomainDataset,
+    config: DistillSettings,
+    mean: Tensor,
+    std: Tensor,
+    device: torch.device,
+) -> Network:
+    """A network trained on the sources with the evaluation's settings; `name` tells its seed from others."""
     training = EvaluateConfig(
         epochs=config.herding_epochs,
         network=config.network,
         augment=config.augment,
         precision=config.precision,
-        seed=derive_seed(config.seed, "herding"),
+        seed=derive_seed(config.seed, name),
     )
     settings = resolve_training(training, sources.resolution, sources.flip_safe)
-    network = train_network(
+    return train_network(
         sources.images, sources.labels, sources.num_classes, settings, mean=mean, std=std, device=device
     )
-    rows = herded_rows(sources, network, assigned, config.init == "uniform", mean, std)
-    tiles = reduce(normalise(sources.images[rows], mean, std), config.factor)
-    return Start(tiles, sources.domains[rows].reshape(assigned.shape))

@@ -17,7 +17,7 @@ MATCHING = [
     *("dm", "hdd", "datadam", "datadam-bn", "m3d", "dc", "dm+dam", "dm+fact"),
     *("mmd", "mmd+dam", "mmd+fact", "cadm"),
 ]
-CORESETS = ["random", "herding"]
+CORESETS = ["random", "herding", "rded"]
 
 
 def study() -> Study:
