@@ -40,6 +40,9 @@ COMPARISONS = (
     Comparison("DM in mosaics minus DM", "dm, mosaics", ("dm",)),
     Comparison("DM+SGS in mosaics minus DM in mosaics", "dm+sgs, mosaics", ("dm, mosaics",)),
     Comparison("M3D in mosaics minus DM in mosaics", "m3d, mosaics", ("dm, mosaics",)),
+    Comparison("RDED minus Random in mosaics", "rded", ("random, mosaics",)),
+    Comparison("RDED, as many crops of each domain, minus RDED of any", "rded", ("rded, any domain",)),
+    Comparison("DM in mosaics minus RDED", "dm, mosaics", ("rded",)),
     Comparison("DM in mosaics minus the best without mosaics there", "dm, mosaics", _WHOLE),
 )
 
