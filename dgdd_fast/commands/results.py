@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import check_writable, one_at_a_time, write_atomically
+from ..files import check_writable, one_at_a_time, read_file, write_atomically
+from ..json_text import MOST_BYTES, parse_json
 
 if TYPE_CHECKING:
     from ..analysis.scores import Scores
@@ -67,7 +68,7 @@ class ResultsFile:
         """Take what stands in the file already."""
         try:
             # Earlier versions did not say what Random and the whole data were made of.
-            earlier = {"sources": self._report["sources"], **json.loads(self.path.read_bytes())}
+            earlier = {"sources": self._report["sources"], **parse_json(read_file(self.path, MOST_BYTES))}
             results, scores = earlier["results"], earlier.get("scores", {})
             other = next((what for key, what in _SUBJECT.items() if earlier[key] != self._report[key]), None)
         except (AttributeError, KeyError, TypeError, ValueError):

@@ -81,10 +81,10 @@ def sheet_of(folder: Path, images: DistilledSet) -> bytes:
     """The contact sheet in the folder of a run, which may show the images before, too; drawn without them
     where there is none or it is damaged."""
     try:
-        png = (folder / SHEET_NAME).read_bytes()
+        png = read_file(folder / SHEET_NAME)
         with Image.open(io.BytesIO(png)) as sheet:
             sheet.verify()
-    except (OSError, SyntaxError):  # what Pillow raises for a broken PNG
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # Pillow's, for a broken PNG
         return images.contact_sheet_png()
     return png
 

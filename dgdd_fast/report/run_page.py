@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ from ..config.run import (
 from ..config.yaml_text import dump_yaml
 from ..data import DomainDataset
 from ..evaluation import Evaluation
+from ..files import read_file
+from ..json_text import MOST_BYTES, parse_json
 from ..synthetic.distilled_set import DistilledSet
 from ..synthetic.losses_file import read_losses
 from ..synthetic.source_data import source_data
@@ -86,7 +87,7 @@ def _accuracy(path: Path, folder: Path) -> Section:
     if not path.exists():
         return Section(title, missing=f"Not evaluated yet: dgdd evaluate {folder} does it.")
     try:
-        report = json.loads(path.read_bytes())
+        report = parse_json(read_file(path, MOST_BYTES))
         results = {name: Evaluation.from_dict(values) for name, values in report["results"].items()}
     except (AttributeError, KeyError, TypeError, ValueError):
         return Section(

@@ -276,7 +276,7 @@ def _pair(value: Any, labels_from: str | None = None) -> tuple[Tensor, Tensor]:
     images, labels = value
     where = "the labels" if labels_from is None else labels_from
     for what, tensor in (("the images", images), (where, labels)):
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
+        if not _is_plain(tensor):
             raise DistilledSetError(f"{what} must be a plain tensor, got a {type(tensor).__name__}")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise DistilledSetError(
@@ -305,6 +305,17 @@ def _pair(value: Any, labels_from: str | None = None) -> tuple[Tensor, Tensor]:
     if broken.any():
         raise DistilledSetError(f"image {int(broken.int().argmax())} has a value that is NaN or infinite")
     return images, labels.detach().to(torch.int64)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor with all of its values in memory, one after the other."""
+    return (
+        type(value) in (Tensor, torch.nn.Parameter)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and not value.is_nested
+    )
 
 
 def _own_of_mapping(own: Any, images: Tensor, labels: Tensor) -> DistilledSet:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from ..files import write_atomically
+from ..files import naming, read_file, write_atomically
+from ..json_text import MOST_BYTES
 
 
 class LossesFile:
@@ -37,13 +37,15 @@ class LossesFile:
 
     def __exit__(self, *error: object) -> None:
         if self._file is not None:
-            self._file.close()
+            with naming(self._path):
+                self._file.close()
 
     def add(self, iteration: int, values: Sequence[float]) -> None:
         """Adds the terms of an iteration, counted from 1."""
         if self._file is None:
             raise ValueError("the file of losses is not open")
-        self._file.write(self._row(iteration, values) + "\n")
+        with naming(self._path):
+            self._file.write(self._row(iteration, values) + "\n")
 
     def _row(self, iteration: int, values: Sequence[float]) -> str:
         shown = (sum(values), *(values if self._terms else ()))
@@ -55,8 +57,8 @@ def read_losses(path: Path) -> dict[str, list[float]]:
 
     Raises ValueError for a file that is not one of losses.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+    text = read_file(path, MOST_BYTES).decode()
+    header, *rows = [line.split(",") for line in text.splitlines()] or [[]]
     if header[:2] != ["iteration", "loss"]:
         raise ValueError(f"{path} is no file of losses: its first line must be iteration,loss,...")
     if rows and len(rows[-1]) != len(header):  # being written

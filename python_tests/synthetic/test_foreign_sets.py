@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import time
 import zipfile
 
 import numpy as np
@@ -212,11 +213,58 @@ def is_whole(found):
     return len(found.images) == len(found.labels) and bool(torch.isfinite(found.images).all())
 
 
-@pytest.mark.parametrize(
-    ("content", "message"), [(b"", "wrote$"), (b"data: digits\n", r"wrote \(Unsupported operand 100\)$")]
-)
-def test_a_file_that_torch_did_not_write_says_what_is_known(tmp_path, content, message):
+@pytest.mark.parametrize("content", [b"", b"data: digits\n", b"\x80\x02]."])
+def test_a_file_that_torch_did_not_write_is_refused(tmp_path, content):
     path = tmp_path / "res.pt"
     path.write_bytes(content)
+    with pytest.raises(DistilledSetError, match=r"nothing that torch.save wrote$"):
+        read_foreign_set(path)
+
+
+def called(name, *sizes):
+    """The pickle of a call with numbers."""
+    return f"c{name}\n(".encode() + b"".join(b"J" + size.to_bytes(4, "little") for size in sizes) + b"tR"
+
+
+DOUBLED = b"K\x01\x85q\x00" + b"".join(b"h%c\x86q%c" % (n, n + 1) for n in range(60))
+
+
+# Each is a few hundred kB at most, and would take time without end, the whole stack, or gigabytes.
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"}" + DOUBLED + b"K\x01s", "tuples in tuples"),
+        (b"}K\x01" + b"\x85" * 50_000 + b"K\x01s", "tuples in tuples"),
+        (b"]" * 200_000 + b"a" * 199_999, "more than 100000 steps"),
+        (called("torch\nTensor", 2**20, 3, 64, 64), "running torch.Tensor, which is not done"),
+        (called("__builtin__\nbytearray", 2**30), "running .*bytearray, which is not done"),
+    ],
+)
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_small_file_takes_neither_long_nor_much(tmp_path, content, message, legacy):
+    path = tmp_path / "set.pt"
+    if legacy:
+        head = b"".join(pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, {}))
+        path.write_bytes(head + b"\x80\x02" + content + b"." + pickle.dumps([], protocol=2))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", b"\x80\x02" + content + b".")
+            archive.writestr("archive/version", "3\n")
+    began = time.process_time()
     with pytest.raises(DistilledSetError, match=message):
         read_foreign_set(path)
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize(
+    "images",
+    [
+        lambda: torch.empty(4, 3, 2, 2, device="meta"),
+        lambda: torch.nested.nested_tensor([torch.ones(3, 2, 2)] * 4),
+    ],
+)
+def test_tensors_without_values_in_a_row_are_refused(tmp_path, images):
+    torch.save([images(), torch.arange(4)], tmp_path / "set.pt")
+    with pytest.raises(DistilledSetError, match=r"must be a plain tensor|which is not done"):
+        read_foreign_set(tmp_path / "set.pt")

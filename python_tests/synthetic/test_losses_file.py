@@ -51,3 +51,11 @@ def test_another_file_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "losses.csv").write_text(text)
     with pytest.raises(ValueError, match="no file of losses"):
         read_losses(tmp_path / "losses.csv")
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "losses.csv"
+    with pytest.raises(OSError, match="No space left") as caught, LossesFile(path, (), []) as file:
+        file._file = open("/dev/full", "w", buffering=1)  # noqa: SIM115
+        file.add(1, [0.5])
+    assert caught.value.filename == str(path)
