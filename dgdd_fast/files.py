@@ -64,9 +64,12 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
 def _lock(folder: Path, wait: bool) -> int:
     """The open folder, locked."""
 
-    def make() -> int:
+    def make() -> int | None:
         folder.mkdir(parents=True, exist_ok=True)
-        return os.open(folder, os.O_RDONLY)
+        try:
+            return os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
 
     try:
         return _locked_handle(folder, make, wait)
@@ -91,15 +94,13 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _locked_handle(path: Path, make: Callable[[], int], wait: bool) -> int:
-    """What `make` opens at `path`, locked; another process may take it away between any two steps of this.
-    Raises BlockingIOError where another holds it and it is not to `wait`."""
+def _locked_handle(path: Path, make: Callable[[], int | None], wait: bool) -> int:
+    """What `make` opens at `path`, locked; another process may take it away between any two steps of this,
+    and of `make`, which then gives None. Raises BlockingIOError where another holds it and it is not to
+    `wait`."""
     while True:
-        try:
-            handle = make()
-        except FileNotFoundError:
-            if not path.parent.is_dir():
-                raise
+        handle = make()
+        if handle is None:
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -119,8 +120,9 @@ def check_writable(path: Path) -> None:
     _check_no_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
-    partial.touch()
-    partial.unlink()
+    with naming(path):
+        partial.touch()
+        partial.unlink()
 
 
 def _check_no_folder(path: Path) -> None:

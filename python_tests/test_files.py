@@ -14,7 +14,7 @@ from data_trees import write_tree
 from PIL import Image
 from run_commands import ONE_STEP
 
-from dgdd_fast.files import check_writable, locked, read_file, write_atomically
+from dgdd_fast.files import check_writable, locked, one_at_a_time, read_file, write_atomically
 
 
 def full(*_, **__):
@@ -43,11 +43,17 @@ def test_commands_name_the_file_that_a_full_disk_has_no_room_for(tmp_path, monke
         assert (code, text.splitlines()[-1]) == (
             2, f"error: {tmp_path / 'new' / 'config.yaml'}: No space left on device",
         )  # fmt: skip
-    monkeypatch.setattr(Image.Image, "save", full)
+
+    def half(image, path):
+        path.write_bytes(b"half")
+        full()
+
+    monkeypatch.setattr(Image.Image, "save", half)
     code, text = failure("export", out, "--out", tmp_path / "export")
     assert code == 2
     assert text.startswith(f"error: {tmp_path / 'export' / 'images'}/")
     assert text.rstrip().endswith("000.png: No space left on device")
+    assert not list((tmp_path / "export").rglob("*.png"))
 
 
 def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,3 +141,9 @@ def test_a_place_that_cannot_be_written_is_known_beforehand(tmp_path: Path) -> N
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         check_writable(tmp_path / "file" / "report.json")
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_at_once() -> None:
+    for lock in (locked(Path("/proc/none")), one_at_a_time(Path("/proc/none/file"))):
+        with pytest.raises(OSError, match="/proc/none"), lock:
+            pass

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ..config.run import SHEET_NAME
-from .options import SET_HELP, free_file, set_file
+from ..files import check_writable
+from .options import SET_HELP, set_file
 from .terminal import console
 
 FORMATS = ("png", "dm", "numpy", "huggingface")
@@ -43,7 +44,10 @@ def export(
     distilled = DistilledSet.load(path)
     if format_ in ("dm", "numpy"):
         ending = ".pt" if format_ == "dm" else ".npz"
-        file = free_file(out or path.with_suffix(ending), overwrite=False)
+        file = out or path.with_suffix(ending)
+        if file.exists():
+            raise ValueError(f"{file} exists: choose another --out")
+        check_writable(file)
         write = formats.export_dm if format_ == "dm" else formats.export_numpy
         write(distilled, file)
         console.print(f"written: {file}")

@@ -202,7 +202,13 @@ def _statistics(
     if (mean is None) != (std is None) or (mean is not None and like is not None):
         raise ValueError("give --mean and --std, both, or else --normalised-like")
     if mean is not None and std is not None:
-        return _three("--mean", mean), _three("--std", std)
+        means, stds = _three("--mean", mean), _three("--std", std)
+        if not all(0 <= value <= 1 for value in means) or not all(0 < value <= 1 for value in stds):
+            raise ValueError(
+                f"--mean and --std are of pixels in [0, 1], got {mean} and {std}: divide those of pixels in "
+                "0..255 by 255"
+            )
+        return means, stds
     if like is None:
         raise ValueError(
             f"{file} does not say what its images are normalised with: give --normalised-like ({_CHOICES}), "

@@ -104,6 +104,8 @@ def load_packed(
         )
     except TensorFileError as error:
         raise DataError(f"{path}: {error}; {_ANEW}") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename} is missing; copy the folder again, or {_ANEW}") from error
     except (DataError, KeyError, TypeError) as error:
         raise DataError(f"{error}; {_ANEW}") from error
     if resolution is not None and dataset.resolution != (resolution, resolution):

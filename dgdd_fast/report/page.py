@@ -18,6 +18,7 @@ from ..data import DomainDataset
 from ..experiments.grid import GridIndex
 from ..experiments.plan import POOLS_FOLDER, Part, parts_of
 from ..experts import ExpertPool
+from ..files import read_file
 from ..synthetic.distilled_set import FAR, DistilledSet, DistilledSetError
 from ..synthetic.mosaics import tiles
 from ..synthetic.source_data import SourceData, source_data

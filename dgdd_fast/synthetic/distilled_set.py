@@ -287,7 +287,11 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
             folder.mkdir(parents=True, exist_ok=True)
             files.append(folder / f"{row:0{digits}d}.png")
             with naming(files[-1]):
-                Image.fromarray(image).save(files[-1])
+                try:
+                    Image.fromarray(image).save(files[-1])
+                except OSError:
+                    files[-1].unlink(missing_ok=True)  # half of it, or nothing
+                    raise
         return files
 
     def contact_sheet(self, path: str | Path, before: DistilledSet | None = None) -> None:

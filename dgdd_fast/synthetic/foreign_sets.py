@@ -20,6 +20,7 @@ from ..json_text import parse_json
 from ..memory import check_fits
 from ..messages import shortened, shown
 from .distilled_set import DistilledSet, DistilledSetError
+from .mosaics import check_factor
 from .plain_files import PlainFile, read_plain_file
 
 OWN_KEY = "dgdd_fast"  # where `export` puts what a layout has no place for
@@ -126,6 +127,10 @@ def imported_set(
             f"the values are {low:.3g} .. {high:.3g}: these are pixels in [0, 1], not normalised images; if "
             "so, say it: --scale pixels"
         )
+    try:
+        check_factor(factor, (images.shape[2], images.shape[3]))
+    except ValueError as error:
+        raise DistilledSetError(str(error)) from error
     labels = torch.tensor([class_order.index(name) for name in class_names])[labels]
     images = images[torch.argsort(labels, stable=True)].expand(-1, 3, -1, -1)
     if pixels:
@@ -134,7 +139,7 @@ def imported_set(
     return DistilledSet(
         images=images.contiguous(),
         labels=torch.arange(classes).repeat_interleave(ipc),
-        domains=torch.zeros(count * max(1, factor) ** 2, dtype=torch.int64),
+        domains=torch.zeros(count * factor**2, dtype=torch.int64),
         mean=tuple(map(float, mean)),  # type: ignore[arg-type]
         std=tuple(map(float, std)),  # type: ignore[arg-type]
         class_names=tuple(class_order),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,11 @@ def test_another_file_is_refused(text: str, tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
     path = tmp_path / "losses.csv"
-    with pytest.raises(OSError, match="No space left") as caught, LossesFile(path, (), []) as file:
-        file._file = open("/dev/full", "w", buffering=1)  # noqa: SIM115
-        file.add(1, [0.5])
+    with LossesFile(path, (), []) as file, open("/dev/full", "w", buffering=1) as full:
+        file._file, whole = full, file._file
+        with pytest.raises(OSError, match="No space left") as caught:
+            file.add(1, [0.5])
+        file._file = whole
+        with suppress(OSError):
+            full.close()
     assert caught.value.filename == str(path)
