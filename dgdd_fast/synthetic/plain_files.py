@@ -95,19 +95,19 @@ def _check_pickle(file: IO[bytes]) -> None:
     memo: dict[int, tuple[int, int] | None] = {}
     try:
         for step, (operation, argument, _) in enumerate(pickletools.genops(file)):
-            name = operation.name
+            name, told = operation.name, str(argument)
             if step > _MOST_STEPS:
                 raise PlainFileError(
                     f"it takes more than {_MOST_STEPS} steps to read, far more than a set does"
                 )
-            if name in ("GLOBAL", "INST") and _ALLOCATING.fullmatch(argument.replace(" ", ".")):
-                raise _needs_code(argument.replace(" ", "."))
+            if name in ("GLOBAL", "INST") and _ALLOCATING.fullmatch(told.replace(" ", ".")):
+                raise _needs_code(told.replace(" ", "."))
             if name == "STACK_GLOBAL":
                 raise PlainFileError(_NOT_OURS)
             if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-                memo[len(memo) if argument is None else int(argument)] = stack[-1]
+                memo[len(memo) if argument is None else int(told)] = stack[-1]
             elif name in ("GET", "BINGET", "LONG_BINGET"):
-                stack.append(memo[int(argument)])
+                stack.append(memo[int(told)])
             elif name == "MARK":
                 stack.append(None)
             elif name == "DUP":
