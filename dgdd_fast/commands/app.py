@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import warnings
+from importlib.metadata import version
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -19,7 +20,7 @@ from ..messages import shortened
 from ..plugins import load_plugins, loaded_plugins
 from ..ranks import RankLostError, joined, launched, leads, may_speak
 from .output import lasting_output, lost_output, silenced
-from .terminal import error_console, labelled, steps_shown
+from .terminal import console, error_console, labelled, steps_shown
 
 USAGE_ERROR, FAILURE = 2, 1
 SHARED = ("distill", "evaluate")  # commands whose work torchrun's processes share
@@ -164,9 +165,19 @@ app = typer.Typer(
 )
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"dgdd-fast {version('dgdd-fast')}")
+        raise typer.Exit
+
+
 @app.callback()
 def dgdd(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    is_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version, and exit."),
+    ] = False,
     plugin: Annotated[
         list[str] | None,
         typer.Option(

@@ -43,4 +43,4 @@ for command in COMMANDS:
 
 def main() -> None:
     """The entry point of the `dgdd` command."""
-    app()
+    app(prog_name="dgdd")  # also as python -m dgdd_fast

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from processes import COMMAND, start, wait_until
@@ -22,6 +23,7 @@ BLOCKED = f"import sys\nfor name in {HEAVY!r}: sys.modules[name] = None\n"
         (["doctor", "--help"], {}, "check the operators"),
         # Without a word for it, Typer looks for the shell among the processes above this one.
         (["--show-completion", "bash"], {NO_DETECTION: "1"}, "complete -o default"),
+        (["--version"], {}, f"dgdd-fast {version('dgdd-fast')}"),
         (["grid"], {}, "Missing argument 'STUDY'"),
         (
             [],
@@ -41,6 +43,17 @@ def test_help_completion_and_mistyped_options_import_nothing_heavy(arguments, en
     )
     assert said in done.stdout
     assert done.returncode == (2 if arguments == ["grid"] else 0)
+
+
+def test_as_a_module_it_says_the_same():
+    told = [
+        subprocess.run([sys.executable, *program, *arguments], capture_output=True, text=True)
+        for arguments in (("--help",), ("grid",))
+        for program in (("-c", COMMAND), ("-m", "dgdd_fast"))
+    ]
+    for one, other in (told[:2], told[2:]):
+        assert (one.stdout, one.stderr, one.returncode) == (other.stdout, other.stderr, other.returncode)
+    assert "Usage: dgdd " in told[1].stdout
 
 
 @pytest.fixture
