@@ -1,11 +1,12 @@
-"""`dgdd demo`: Random, DM and DM+SGS at one budget on embedded digits, tested on a held-out domain."""
+"""`dgdd demo`: recipes at the same storage on embedded digits, tested on a held-out domain."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +17,7 @@ from ..config import DistillConfig, EvaluateConfig, NetworkConfig, SurgeryConfig
 from ..config.run import check_free
 from ..files import check_writable, write_atomically
 from .options import Threads, start_computing
-from .terminal import accuracy_table, console, duration, progress
+from .terminal import accuracy_table, console, duration, progress, shown_method
 
 if TYPE_CHECKING:
     from ..data import DomainDataset
@@ -30,9 +31,10 @@ def demo(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the results go.")] = Path("demo"),
     threads: Threads = None,
 ) -> None:
-    """Distil the embedded digits with Random, DM and DM+SGS, test on a domain held out. Minutes; no download.
+    """Distil the embedded digits in several ways, test on a domain held out. Minutes; no download.
 
-    Prints accuracy, mean and standard deviation over the seeds.
+    Random, DM and DM+SGS, then Random and DM in mosaics, at the same storage. Prints accuracy, mean and
+    standard deviation over the seeds, and differences with their 95 % intervals.
     Writes the sets, their contact sheets and how SGS takes a few gradients apart.
     """
     start_computing("cpu", threads)
@@ -44,7 +46,8 @@ class DemoConfig:
     """The demonstration's settings, chosen so that two CPU cores need a few minutes.
 
     Each seed is a distillation of its own and a training of its own. `distill` is DM, with `surgery` DM+SGS;
-    Random keeps the images that both start from.
+    Random keeps the images that they start from. In mosaics, `factor` tiles along each side of an image, each
+    a training image once enlarged, take the same room.
     """
 
     target: str = "street"
@@ -53,17 +56,31 @@ class DemoConfig:
         default_factory=lambda: DistillConfig(ipc=6, iterations=200, batch_real=32, network=_NETWORK)
     )
     surgery: SurgeryConfig = field(default_factory=SurgeryConfig)
+    factor: int = 2
     evaluate: EvaluateConfig = field(
         default_factory=lambda: EvaluateConfig(runs=1, epochs=300, network=_NETWORK)
     )
 
     def methods(self) -> dict[str, DistillConfig]:
         """The settings of every method by its name; seed 0."""
+        random = dataclasses.replace(self.distill, objective="random")
         return {
-            "random": dataclasses.replace(self.distill, objective="random"),
+            "random": random,
             "dm": self.distill,
             "dm+sgs": dataclasses.replace(self.distill, surgery=self.surgery),
+            "random, mosaics": dataclasses.replace(random, factor=self.factor),
+            "dm, mosaics": dataclasses.replace(self.distill, factor=self.factor),
         }
+
+
+# What is asked of the results: the difference of two methods.
+_QUESTIONS = (
+    ("dm", "random"),
+    ("dm+sgs", "dm"),
+    ("random, mosaics", "random"),
+    ("dm, mosaics", "dm"),
+    ("dm, mosaics", "random, mosaics"),
+)
 
 
 def run_demo(out: Path, config: DemoConfig | None = None) -> dict[str, Evaluation]:
@@ -88,21 +105,26 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> dict[str, Evaluatio
 
     first: dict[str, DistilledSet] = {}
     results: dict[str, Evaluation] = {}
-    for method, settings in config.methods().items():
-        per_seed = []
-        for seed in config.seeds:
-            distilled = _distill(sources, method, dataclasses.replace(settings, seed=seed), config.target)
-            per_seed.append(evaluate(distilled, tests, dataclasses.replace(config.evaluate, seed=seed)))
-            results[method] = _joined(per_seed)
-            _write_results(out / "results.json", config, results)  # so far
-            if method not in first:
-                first[method] = distilled
-                distilled.save(out / f"{method}.safetensors")
-                distilled.contact_sheet(out / f"{method}.png")
+    with tempfile.TemporaryDirectory() as shared:  # means of real images that runs at a seed have in common
+        for method, settings in config.methods().items():
+            per_seed = []
+            for seed in config.seeds:
+                run = dataclasses.replace(settings, seed=seed)
+                distilled = _distill(sources, method, run, config.target, Path(shared))
+                per_seed.append(evaluate(distilled, tests, dataclasses.replace(config.evaluate, seed=seed)))
+                results[method] = _joined(per_seed)
+                _write_results(out / "results.json", config, results)  # so far
+                if method not in first:
+                    first[method] = distilled
+                    file = method.replace(", ", "-")
+                    distilled.save(out / f"{file}.safetensors")
+                    distilled.contact_sheet(out / f"{file}.png")
 
     console.print(accuracy_table(results))
-    console.print(results["dm+sgs"].description)
-    console.print(_difference(results["dm+sgs"], results["dm"], f"{config.target} (held out)"))
+    console.print(results["dm"].description)
+    console.print(f"On {config.target} (held out), by seed, with the 95 % interval:")
+    for line in _differences(results, f"{config.target} (held out)"):
+        console.print(f"  {line}")
     _draw_decomposition(out / "decomposition.png", first["random"], sources)
     console.print(f"written to {out}: sets and contact sheets of seed {config.seeds[0]}, results.json, and")
     console.print("decomposition.png: what SGS makes of the first gradients of four images")
@@ -118,7 +140,9 @@ def _write_results(path: Path, config: DemoConfig, results: dict[str, Evaluation
     write_atomically(path, (json.dumps(report, indent=2) + "\n").encode())
 
 
-def _distill(sources: DomainDataset, method: str, config: DistillConfig, target: str) -> DistilledSet:
+def _distill(
+    sources: DomainDataset, method: str, config: DistillConfig, target: str, shared: Path
+) -> DistilledSet:
     from ..distillation import distill
 
     steps = 0 if method_spec(config).family == "coreset" else config.iterations
@@ -127,6 +151,7 @@ def _distill(sources: DomainDataset, method: str, config: DistillConfig, target:
             sources,
             config,
             target=target,
+            real_means=shared,
             progress=lambda state: show(state.iteration, f"loss {state.loss:.4g}"),
         )
 
@@ -137,11 +162,21 @@ def _joined(runs: list[Evaluation]) -> Evaluation:
     return dataclasses.replace(runs[0], accuracies=accuracies)
 
 
-def _difference(sgs: Evaluation, plain: Evaluation, name: str) -> str:
-    """What SGS gained, seed by seed: both methods start from the same images."""
-    gains = [one - other for one, other in zip(sgs.accuracies[name], plain.accuracies[name], strict=True)]
-    listed = ", ".join(f"{gain:+.1f}" for gain in gains)
-    return f"DM+SGS minus DM on {name}: {statistics.fmean(gains):+.1f} (by seed: {listed})"
+def _differences(results: dict[str, Evaluation], test: str) -> Iterator[str]:
+    """What each method gained, seed by seed: all that are compared start from the same real images."""
+    from ..analysis.paired import paired_difference
+
+    by_seed = {method: dict(enumerate(found.accuracies[test])) for method, found in results.items()}
+    for method, other in _QUESTIONS:
+        found = paired_difference(by_seed[method], by_seed[other])
+        if found is None:
+            continue
+        text = f"{shown_method(method)} minus {shown_method(other)}: {found.mean:+.1f}"
+        if found.pairs > 1:
+            text += f" ({found.low:+.1f} to {found.high:+.1f})"
+            if found.low <= 0 <= found.high:
+                text += ", not told apart"
+        yield text
 
 
 def _draw_decomposition(path: Path, distilled: DistilledSet, sources: DomainDataset) -> None:
@@ -170,8 +205,10 @@ def _setup(config: DemoConfig, tests: dict[str, DomainDataset], sources: DomainD
         f"{len(sources)} images of {', '.join(sources.domain_names)} -> {settings.ipc} images for each of "
         f"{sources.num_classes} classes",
         f"tested on {tested}, after the last epoch",
-        f"the same for all: initial images, {settings.iterations} iterations, image learning rate "
-        f"{settings.image_lr:g}; SGS: alpha {config.surgery.alpha:g}, beta {config.surgery.beta:g}",
+        f"the same for all: storage, {settings.iterations} iterations, image learning rate "
+        f"{settings.image_lr:g}, in mosaics times {config.factor}; SGS: alpha {config.surgery.alpha:g}, "
+        f"beta {config.surgery.beta:g}",
+        f"mosaics: an image is {config.factor} x {config.factor} tiles, each enlarged to a training image",
         f"{len(config.seeds)} seeds, each with its own distillation and training",
         "reduced, to take minutes (in brackets the default): "
         f"{settings.iterations} iterations ({usual.iterations}), "

@@ -65,9 +65,14 @@ def accuracy_table(results: Mapping[str, Evaluation]) -> Table:
         texts = [f"{evaluation.mean(name):.1f}" for name in names]
         if evaluation.runs > 1:
             texts = [f"{text} ± {evaluation.std(name):.1f}" for text, name in zip(texts, names, strict=True)]
-        name, comma, how = method.partition(",")
-        result.add_row(f"{method_label(name)}{comma}{how}", *texts)
+        result.add_row(shown_method(method), *texts)
     return result
+
+
+def shown_method(row: str) -> str:
+    """The label of a row called "METHOD" or "METHOD, how"."""
+    name, comma, how = row.partition(",")
+    return f"{method_label(name)}{comma}{how}"
 
 
 def scores_table(scores: Mapping[str, Scores]) -> Table:

@@ -72,7 +72,7 @@ def test_the_picture_shows_the_images_as_they_are(tmp_path):
     assert {(201, 0, 0), (0, 0, 77)} <= colours
 
 
-def test_the_demonstration_compares_three_methods_and_writes_what_it_says(tmp_path, capsys):
+def test_the_demonstration_compares_methods_and_mosaics_and_writes_what_it_says(tmp_path, capsys):
     config = DemoConfig(
         target="warped",
         seeds=(0, 1),
@@ -80,20 +80,32 @@ def test_the_demonstration_compares_three_methods_and_writes_what_it_says(tmp_pa
         evaluate=EvaluateConfig(runs=1, epochs=1, network=TINY),
     )
     results = run_demo(tmp_path, config)
-    assert list(results) == ["random", "dm", "dm+sgs"]
+    assert list(results) == ["random", "dm", "dm+sgs", "random, mosaics", "dm, mosaics"]
     assert all(len(runs) == 2 for result in results.values() for runs in result.accuracies.values())
-    sets = {method: DistilledSet.load(tmp_path / f"{method}.safetensors") for method in results}
+    files = {method: tmp_path / f"{method.replace(', ', '-')}.safetensors" for method in results}
+    sets = {method: DistilledSet.load(file) for method, file in files.items()}
     assert not torch.equal(sets["dm"].images, sets["dm+sgs"].images)
     assert {distilled.ipc for distilled in sets.values()} == {4}
-    for name in ("random.png", "dm.png", "dm+sgs.png", "decomposition.png"):
+    assert {distilled.images.shape for distilled in sets.values()} == {(40, 3, 32, 32)}
+    assert [distilled.factor for distilled in sets.values()] == [1, 1, 1, 2, 2]
+    assert not torch.equal(sets["dm, mosaics"].images, sets["random, mosaics"].images)
+    for name in ("random.png", "dm.png", "dm+sgs.png", "dm-mosaics.png", "decomposition.png"):
         assert Image.open(tmp_path / name).width > 100
     report = json.loads((tmp_path / "results.json").read_text())
     assert report["config"]["target"] == "warped"
     told = capsys.readouterr().out
     assert "reduced" in told
-    assert "DM+SGS minus DM on warped (held out)" in told
+    assert "On warped (held out), by seed, with the 95 % interval:" in told
+    test = "warped (held out)"
+    gains = [
+        one - other
+        for one, other in zip(results["dm+sgs"].accuracies[test], results["dm"].accuracies[test], strict=True)
+    ]
+    assert f"DM+SGS minus DM: {sum(gains) / 2:+.1f} (" in told
+    assert "DM, mosaics minus Random, mosaics: " in told
 
 
 def test_every_method_of_the_demonstration_has_the_same_budget():
     configs = DemoConfig().methods().values()
-    assert len({dataclasses.replace(config, objective="dm", surgery=None) for config in configs}) == 1
+    alike = {dataclasses.replace(config, objective="dm", surgery=None, factor=None) for config in configs}
+    assert len(alike) == 1
