@@ -22,7 +22,16 @@ from .ranks import Ranks, here
 from .seeds import derive_seed
 from .synthetic.distilled_set import DistilledSet
 from .synthetic.source_data import record_of
-from .training import SCHEDULES, accuracy, check_training, resolve_training, train_network
+from .training import (
+    SCHEDULES,
+    accuracy,
+    check_training,
+    resolve_training,
+    train_networks,
+    train_together,
+)
+
+MOST_AT_ONCE = 10  # trainings: so many ConvNets keep a GPU busy
 
 
 @dataclass(frozen=True)
@@ -118,8 +127,9 @@ def evaluate(
         config: the settings. See `train_network` for the schedule.
         device: where to train and test. On the CPU of one machine a seed gives the same accuracies again.
         progress: called after every epoch with the number of epochs done so far, of ``runs * epochs``.
+            On a GPU the runs of ConvNets are trained at once, up to ten of them, and so counted.
         done: the first runs, from an evaluation that was interrupted; only the others are trained.
-        keep: called after every run with the evaluation so far.
+        keep: called after every run, or all that were trained at once, with the evaluation so far.
 
     Warns of test images that are pixel for pixel among those that the set was distilled from.
 
@@ -146,29 +156,38 @@ def evaluate(
         accuracies = {name: list(done.accuracies[name]) for name in tests}
     first = 0 if done is None else done.runs
     _check_ranks(ranks, training, tests, settings, first)
+    told = progress if ranks.rank == 0 else None
+    at_once = 1
+    if train_together(settings, device):
+        at_once = max(1, min(MOST_AT_ONCE, -(-(settings.runs - first) // ranks.count)))
 
-    def trained(run: int) -> dict[str, float]:
-        """The accuracies of a run by test set."""
-        network = train_network(
+    def trained(runs: range) -> list[dict[str, float]]:
+        """The accuracies of each of the runs by test set."""
+        if not runs:
+            return []
+        networks = train_networks(
             images,
             labels,
             len(training.class_names),
-            dataclasses.replace(settings, seed=derive_seed(settings.seed, "evaluate", run)),
+            [dataclasses.replace(settings, seed=derive_seed(settings.seed, "evaluate", run)) for run in runs],
             mean=mean,
             std=std,
             device=device,
-            progress=None if told is None else _shifted(told, run * settings.epochs),
+            progress=None if told is None else _shifted(told, runs[0] * settings.epochs, len(runs)),
         )
-        return {name: accuracy(network, test, mean, std, settings.precision) for name, test in tests.items()}
+        return [
+            {name: accuracy(network, test, mean, std, settings.precision) for name, test in tests.items()}
+            for network in networks
+        ]
 
-    told = progress if ranks.rank == 0 else None
-    for begin in range(first, settings.runs, ranks.count):
-        run = begin + ranks.rank
-        for found in ranks.gathered(trained(run) if run < settings.runs else {}):
-            for name, percent in found.items():
-                accuracies[name].append(percent)
+    for begin in range(first, settings.runs, ranks.count * at_once):
+        own = range(begin + ranks.rank * at_once, begin + (ranks.rank + 1) * at_once)
+        for of_rank in ranks.gathered(trained(range(own.start, min(own.stop, settings.runs)))):
+            for found in of_rank:
+                for name, percent in found.items():
+                    accuracies[name].append(percent)
         if told is not None and ranks.count > 1:
-            told(min(begin + ranks.count, settings.runs) * settings.epochs)
+            told(min(begin + ranks.count * at_once, settings.runs) * settings.epochs)
         if keep is not None and ranks.rank == 0:
             keep(Evaluation({name: list(values) for name, values in accuracies.items()}, settings))
     return Evaluation(accuracies, settings)
@@ -198,8 +217,9 @@ def _check_ranks(
         )
 
 
-def _shifted(progress: Callable[[int], None], offset: int) -> Callable[[int], None]:
-    return lambda epoch: progress(offset + epoch)
+def _shifted(progress: Callable[[int], None], offset: int, runs: int) -> Callable[[int], None]:
+    """Of `runs` at once."""
+    return lambda epoch: progress(offset + runs * epoch)
 
 
 def _check_done(done: Evaluation, settings: EvaluateSettings, tests: Mapping[str, DomainDataset]) -> None:

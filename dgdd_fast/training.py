@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .config import EvaluateConfig, EvaluateSettings, Precision, checked, filled, settled
@@ -16,11 +17,13 @@ from .data import DomainDataset, normalise
 from .data.augment import augmented_rows, cutmix, draw_batch, draw_cutmix, mixed_labels, resolve_strategy
 from .data.image_rows import Images
 from .data.real_images import DeviceImages
-from .generalization import training_loss
+from .generalization import Loss, training_loss
 from .interruption import TrainingDivergedError
 from .memory import check_fits
 from .networks import (
+    ConvNet,
     Network,
+    StackedConvNet,
     build_network,
     initialise,
     network_bytes,
@@ -29,7 +32,7 @@ from .networks import (
     rows_per_chunk,
 )
 from .parallel import all_threads, one_by_one, side_by_side, slices, sum_gradients_
-from .precision import arithmetic, autocast
+from .precision import arithmetic, at_least_float32, autocast
 from .seeds import generator
 from .steps import counted, tell
 
@@ -48,7 +51,7 @@ class Schedule(Protocol):
 
     def __init__(self, config: EvaluateSettings) -> None: ...
 
-    def optimizer(self, network: Network) -> torch.optim.Optimizer:
+    def optimizer(self, network: torch.nn.Module) -> torch.optim.Optimizer:
         """A new one for the parameters of `network`."""
 
     def rate(self, epoch: int) -> float:
@@ -69,7 +72,7 @@ class SteppedSGD:
         self.full_rate_epochs = config.epochs // 2 + 1
         self.fresh_starts: tuple[int, ...] = (0, self.full_rate_epochs)
 
-    def optimizer(self, network: Network) -> torch.optim.Optimizer:
+    def optimizer(self, network: torch.nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(
             network.parameters(),
             lr=self.config.learning_rate,
@@ -99,7 +102,7 @@ class HalvedAdamW:
         self.config = config
         self.fresh_starts: tuple[int, ...] = (0,)
 
-    def optimizer(self, network: Network) -> torch.optim.Optimizer:
+    def optimizer(self, network: torch.nn.Module) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
             network.parameters(),
             lr=self.config.learning_rate,
@@ -194,57 +197,141 @@ def train_network(
         raise ValueError(
             f"training needs images with a label each, got {len(images)} and {list(labels.shape)}"
         )
+    return train_networks(
+        images, labels, num_classes, [config], mean=mean, std=std, device=device, progress=progress
+    )[0]
+
+
+def train_together(config: EvaluateSettings, device: torch.device) -> bool:
+    """Whether several trainings are faster as one: those of ConvNets on a GPU, which one of them does not
+    keep busy. Methods that combine the images of a batch take one network."""
+    return device.type == "cuda" and config.network.architecture == "convnet" and config.generalize == "none"
+
+
+def train_networks(
+    images: Images,
+    labels: Tensor,
+    num_classes: int,
+    configs: Sequence[EvaluateSettings],
+    *,
+    mean: Tensor | Sequence[float] = (0.0, 0.0, 0.0),
+    std: Tensor | Sequence[float] = (1.0, 1.0, 1.0),
+    device: str | torch.device = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> list[Network]:
+    """The networks that `train_network` gives for each of `configs`, which differ in their seeds alone,
+    trained at once: one batch for each passes through a `StackedConvNet`.
+
+    Every draw is that of the single training, so that the networks are the same to rounding. More than one:
+    ConvNets without `generalize`.
+    """
     device = torch.device(device)
-    with arithmetic(config.precision, device), side_by_side(device):
+    with arithmetic(configs[0].precision, device), side_by_side(device):
         there = DeviceImages(images, device)
-        return _train(there, labels.to(device), num_classes, config, mean, std, progress)
+        return _train(there, labels.to(device), num_classes, configs, mean, std, progress)
+
+
+class _Batches:
+    """What one training sees: augmented images and what is wanted of them, labels or probabilities."""
+
+    def __init__(
+        self,
+        images: DeviceImages,
+        labels: Tensor,
+        num_classes: int,
+        config: EvaluateSettings,
+        mean: Tensor,
+        std: Tensor,
+    ) -> None:
+        self.images, self.labels, self.num_classes = images, labels, num_classes
+        self.config, self.mean, self.std = config, mean, std
+        self.orders, self.draws = generator(config.seed, "order"), generator(config.seed, "augment")
+        self.mixes = generator(config.seed, "cutmix")
+
+    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
+        config, (_, height, width) = self.config, self.images.shape
+        order = torch.randperm(len(self.images), generator=self.orders)
+        for batch in torch.split(order, config.batch_size):
+            draw = draw_batch(config.augment, (height, width), len(batch), self.draws)
+            mix = draw_cutmix(config.cutmix_probability, (height, width), len(batch), self.mixes)
+            inputs = augmented_rows(*self.images.at(batch), self.mean, self.std, draw)
+            wanted = self.labels[batch.to(self.labels.device)]
+            yield cutmix(inputs, mix), mixed_labels(wanted, mix, self.num_classes)
+
+
+def _beside(batches: Sequence[tuple[Tensor, Tensor]], num_classes: int) -> tuple[Tensor, Tensor]:
+    """One batch as it is; of several the images [N, R, C, H, W], and the labels [N, R] or, where a batch is
+    mixed, the probabilities [N, R, K]."""
+    if len(batches) == 1:
+        return batches[0]
+    inputs, wanted = zip(*batches, strict=True)
+    if any(targets.dim() == 2 for targets in wanted):
+        wanted = tuple(
+            F.one_hot(targets, num_classes).float() if targets.dim() == 1 else targets for targets in wanted
+        )
+    return torch.stack(inputs, 1), torch.stack(wanted, 1)
+
+
+def _stacked_loss(network: StackedConvNet) -> Loss:
+    """The sum of all networks' losses, each the mean over its images."""
+
+    def loss(images: Tensor, wanted: Tensor, epoch: int) -> Tensor:
+        logits = at_least_float32(network(images)).flatten(0, 1)
+        return F.cross_entropy(logits, wanted.flatten(0, 1)) * images.shape[1]
+
+    return loss
 
 
 def _train(
     images: DeviceImages,
     labels: Tensor,
     num_classes: int,
-    config: EvaluateSettings,
+    configs: Sequence[EvaluateSettings],
     mean: Tensor | Sequence[float],
     std: Tensor | Sequence[float],
     progress: Callable[[int], None] | None,
-) -> Network:
-    device = images.device
-    channels, *sides = images.shape
-    resolution = (sides[0], sides[1])
-    network = build_network(num_classes, resolution, config.network, channels=channels)
-    initialise(network, generator(config.seed, "network"))
-    network.to(device)
-    orders, draws = generator(config.seed, "order"), generator(config.seed, "augment")
-    mixes = generator(config.seed, "cutmix")
+) -> list[Network]:
+    config, device = configs[0], images.device
+    channels, height, width = images.shape
+    networks = []
+    for seeded in configs:
+        network = build_network(num_classes, (height, width), config.network, channels=channels)
+        initialise(network, generator(seeded.seed, "network"))
+        networks.append(network.to(device))
     mean, std = (torch.as_tensor(values, device=device) for values in (mean, std))
-    loss_of = training_loss(config, network, mean, std, generator(config.seed, "generalize"))
-    # Where nothing mixes the images of a batch, its gradient is summed over parts that are fast to compute.
+    batches = [_Batches(images, labels, num_classes, seeded, mean, std) for seeded in configs]
+    trained: torch.nn.Module = networks[0]
+    loss_of: Loss
+    if len(networks) == 1:
+        random = generator(config.seed, "generalize")
+        loss_of = training_loss(config, networks[0], mean, std, random)
+    else:
+        trained = StackedConvNet(cast("list[ConvNet]", networks))
+        loss_of = _stacked_loss(trained)
+    # Where nothing mixes the images of a batch, its gradient is summed over parts that are fast to compute:
+    # with the gradients of weights, which pass over all of them for each part, twice those of a forward.
     mixed = config.network.norm == "batch" or config.generalize != "none"
-    rows = config.batch_size if mixed else min(config.batch_size, rows_per_chunk(network, device))
+    fast = max(1, 2 * rows_per_chunk(networks[0], device) // len(networks))
+    rows = config.batch_size if mixed else min(config.batch_size, fast)
 
     def weighted_loss(inputs: Tensor, wanted: Tensor, epoch: int, part: slice) -> tuple[Tensor, Tensor]:
         with autocast(config.precision, device):
             loss = loss_of(inputs[part], wanted[part], epoch) * len(inputs[part]) / len(inputs)
         return loss, loss.detach()
 
-    parameters = list(network.parameters())
+    parameters = list(trained.parameters())
     schedule = SCHEDULES[config.optimizer](config)
     for epoch in range(config.epochs):
         if epoch in schedule.fresh_starts:
-            optimizer = schedule.optimizer(network)
+            optimizer = schedule.optimizer(trained)
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(epoch)
         total = torch.zeros((), device=device)
-        order = torch.randperm(len(images), generator=orders)
-        for batch in torch.split(order, config.batch_size):
-            draw = draw_batch(config.augment, resolution, len(batch), draws)
-            mix = draw_cutmix(config.cutmix_probability, resolution, len(batch), mixes)
-            inputs = cutmix(augmented_rows(*images.at(batch), mean, std, draw), mix)
-            wanted = mixed_labels(labels[batch.to(device)], mix, num_classes)
+        for together in zip(*(run.epoch() for run in batches), strict=True):
+            inputs, wanted = _beside(together, num_classes)
             passed = functools.partial(weighted_loss, inputs, wanted, epoch)
             with all_threads() if mixed else contextlib.nullcontext():
-                total += torch.stack(sum_gradients_(parameters, passed, slices(len(batch), rows))).sum()
+                total += torch.stack(sum_gradients_(parameters, passed, slices(len(inputs), rows))).sum()
             optimizer.step()
         if not math.isfinite(total):
             raise TrainingDivergedError(
@@ -255,7 +342,9 @@ def _train(
             tell("training a network", epoch + 1, config.epochs)
         else:
             progress(epoch + 1)
-    return network.eval()
+    if isinstance(trained, StackedConvNet):
+        trained.unstack_()
+    return [network.eval() for network in networks]
 
 
 def accuracy(

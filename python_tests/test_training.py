@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from small_runs import TINY, toy_set
 from toy_data import toy_domains
 
+from dgdd_fast import evaluation as evaluation_module
 from dgdd_fast import training as training_module
 from dgdd_fast.config import AugmentConfig, EvaluateConfig, NetworkConfig
 from dgdd_fast.data.augment import augment, cutmix, draw_batch, draw_cutmix
@@ -15,7 +16,7 @@ from dgdd_fast.evaluation import evaluate
 from dgdd_fast.interruption import TrainingDivergedError
 from dgdd_fast.networks import ConvNet, initialise
 from dgdd_fast.seeds import generator
-from dgdd_fast.training import resolve_training, train_network
+from dgdd_fast.training import resolve_training, train_network, train_networks, train_together
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +141,54 @@ def test_divergence_is_reported(data):
         TrainingDivergedError, match=r"in epoch \d+ of 12; use a smaller learning rate than 1e\+06"
     ):
         evaluate(distilled, {"all": data}, config)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"cutmix_probability": 0.5, "optimizer": "adamw"},
+        {"network": NetworkConfig(width=8, depth=2, norm="batch")},
+    ],
+    ids=["sgd", "cutmix", "batch norm"],
+)
+def test_trainings_at_once_are_those_one_by_one(data, monkeypatch, changes):
+    """The stacked networks: parameters, statistics and progress are those of single trainings."""
+    distilled = toy_set(data)
+    config = dataclasses.replace(TINY, epochs=3, batch_size=10, **changes)
+    config = resolve_training(config, (16, 16), flip_safe=True)
+    configs = [dataclasses.replace(config, seed=seed) for seed in (5, 6, 7)]
+    monkeypatch.setattr(training_module, "rows_per_chunk", lambda *_: 6)  # parts of 4 of a batch
+    seen = []
+    together = train_networks(distilled.images, distilled.labels, 3, configs, progress=seen.append)
+    assert seen == [1, 2, 3]
+    for network, seeded in zip(together, configs, strict=True):
+        alone = train_network(distilled.images, distilled.labels, 3, seeded)
+        assert not network.training
+        for name, expected in alone.state_dict().items():
+            # A bias in front of a normalisation has a gradient of rounding errors, and AdamW steps by its sign.
+            if not name.endswith("convolution.bias"):
+                torch.testing.assert_close(network.state_dict()[name], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_runs_are_trained_at_once_on_a_gpu(data, monkeypatch):
+    """As on a GPU, of which nothing else is needed here; runs that were done before stay as they are."""
+    on_gpu = torch.device("cuda")
+    config = dataclasses.replace(TINY, runs=5, epochs=2)
+    settings = resolve_training(config, data.resolution, data.flip_safe)
+    assert train_together(settings, on_gpu) and not train_together(settings, torch.device("cpu"))
+    assert not train_together(dataclasses.replace(settings, generalize="mixstyle"), on_gpu)
+    other = dataclasses.replace(settings, network=NetworkConfig(architecture="vgg11", width=8))
+    assert not train_together(other, on_gpu)
+
+    alone = evaluate(toy_set(data), {"all": data}, config)
+    first = evaluate(toy_set(data), {"all": data}, dataclasses.replace(config, runs=1))
+    monkeypatch.setattr(evaluation_module, "train_together", lambda *_: True)
+    monkeypatch.setattr(evaluation_module, "MOST_AT_ONCE", 3)
+    seen, kept = [], []
+    result = evaluate(
+        toy_set(data), {"all": data}, config, done=first, progress=seen.append, keep=kept.append
+    )
+    assert seen == [5, 8, 9, 10]  # three runs at once after the first, then one
+    assert [each.runs for each in kept] == [4, 5] and kept[-1] == result
+    assert result.accuracies["all"] == pytest.approx(alone.accuracies["all"], abs=100 / len(data) + 1e-6)

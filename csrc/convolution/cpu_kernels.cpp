@@ -345,16 +345,23 @@ void convolve(const ConvolutionParams& params, const float* arranged, int64_t be
 
 // -------- the gradient of the weights
 
-// Adds the sums of `rows` rows of numbers to `sums`.
-void add_rows(const float* from, int64_t rows, int64_t stride, int64_t numbers, double* sums) {
+// Adds the sums of `rows` rows of numbers to `sums`, vector beside vector: each of them alone would wait for
+// its own last sum.
+void add_rows(const float* from, int64_t rows, int64_t numbers, double* sums) {
   constexpr int64_t kShort = 64;
-  for (int64_t first = 0; first < rows; first += kShort)
-    for (int64_t number = 0; number < numbers; ++number) {
-      float sum = 0;
-      for (int64_t row = first; row < smaller(first + kShort, rows); ++row)
-        sum += from[row * stride + number];
-      sums[number] += sum;
+  constexpr int kTogether = 4;
+  for (int64_t first = 0; first < rows; first += kShort) {
+    const int64_t last = smaller(first + kShort, rows);
+    for (int64_t number = 0; number < numbers; number += kTogether * kLanes) {
+      const int64_t count = smaller(kTogether * kLanes, numbers - number);
+      Floats sum[kTogether] = {};
+      for (int64_t row = first; row < last; ++row)
+#pragma GCC unroll 4
+        for (int i = 0; i < kTogether; ++i)
+          sum[i] += load_some(from + row * numbers + number + i * kLanes, count - i * kLanes);
+      for (int64_t i = 0; i < count; ++i) sums[number + i] += sum[i / kLanes][i % kLanes];
     }
+  }
 }
 
 // What both ways leave in scratch: the sums over pixels or tiles, [place][in][out], and those of the bias.
@@ -420,32 +427,31 @@ void sum_pixels(const WeightGradParams& params, int64_t begin, int64_t end, Sums
   const int64_t pixels = params.height * params.width;
   const int64_t bordered_row = (params.width + 2) * in;
   float* bordered = sums.rest;
-  float* widened = bordered + bordered_numbers(params.height, params.width, in);
-  zero(bordered, widened - bordered);
+  float* panel = bordered + bordered_numbers(params.height, params.width, in);
+  zero(bordered, panel - bordered);
   for (int64_t sample = begin; sample < end; ++sample) {
     copy_inside_border(params.x + sample * pixels * in, params.height, params.width, in, bordered);
-    const float* grad = params.grad + sample * pixels * out;
-    if (out != sums.row) {
+    for (int64_t column = 0; column < sums.row; column += kPanel) {
+      // The numbers that a panel takes of each pixel lie far apart, and are read many times.
+      const int64_t width = smaller(kPanel, sums.row - column);
+      const float* grad = params.grad + sample * pixels * out + column;
       for (int64_t pixel = 0; pixel < pixels; ++pixel)
-        for (int64_t i = 0; i < sums.row; ++i)
-          widened[pixel * sums.row + i] = i < out ? grad[pixel * out + i] : 0;
-      grad = widened;
-    }
-    const Product product{.parts = params.height,
-                          .steps = params.width,
-                          .steps_of_last = params.width,
-                          .by_parts = false,
-                          .a_part = bordered_row,
-                          .a_step = in,
-                          .a_row = 1,
-                          .b_part = params.width * sums.row,
-                          .b_step = sums.row,
-                          .c_row = sums.row};
-    for (int64_t column = 0; column < sums.row; column += kPanel)
+        for (int64_t i = 0; i < width; i += kLanes)
+          store(panel + pixel * width + i, load_some(grad + pixel * out + i, out - column - i));
+      const Product product{.parts = params.height,
+                            .steps = params.width,
+                            .steps_of_last = params.width,
+                            .by_parts = false,
+                            .a_part = bordered_row,
+                            .a_step = in,
+                            .a_row = 1,
+                            .b_part = params.width * width,
+                            .b_step = width,
+                            .c_row = sums.row};
       for (int64_t row = 0; row < 3; ++row)
-        multiply_rows(product, 3 * in, bordered + row * bordered_row, grad + column,
-                      sums.of_weight + row * 3 * in * sums.row + column, true, nullptr,
-                      smaller(kPanel, sums.row - column));
+        multiply_rows(product, 3 * in, bordered + row * bordered_row, panel,
+                      sums.of_weight + row * 3 * in * sums.row + column, true, nullptr, width);
+    }
   }
 }
 
@@ -483,7 +489,7 @@ void weight_grad(const WeightGradParams& params, int64_t begin, int64_t end, flo
     });
   }
   const int64_t pixels = params.height * params.width;
-  add_rows(params.grad + begin * pixels * out, (end - begin) * pixels, out, out, sums.of_bias);
+  add_rows(params.grad + begin * pixels * out, (end - begin) * pixels, out, sums.of_bias);
   for (int64_t j = 0; j < out; ++j) bias_grad[j] = static_cast<float>(sums.of_bias[j]);
 }
 
@@ -492,7 +498,7 @@ int64_t grad_scratch_numbers(const WeightGradParams& params) {
   const int64_t out = params.out_channels;
   if (!is_transformed(in))
     return Sums::numbers(params) + bordered_numbers(params.height, params.width, in) +
-           params.height * params.width * whole_vectors(out);
+           params.height * params.width * kPanel;
   return with_side(params, [&](auto side) {
     const int64_t at_once = tiles_at_once<side>(in, out);
     return Sums::numbers(params) + whole_vectors(in > out ? in : out) + Places<side>(at_once, in).numbers() +

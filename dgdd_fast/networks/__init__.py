@@ -15,11 +15,13 @@ from .build import (
 from .convnet import ConvNet, default_depth
 from .initialisation import initialise
 from .network import Network, allow_second_derivatives, bytes_per_image, normalisation, rows_per_chunk
+from .stacked import StackedConvNet
 from .staged import StagedNetwork
 
 __all__ = [
     "ConvNet",
     "Network",
+    "StackedConvNet",
     "StagedNetwork",
     "allow_second_derivatives",
     "build_network",

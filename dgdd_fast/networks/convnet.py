@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -51,7 +51,7 @@ class ConvNet(StagedNetwork):
         super().__init__(num_classes, (channels, *resolution), width, width * rows * columns)
         self.stem = nn.Identity()
         self.stages = nn.ModuleList(
-            _Block(channels if i == 0 else width, width, config.norm, last=i == depth - 1)
+            Block(channels if i == 0 else width, width, config.norm, last=i == depth - 1)
             for i in range(depth)
         )
         self.channels = (width,) * depth
@@ -68,18 +68,34 @@ class ConvNet(StagedNetwork):
         """The ReLU outputs of all blocks, before pooling, and the features: [N, width, h, w] each and [N,
         feature_dim]."""
         maps, activations = channels_innermost(images), []
-        for block in cast("Iterable[_Block]", self.stages):
+        for block in cast("Iterable[Block]", self.stages):
             activations.append(block.activation(maps))
             maps = F.avg_pool2d(activations[-1], 2)
         return activations, self.head(maps)
 
 
-class _Block(nn.Module):
-    def __init__(self, channels: int, width: int, norm: str, last: bool) -> None:
+class Block(nn.Module):
+    """Convolution, normalisation, ReLU and pooling; of `groups` networks side by side, each with so many
+    `channels` and so much `width`."""
+
+    def __init__(self, channels: int, width: int, norm: str, last: bool, groups: int = 1) -> None:
         super().__init__()
-        self.convolution = Convolution(channels, width)
-        self.norm = normalisation(norm, width)
+        self.convolution = Convolution(groups * channels, groups * width, groups)
+        self.norm = normalisation(norm, groups * width)
+        self.sizes = channels, width, norm, last
         self.last = last
+
+    @classmethod
+    @torch.no_grad()
+    def stacked(cls, blocks: Sequence[Block]) -> Block:
+        """The blocks of several networks as one, on their device, with their parameters one behind the
+        other."""
+        stacked = cls(*blocks[0].sizes, groups=len(blocks)).to(blocks[0].convolution.weight.device)
+        for parameter, own in zip(
+            stacked.parameters(), zip(*(block.parameters() for block in blocks), strict=True), strict=True
+        ):
+            parameter.copy_(torch.cat(own))
+        return stacked
 
     def activation(self, images: Tensor) -> Tensor:
         """The output of the ReLU."""

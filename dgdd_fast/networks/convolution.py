@@ -9,16 +9,18 @@ from ..ops import conv3x3
 
 
 class Convolution(nn.Conv2d):
-    """A 3x3 convolution with padding 1, as ``nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)``."""
+    """A 3x3 convolution with padding 1, as ``nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)``; the
+    channels may be in `groups` that do not see each other."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, kernel_size=3, padding=1)
+    def __init__(self, inputs: int, outputs: int, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel_size=3, padding=1, groups=groups)
 
     def is_own(self, maps: Tensor) -> bool:
-        """Whether `maps` are convolved by ``ops.conv3x3``: on the CPU in float32. Elsewhere PyTorch's own is
-        faster, or the only one that there is."""
+        """Whether `maps` are convolved by ``ops.conv3x3``: on the CPU in float32, in one group. Elsewhere
+        PyTorch's own is faster, or the only one that there is."""
         return (
             maps.device.type == "cpu"
+            and self.groups == 1
             and maps.dtype == self.weight.dtype == torch.float32
             and not torch.is_autocast_enabled("cpu")
         )

@@ -61,7 +61,7 @@ def results(run):
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(run, monkeypatch):
-    train, trained = evaluation.train_network, []
+    train, trained = evaluation.train_networks, []
 
     def interrupted(*arguments, **options):
         if len(trained) == 3:
@@ -69,12 +69,12 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(run, monkeypatch):
         trained.append(arguments)
         return train(*arguments, **options)
 
-    monkeypatch.setattr(evaluation, "train_network", interrupted)
+    monkeypatch.setattr(evaluation, "train_networks", interrupted)
     code, text = failure("evaluate", run, "--runs", 2, "--epochs", 1)
     assert (code, "interrupted" in text) == (143, True)
     kept = results(run)
     assert [len(kept[name]["accuracies"]["source domains"]["runs"]) for name in kept] == [2, 1]
-    monkeypatch.setattr(evaluation, "train_network", lambda *a, **o: trained.append(a) or train(*a, **o))
+    monkeypatch.setattr(evaluation, "train_networks", lambda *a, **o: trained.append(a) or train(*a, **o))
     text = dgdd("evaluate", run, "--runs", 2, "--epochs", 1).output
     assert len(trained) == 4
     assert "dm+sgs stands in" in text
@@ -137,7 +137,7 @@ def test_networks_trained_on_other_real_images_are_not_joined(run, pictures):
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_epoch(run, arguments, message, monkeypatch):
-    monkeypatch.setattr(evaluation, "train_network", lambda *_, **__: pytest.fail("it trains"))
+    monkeypatch.setattr(evaluation, "train_networks", lambda *_, **__: pytest.fail("it trains"))
     code, text = failure("evaluate", run, *QUICK, *arguments)
     assert (code, message in text) == (2, True), text
 

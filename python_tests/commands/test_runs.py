@@ -223,7 +223,7 @@ def test_files_named_by_out_are_not_replaced_unasked(data, tmp_path):
 
 
 def test_two_evaluations_at_a_time_keep_each_other_s_results(run, monkeypatch):
-    train, other = evaluation.train_network, []
+    train, other = evaluation.train_networks, []
 
     def meanwhile(*arguments, **options):
         if not other:
@@ -231,7 +231,7 @@ def test_two_evaluations_at_a_time_keep_each_other_s_results(run, monkeypatch):
             dgdd("evaluate", run, "--epochs", 1, "--runs", 1, "--no-random", "--whole")
         return train(*arguments, **options)
 
-    monkeypatch.setattr(evaluation, "train_network", meanwhile)
+    monkeypatch.setattr(evaluation, "train_networks", meanwhile)
     dgdd("evaluate", run, "--epochs", 1, "--runs", 1)
     assert set(json.loads((run / "evaluation.json").read_text())["results"]) == {"dm+sgs", "random", "whole"}
 
