@@ -166,7 +166,7 @@ def test_trainings_at_once_are_those_one_by_one(data, monkeypatch, changes):
         alone = train_network(distilled.images, distilled.labels, 3, seeded)
         assert not network.training
         for name, expected in alone.state_dict().items():
-            # A bias in front of a normalisation has a gradient of rounding errors, and AdamW steps by its sign.
+            # A bias before a normalisation has a gradient of rounding errors, and AdamW steps by its sign.
             if not name.endswith("convolution.bias"):
                 torch.testing.assert_close(network.state_dict()[name], expected, rtol=1e-3, atol=1e-4)
 
@@ -176,7 +176,8 @@ def test_runs_are_trained_at_once_on_a_gpu(data, monkeypatch):
     on_gpu = torch.device("cuda")
     config = dataclasses.replace(TINY, runs=5, epochs=2)
     settings = resolve_training(config, data.resolution, data.flip_safe)
-    assert train_together(settings, on_gpu) and not train_together(settings, torch.device("cpu"))
+    assert train_together(settings, on_gpu)
+    assert not train_together(settings, torch.device("cpu"))
     assert not train_together(dataclasses.replace(settings, generalize="mixstyle"), on_gpu)
     other = dataclasses.replace(settings, network=NetworkConfig(architecture="vgg11", width=8))
     assert not train_together(other, on_gpu)
@@ -190,5 +191,6 @@ def test_runs_are_trained_at_once_on_a_gpu(data, monkeypatch):
         toy_set(data), {"all": data}, config, done=first, progress=seen.append, keep=kept.append
     )
     assert seen == [5, 8, 9, 10]  # three runs at once after the first, then one
-    assert [each.runs for each in kept] == [4, 5] and kept[-1] == result
+    assert [each.runs for each in kept] == [4, 5]
+    assert kept[-1] == result
     assert result.accuracies["all"] == pytest.approx(alone.accuracies["all"], abs=100 / len(data) + 1e-6)
