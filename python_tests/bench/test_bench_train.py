@@ -7,7 +7,7 @@ from pathlib import Path
 import bench_train
 import pytest
 import torch
-from bench_train import OPERATIONS, Case, PlainNetwork, augmented
+from plain_training import CLASSES, DOMAINS, OPERATIONS, Case, PlainNetwork, augmented
 
 from dgdd_fast.config import NetworkConfig
 from dgdd_fast.experts.pool import Expert
@@ -33,7 +33,7 @@ def test_plain_networks_compute_what_the_packages_do(architecture: str) -> None:
     torch.manual_seed(0)
     plain = PlainNetwork(case)
     settings = NetworkConfig(architecture=architecture, width=8)
-    expert = Expert(bench_train.CLASSES, bench_train.DOMAINS, (32, 32), settings, 0.25)
+    expert = Expert(CLASSES, DOMAINS, (32, 32), settings, 0.25)
     of_network = [*expert.network.stem.parameters(), *expert.network.stages.parameters()]
     ours = [*of_network, *expert.network.classifier.parameters(), *expert.discriminators.parameters()]
     with torch.no_grad():
