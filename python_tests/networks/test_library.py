@@ -7,11 +7,13 @@ import pytest
 import torch
 from fake_libraries import install
 from small_runs import SMALL, toy_set
-from toy_data import toy_domains
+from toy_data import toy_domains, write_npz
 
 from dgdd_fast.config import EvaluateConfig, NetworkConfig, from_dict, to_dict
 from dgdd_fast.distillation import distill
 from dgdd_fast.evaluation import Evaluation, evaluate
+from dgdd_fast.experiments.grid import Workers, read_index, run_grid
+from dgdd_fast.experiments.study import study_from_dict
 from dgdd_fast.extras import MissingExtraError
 from dgdd_fast.networks import (
     build_network,
@@ -168,3 +170,25 @@ def test_three_lines_train_a_network_of_the_library(library):
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0]
+
+
+def test_a_grid_tests_in_them_and_its_folders_are_for_any_file_system(libraries, tmp_path):
+    (tmp_path / "data").mkdir()
+    write_npz(toy_domains(), tmp_path / "data")
+    study = study_from_dict(
+        {
+            "data": str(tmp_path / "data"),
+            "targets": ["domain0"],
+            "methods": ["random"],
+            "ipc": [3],
+            "seeds": [0],
+            "evaluate": {"epochs": 1, "runs": 1, "network": {"architecture": "torchvision:resnet18"}},
+        }
+    )
+    outcome = run_grid(study, tmp_path / "grid", Workers(), lambda report: None)
+    assert outcome.failures == {}
+    index = read_index(tmp_path / "grid")
+    (report,) = (index.evaluation(entry.file) for entry in index.entries)
+    assert report["description"].startswith("resnet18 of torchvision")
+    names = [path.relative_to(tmp_path).as_posix() for path in (tmp_path / "grid").rglob("*")]
+    assert not [name for name in names if set(name) & set('<>:"\\|?*')]
