@@ -18,6 +18,8 @@ from typing import Any
 
 import verdicts
 
+from dgdd_fast.analysis.paired import paired_difference
+
 ROOT, RESULTS = verdicts.ROOT, verdicts.RESULTS
 METHODS = {"random": "Random", "dm": "DM", "dm+sgs": "DM + SGS"}
 EXPERT_METHODS = {"random": "Random", "start": "start", "mmd": "MMD", "cadm": "CADM"}
@@ -59,11 +61,14 @@ def spread(mean: float, std: float | None, form: str = ".1f") -> str:
 
 
 def _row(accuracy: dict[str, Any], methods: Iterable[str], pair: tuple[str, str]) -> list[str]:
-    """Accuracy on the held-out domain of each method, and what the second of `pair` gains, by seed."""
+    """Accuracy on the held-out domain of each method, and what the second of `pair` gains, with the 95 %
+    interval of the mean, and by seed."""
     targets = {method: accuracy[method]["target"] for method in methods}
-    seeds = zip(*(targets[method]["seeds"] for method in pair), strict=True)
     cells = [spread(target["mean"], target["std"]) for target in targets.values()]
-    return [*cells, ", ".join(f"{better - plain:+.1f}" for plain, better in seeds)]
+    plain, better = (dict(enumerate(targets[method]["seeds"])) for method in pair)
+    gains = ", ".join(f"{better[seed] - plain[seed]:+.1f}" for seed in plain)
+    found = paired_difference(better, plain)
+    return [*cells, f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f}): {gains}"]
 
 
 def _protocol(study: dict[str, Any], budget: list[str], learners: list[str], network: str) -> str:
@@ -89,7 +94,9 @@ def accuracy_table(studies: list[dict[str, Any]]) -> str:
         [study["title"], study["target"], *_row(study["accuracy"], METHODS, ("dm", "dm+sgs"))]
         for study in studies
     ]
-    lines = table(["data", "held out", *METHODS.values(), "SGS's gain over DM, by seed"], rows, texts=2)
+    lines = table(
+        ["data", "held out", *METHODS.values(), "SGS's gain over DM (95 % interval): by seed"], rows, texts=2
+    )
     lines.append("")
     for resolution, ipc, iterations, seeds in dict.fromkeys(
         (study["resolution"][0], study["distill"]["ipc"], study["distill"]["iterations"], study["seeds"])
@@ -124,7 +131,7 @@ def expert_table(studies: list[dict[str, Any]]) -> str:
         for ipc, accuracy in study["accuracy"].items()
     ]
     columns = ["data", "held out", "images per class", *EXPERT_METHODS.values()]
-    lines = table([*columns, "CADM's gain over MMD, by seed"], rows, texts=2)
+    lines = table([*columns, "CADM's gain over MMD (95 % interval): by seed"], rows, texts=2)
     for study in studies:
         experts = study["experts"]["config"]
         network = f"ResNet-18 of width {experts['network']['width']}, {experts['epochs']} epochs"
