@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,8 +34,13 @@ def read_json(path: Path) -> Any:
     Raises ValueError, without the path, as `parse_json` and `read_file` do, and for content that was changed.
     """
     value = parse_json(read_file(path, MOST_BYTES))
-    if isinstance(value, dict) and _CHECKSUM in value and value.pop(_CHECKSUM) != _checksum(value):
-        raise ValueError("its content is not what was saved")
+    if not isinstance(value, dict) or not value:
+        return value
+    if _CHECKSUM in value:
+        if value.pop(_CHECKSUM) != _checksum(value):
+            raise ValueError("its content is not what was saved")
+    elif re.fullmatch("[0-9a-f]{64}", str(list(value.values())[-1])):  # which is written last, by its name
+        raise ValueError("the name of its checksum is not what was saved")
     return value
 
 

@@ -48,6 +48,14 @@ def test_what_was_written_comes_back_and_a_change_is_found(tmp_path: Path) -> No
     assert read_json(path) == CONTENT
 
 
+def test_a_checksum_by_another_name_is_damage_and_not_an_earlier_version(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    path.write_text(path.read_text().replace("sha256", "sha255"))
+    with pytest.raises(ValueError, match="the name of its checksum"):
+        read_json(path)
+
+
 def test_what_could_not_be_read_is_not_written(tmp_path: Path) -> None:
     for value in (math.nan, 2**70, object()):
         with pytest.raises((ValueError, TypeError)):

@@ -48,7 +48,9 @@ def conv3x3_norm_relu_pool(
     Where no gradient is recorded it is one operator, image by image: the maps between stay in the cache.
     """
     tensors = [x, conv_weight, weight, bias, *([] if conv_bias is None else [conv_bias])]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    is_recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    # Maps of one channel are as they would be with the channels first, and norm_relu_pool takes them so.
+    if is_recorded or conv_weight.dim() == 4 and conv_weight.shape[0] == 1:
         return norm_relu_pool(conv3x3(x, conv_weight, conv_bias), weight, bias, eps, pool)
     result: Tensor = torch.ops.dgdd.conv3x3_norm_relu_pool.default(
         x, conv_weight, conv_bias, weight, bias, eps, pool

@@ -73,7 +73,7 @@ def test_without_bias() -> None:
     assert torch.equal(ops.conv3x3(x, weight), ops.conv3x3(x, weight, torch.zeros_like(bias)))
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", [*SIZES, (3, 33, 1, 5, 17)], ids=str)
 @pytest.mark.parametrize("pool", [1, 2, 3])
 def test_with_what_follows_it_is_the_same_bits(size, pool) -> None:
     """In one operator, and in two where gradients are recorded."""
