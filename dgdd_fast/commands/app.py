@@ -20,7 +20,7 @@ from ..messages import shortened
 from ..plugins import load_plugins, loaded_plugins
 from ..ranks import RankLostError, joined, launched, leads, may_speak
 from .output import lasting_output, lost_output, silenced
-from .terminal import console, error_console, labelled, steps_shown
+from .terminal import console, error_console, labelled, steps_shown, warnings_as_notes
 
 USAGE_ERROR, FAILURE = 2, 1
 SHARED = ("distill", "evaluate")  # commands whose work torchrun's processes share
@@ -72,7 +72,7 @@ class Commands(typer.core.TyperGroup):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         warnings.filterwarnings("ignore", "Image size", RuntimeWarning)  # Pillow's, of what is refused anyway
-        with lasting_output(), raise_at_signals():
+        with lasting_output(), raise_at_signals(), warnings_as_notes():
             if leads():
                 return super().main(*args, **kwargs)
             error_console.file = sys.stderr  # who may speak does

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from ..analysis.scores import Scores
     from ..evaluation import Evaluation
 
+_PACKAGE = Path(__file__).parents[1]
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BEFORE_BARS = 1.0  # of steps that are mostly done at once
 
@@ -37,6 +40,21 @@ def labelled(label: str, style: str, text: str) -> Text:
 def note(text: str) -> None:
     """Say what is odd and does not stop the command."""
     console.print(labelled("note", "yellow", text))
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Has what this package warns of said as a note: it is about the command, and no line of code."""
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *where: Any) -> None:
+        if category is UserWarning and Path(filename).is_relative_to(_PACKAGE):
+            note(str(message))
+        else:
+            pythons(message, category, filename, *where)
+
+    with warnings.catch_warnings():
+        pythons, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def duration(seconds: float) -> str:

@@ -50,7 +50,7 @@ def conv3x3_norm_relu_pool(
     tensors = [x, conv_weight, weight, bias, *([] if conv_bias is None else [conv_bias])]
     is_recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     # Maps of one channel are as they would be with the channels first, and norm_relu_pool takes them so.
-    if is_recorded or conv_weight.dim() == 4 and conv_weight.shape[0] == 1:
+    if is_recorded or (conv_weight.dim() == 4 and conv_weight.shape[0] == 1):
         return norm_relu_pool(conv3x3(x, conv_weight, conv_bias), weight, bias, eps, pool)
     result: Tensor = torch.ops.dgdd.conv3x3_norm_relu_pool.default(
         x, conv_weight, conv_bias, weight, bias, eps, pool

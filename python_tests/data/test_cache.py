@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import dgdd
 from data_trees import write_image, write_tree
 from PIL import Image
 
@@ -134,6 +135,9 @@ def test_without_room_or_permission_it_is_read_in_memory(
     cache.write_text("a file in its place")
     with pytest.warns(UserWarning, match="not kept in the cache .*cache.*: Not a directory"):
         assert isinstance(load_dataset(pictures, 8).images, torch.Tensor)
+    text = dgdd("data", pictures, "--resolution", 8).output
+    assert "note: decoded images are not kept in the cache" in text
+    assert "UserWarning" not in text
     cache.unlink()
     monkeypatch.setattr(read_files.PixelStore, "append", refuse)
     with pytest.warns(UserWarning, match="not kept in the cache .*No space left on device"):
