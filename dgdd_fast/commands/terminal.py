@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -46,11 +46,18 @@ def note(text: str) -> None:
 def warnings_as_notes() -> Iterator[None]:
     """Has what this package warns of said as a note: it is about the command, and no line of code."""
 
-    def show(message: Warning | str, category: type[Warning], filename: str, *where: Any) -> None:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if category is UserWarning and Path(filename).is_relative_to(_PACKAGE):
             note(str(message))
         else:
-            pythons(message, category, filename, *where)
+            pythons(message, category, filename, lineno, file, line)
 
     with warnings.catch_warnings():
         pythons, warnings.showwarning = warnings.showwarning, show
