@@ -29,7 +29,7 @@ class Light(PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
         if name.partition(".")[0] in {{"typer", "click", "rich", "matplotlib", "sklearn", "scipy", "jinja2",
-                                       "ray", "umap", "datasets", "joblib"}}:
+                                       "ray", "submitit", "umap", "datasets", "joblib"}}:
             return None
         return super().find_spec(name, path, target)
 
@@ -85,7 +85,7 @@ def test_what_needs_an_extra_names_it(tmp_path: Path) -> None:
 import importlib
 from dgdd_fast import load_dataset
 from dgdd_fast.__main__ import main
-from dgdd_fast.experiments.workers import run_on_ray
+from dgdd_fast.experiments.workers import run_on_ray, run_on_slurm
 from dgdd_fast.extras import MissingExtraError
 
 for attempt in (
@@ -93,6 +93,7 @@ for attempt in (
     lambda: importlib.import_module("dgdd_fast.report.figures"),
     lambda: load_dataset("embedded-digits"),
     lambda: run_on_ray([], None, None, None, "cpu", None),
+    lambda: run_on_slurm([], None, None, {}, "cpu", None),
 ):
     try:
         attempt()
@@ -110,6 +111,7 @@ main()
         f"drawing gradients needs matplotlib, {not_there}[report]'",
         f"drawing the embedded digits needs sklearn, {not_there}[report]'",
         f"a Ray cluster needs ray, {not_there}[ray]'",
+        f"Slurm needs submitit, {not_there}[slurm]'",
     ]
     assert done.stderr == f"error: the command dgdd needs typer, {not_there}[cli]'\n"
 

@@ -12,6 +12,7 @@ import typer
 
 from ..config import override
 from ..interruption import Interrupted
+from ..messages import shown
 from .app import FAILURE
 from .options import (
     PRECISION_HELP,
@@ -65,6 +66,13 @@ Ray = Annotated[
         help="Run on a Ray cluster that sees the data and the folder: auto, its address, or local.",
     ),
 ]
+Slurm = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME=VALUE,...",
+        help="Run through Slurm with these options of sbatch: partition=gpu,time=240. local: a trial here.",
+    ),
+]
 WorkerThreads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads of each worker. Default: shared evenly.")
 ]
@@ -87,6 +95,7 @@ def grid(
     workers: Processes = 0,
     devices: Devices = "auto",
     ray: Ray = None,
+    slurm: Slurm = None,
     threads: WorkerThreads = None,
 ) -> None:
     """Carry out a study: every method on every target domain, at every budget, with every seed.
@@ -99,6 +108,7 @@ def grid(
     \b
     dgdd grid study.yaml --out grids/pacs
     dgdd grid study.yaml --workers 2 --devices cuda:0,cuda:1
+    dgdd grid study.yaml --slurm partition=gpu --devices cuda
     dgdd grid sgs-table-1-pacs --data pacs/
     dgdd grid cadm-table-1-domainnet-sub --data domainnet/ --classes zebra,sun,...
     """
@@ -108,7 +118,7 @@ def grid(
     chosen = study_to_run(study, data, classes, scale, precision)
     if tuned is not None:
         chosen = dataclasses.replace(chosen, tuned=str(tuned))
-    chosen_workers = workers_to_use(workers, devices, ray, threads)
+    chosen_workers = workers_to_use(workers, devices, ray, threads, slurm)
     out = out or Path("grids") / Path(study).stem
     loaded = JobData()
     with reading("reading images") as show:
@@ -150,7 +160,9 @@ def study_to_run(
     return override(study, data=data, classes=names_in(classes))
 
 
-def workers_to_use(processes: int, devices: str, ray: str | None, threads: int | None) -> Workers:
+def workers_to_use(
+    processes: int, devices: str, ray: str | None, threads: int | None, slurm: str | None = None
+) -> Workers:
     """Where the jobs run, as the options say, and says it.
 
     Raises ValueError for options that contradict each other, and for a device that is not there.
@@ -161,19 +173,22 @@ def workers_to_use(processes: int, devices: str, ray: str | None, threads: int |
     names = tuple(name.strip() for name in devices.split(","))
     if devices == AUTO:
         names = tuple(automatic_devices()[: max(1, processes)])
-    if ray is not None:
-        if processes:
-            raise ValueError("--ray and --workers are two ways to run a grid; choose one")
+    if ray is not None or slurm is not None:
+        for name, other in (("--workers", processes), ("--slurm", ray is not None and slurm is not None)):
+            if other:
+                first = "--slurm" if ray is None else "--ray"
+                raise ValueError(f"{first} and {name} are two ways to run a grid; choose one")
         if devices == AUTO:
             devices = names[0].partition(":")[0]
         if devices not in ("cpu", "cuda"):
             raise ValueError(
-                f"Ray hands out the devices by itself: give --devices one kind, cuda or cpu, got {devices!r}"
+                f"{'Slurm' if ray is None else 'Ray'} hands out the devices by itself: give --devices one "
+                f"kind, cuda or cpu, got {devices!r}"
             )
         names = (devices,)
-        if ray == "local":  # a cluster may have GPUs that this machine lacks
+        if "local" in (ray, slurm):  # a cluster may have GPUs that this machine lacks
             usable_device(devices)
-        return Workers(0, ray, names, threads)
+        return Workers(0, ray, names, threads, None if slurm is None else _sbatch_options(slurm))
     if len(names) > max(1, processes):
         raise ValueError(f"{len(names)} devices need as many workers: --workers {len(names)}")
     for name in names:
@@ -184,6 +199,23 @@ def workers_to_use(processes: int, devices: str, ray: str | None, threads: int |
         set_threads(threads)
     say_where(names)
     return Workers(processes, ray, names, threads)
+
+
+def _sbatch_options(given: str) -> dict[str, str]:
+    """The options by name in ``partition=gpu,time=240``; those of a trial on this machine for ``local``."""
+    from ..experiments.workers import LOCAL
+
+    if given == "local":
+        return LOCAL
+    options = {}
+    for part in given.split(","):
+        name, equals, value = (text.strip() for text in part.partition("="))
+        if not (name and equals and value):
+            raise ValueError(
+                f"--slurm takes options of sbatch, such as partition=gpu,time=240, got {shown(part)}"
+            )
+        options[name.removeprefix("--")] = value
+    return options
 
 
 def show_outcome(outcome: GridOutcome, folder: Path) -> None:

@@ -15,6 +15,7 @@ from .grid import (
     Processes,
     Ray,
     Scale,
+    Slurm,
     StudyName,
     WorkerThreads,
     show_outcome,
@@ -42,6 +43,7 @@ def tune(
     workers: Processes = 0,
     devices: Devices = "auto",
     ray: Ray = None,
+    slurm: Slurm = None,
     threads: WorkerThreads = None,
 ) -> None:
     """Choose the settings of a study's methods by leaving out one source domain at a time.
@@ -62,7 +64,7 @@ def tune(
     from ..report.curves import png_of, tuning_figure
 
     chosen = study_to_run(study, data, classes, scale, precision)
-    chosen_workers = workers_to_use(workers, devices, ray, threads)
+    chosen_workers = workers_to_use(workers, devices, ray, threads, slurm)
     out = out or Path("tunings") / Path(study).stem
     loaded = JobData()
     with reading("reading images") as show:

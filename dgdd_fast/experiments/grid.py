@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from .plan import JOBS_FOLDER, REAL_MEANS_FOLDER, Job, Plan, PoolJob, TableEntry
 from .published import published_table
 from .study import Study, study_from_dict, write_study
 from .tuned_settings import TUNING_NAME, read_tuned_settings
-from .workers import check_workers, run_here, run_in_processes, run_on_ray
+from .workers import check_workers, run_here, run_in_processes, run_on_ray, run_on_slurm
 
 INDEX_NAME = "grid"
 
@@ -39,12 +39,14 @@ class Workers(NamedTuple):
         ray: the address of a Ray cluster, "local" for a Ray of its own, None without Ray.
         devices: handed out to the processes in turn.
         threads: CPU threads for each; None shares them evenly.
+        slurm: sbatch's options by name, `workers.LOCAL` to try it out here, None without Slurm.
     """
 
     processes: int = 0
     ray: str | None = None
     devices: tuple[str, ...] = ("cpu",)
     threads: int | None = None
+    slurm: Mapping[str, str] | None = None
 
 
 class GridOutcome(NamedTuple):
@@ -151,6 +153,8 @@ def _run(
     if workers.ray is not None:
         address = None if workers.ray == "local" else workers.ray
         run_on_ray(jobs, root, tell, address, workers.devices[0], workers.threads)
+    elif workers.slurm is not None:
+        run_on_slurm(jobs, root, tell, workers.slurm, workers.devices[0], workers.threads)
     elif workers.processes:
         run_in_processes(jobs, root, tell, workers.processes, workers.devices, workers.threads)
     else:

@@ -1,4 +1,4 @@
-"""Running jobs: here, in worker processes of this machine, or on a Ray cluster."""
+"""Running jobs: here, in worker processes of this machine, on a Ray cluster, or through Slurm."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -260,6 +261,90 @@ def _run_ray_task(job: AnyJob, root: str, threads: int, plugins: list[str]) -> l
 
     run_job(job, Path(root), tell, JobData())
     return reports
+
+
+LOCAL = {"local": ""}  # in place of sbatch's options: submitit's processes of this machine, to try it out
+SLURM_FOLDER = "slurm"  # of a grid: submitit's scripts, and what the jobs wrote on their screens
+_MINUTES = 240  # of a Slurm job unless its options say otherwise; one that takes longer is queued again
+_OFTEN = 1000
+
+
+def run_on_slurm(
+    jobs: Sequence[AnyJob],
+    root: Path,
+    tell: ProgressCallback,
+    options: Mapping[str, str],
+    device: str,
+    threads: int | None,
+) -> None:
+    """The jobs as jobs of Slurm, on machines that see `root`, the data and this installation under the same
+    paths.
+
+    A job has one GPU where `device` is cuda, and `threads` CPUs. One that Slurm stops, at its time limit or
+    for another job, is queued again and goes on from its checkpoint; one that dies runs `ATTEMPTS` times in
+    all. Ctrl-C cancels those at work, which write their checkpoints.
+
+    Args:
+        options: of sbatch, by name; or `LOCAL`.
+
+    Raises MissingExtraError where submitit is not installed, and ValueError where Slurm is not.
+    """
+    with extra("slurm", "Slurm"):
+        import submitit
+    here = options == LOCAL
+    try:
+        executor = submitit.AutoExecutor(root / SLURM_FOLDER, cluster="local" if here else "slurm")
+    except RuntimeError as error:
+        raise ValueError(f"Slurm is not to be found here ({error}): run this where sbatch is") from error
+    threads = threads or 1
+    gpus = int(device.startswith("cuda"))
+    executor.update_parameters(name="dgdd", timeout_min=_MINUTES, cpus_per_task=threads, gpus_per_node=gpus)
+    if not here:
+        executor.update_parameters(slurm_max_num_timeout=_OFTEN, slurm_additional_parameters=dict(options))
+    # Slurm has its queue; the processes of this machine would all begin at once.
+    most = max(1, available_cores() // threads) if here else len(jobs)
+    waiting, attempts = deque(jobs), Counter[str]()
+    running: list[tuple[Any, AnyJob]] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < most:
+                job = waiting.popleft()
+                attempts[job.name] += 1
+                given = (_on_device(job, device), str(root), threads, loaded_plugins())
+                running.append((executor.submit(_SlurmTask(), *given), job))
+            time.sleep(SECONDS_BETWEEN_REPORTS)
+            for submitted, job in [each for each in running if each[0].done()]:
+                running.remove((submitted, job))
+                try:
+                    for report in submitted.result():
+                        tell(report)
+                except Exception as error:  # submitit raises what the job did, and errors of its own
+                    if attempts[job.name] < ATTEMPTS:
+                        waiting.append(job)
+                        tell(JobProgress(job.name, "restarted", 0, 0, "its Slurm job died"))
+                        continue
+                    said = str(error).strip().splitlines() or [type(error).__name__]
+                    detail = f"its Slurm job died {ATTEMPTS} times ({said[0]}), see {submitted.paths.stderr}"
+                    tell(JobProgress(job.name, "failed", 0, 0, detail))
+    finally:
+        for submitted, _ in running:
+            submitted.cancel(check=False)
+        deadline = time.monotonic() + SECONDS_TO_STOP
+        while any(not submitted.done() for submitted, _ in running) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+
+class _SlurmTask:
+    """A job as submitit calls it, and as it is to be called again after Slurm has stopped it."""
+
+    def __call__(self, *given: Any) -> list[JobProgress]:
+        listen_to_one_request()
+        return _run_ray_task(*given)
+
+    def checkpoint(self, *given: Any) -> Any:
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, *given)
 
 
 def _on_device(job: AnyJob, device: str) -> AnyJob:

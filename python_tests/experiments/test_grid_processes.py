@@ -18,10 +18,11 @@ from small_studies import STUDY, TINY, accuracies, run
 from dgdd_fast.config import DistillConfig
 from dgdd_fast.distillation import CHECKPOINT_NAME
 from dgdd_fast.experiments.grid import Workers, run_grid
-from dgdd_fast.experiments.job import JobProgress
+from dgdd_fast.experiments.job import EVENTS, JobProgress
 from dgdd_fast.experiments.study import (
     MethodEntry,
 )
+from dgdd_fast.experiments.workers import LOCAL
 from dgdd_fast.synthetic.checkpoint import Checkpoint
 
 
@@ -187,3 +188,59 @@ def test_ray_gives_the_same_and_runs_the_job_of_a_killed_worker_again(
     there, here = accuracies(tmp_path), accuracies(finished)
     assert there
     assert all(here[name] == values for name, values in there.items())
+
+
+def test_slurm_gives_the_same(finished: Path, data_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="needs the extra dgdd-fast[slurm]")
+    study = dataclasses.replace(
+        STUDY, data=str(data_folder), targets=("domain0",), methods=(MethodEntry("random"),), seeds=(0,)
+    )
+    told: list[JobProgress] = []
+    outcome = run_grid(study, tmp_path, Workers(slurm=LOCAL, threads=1), told.append)
+    assert outcome.failures == {}
+    assert [report.stage for report in told if report.stage in EVENTS] == ["done"]
+    (name, there), *more = accuracies(tmp_path).items()
+    assert not more
+    assert accuracies(finished)[name] == there
+
+
+@pytest.mark.slow
+def test_slurm_jobs_that_are_stopped_or_killed_go_on_from_their_checkpoints(
+    data_folder: Path, tmp_path: Path
+) -> None:
+    """One is told to give way, as Slurm tells it, and then killed."""
+    pytest.importorskip("submitit", reason="needs the extra dgdd-fast[slurm]")
+    study = dataclasses.replace(
+        STUDY,
+        data=str(data_folder),
+        targets=("domain0",),
+        methods=(MethodEntry("dm"),),
+        seeds=(0,),
+        distill={**TINY, "iterations": 1500, "checkpoint_every": 10},
+    )
+    sent: list[int] = []
+    over = threading.Event()
+
+    def disturb() -> None:
+        while len(sent) < 2 and not over.wait(0.02):
+            for path in (tmp_path / "grid").glob(f"jobs/*/{CHECKPOINT_NAME}"):
+                iteration = Checkpoint.load(path).iteration
+                if (len(sent) + 1) * 300 < iteration < 1500:
+                    for process in descendants(os.getpid()):
+                        if b"submitit.core._submit" in Path(f"/proc/{process}/cmdline").read_bytes():
+                            os.kill(process, signal.SIGUSR2 if not sent else signal.SIGKILL)
+                    sent.append(iteration)
+
+    told: list[JobProgress] = []
+    disturber = threading.Thread(target=disturb)
+    disturber.start()
+    try:
+        outcome = run_grid(study, tmp_path / "grid", Workers(slurm=LOCAL, threads=1), told.append)
+    finally:
+        over.set()
+        disturber.join()
+    assert len(sent) == 2
+    assert [report.stage for report in told if report.stage in ("restarted", "failed")] == ["restarted"]
+    assert outcome.failures == {}
+    run(study, tmp_path / "here")
+    assert accuracies(tmp_path / "grid") == accuracies(tmp_path / "here")

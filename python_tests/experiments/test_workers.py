@@ -105,6 +105,28 @@ def test_a_cluster_may_have_gpus_that_this_machine_has_not(gpus: Callable[[int],
 OUTCOME = GridOutcome(0, [], {})
 
 
+@pytest.mark.parametrize(
+    ("processes", "ray", "slurm", "message"),
+    [
+        (2, None, "partition=gpu", "--slurm and --workers are two ways"),
+        (0, "auto", "partition=gpu", "--ray and --slurm are two ways"),
+        (0, None, "gpu", "--slurm takes options of sbatch, such as partition=gpu,time=240, got 'gpu'"),
+        (0, None, "partition=", "got 'partition='"),
+    ],
+)
+def test_options_of_slurm_that_cannot_work_are_refused(
+    processes: int, ray: str | None, slurm: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        workers_to_use(processes, "cpu", ray, None, slurm)
+
+
+def test_options_of_slurm_are_those_of_sbatch() -> None:
+    assert workers_to_use(0, "cuda", None, 4, "partition=gpu, --time=240") == Workers(
+        0, None, ("cuda",), 4, {"partition": "gpu", "time": "240"}
+    )
+
+
 @pytest.mark.parametrize("command", ["grid", "tune"])
 def test_the_commands_pass_their_options_on(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
