@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dgdd_fast.analysis.paired import Difference, paired_difference
-from dgdd_fast.config import to_dict
+from dgdd_fast.config import method_label, to_dict
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, STUDIES = ROOT / "bench" / "results", ROOT / "bench" / "studies"
@@ -85,7 +85,7 @@ def report(content: dict[str, Any]) -> str:
     for ipc, rows in content["blocks"].items():
         columns = [name for name in content["columns"] if any(row["accuracy"].get(name) for row in rows)]
         columns = [name for name in columns if name not in DERIVED]
-        cells = [[row["label"], *(_cell(row["accuracy"].get(name, {})) for name in columns)] for row in rows]
+        cells = [[_label(row), *(_cell(row["accuracy"].get(name, {})) for name in columns)] for row in rows]
         head = [f"{content['title']}: {ipc} per class", *(f"held out: {name}" for name in columns)]
         lines += [
             "| " + " | ".join(line) + " |" for line in (head, ["---", *["---:"] * len(columns)], *cells)
@@ -137,6 +137,12 @@ def _shown(found: Difference) -> str:
         return f"{found.mean:+.1f} with one seed, so no interval"
     text = f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f}, {found.pairs} seeds)"
     return text if found.low > 0 or found.high < 0 else f"{text}, which does not tell them apart"
+
+
+def _label(row: dict[str, Any]) -> str:
+    """A row that its study names "dm, how" as "DM, how"."""
+    name, comma, how = row["key"].partition(",")
+    return f"{method_label(name)}{comma}{how}" if row["label"] == row["key"] else str(row["label"])
 
 
 def _by_seed(row: dict[str, Any], column: str) -> dict[int, float]:

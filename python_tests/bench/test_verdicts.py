@@ -61,7 +61,7 @@ def test_what_a_grid_has_of_a_study_is_taken_whatever_its_last_targets(
 def made_up(**rows: dict[str, float]) -> str:
     """The report of accuracies on one domain, by row and seed; spaces for underscores in the rows' names."""
     block = [
-        {"key": key.replace("_", " "), "label": key, "accuracy": {"photo": by_seed}}
+        {"key": key.replace("_", " "), "label": key.replace("_", " "), "accuracy": {"photo": by_seed}}
         for key, by_seed in rows.items()
     ]
     content = {
@@ -78,7 +78,8 @@ def made_up(**rows: dict[str, float]) -> str:
 def test_differences_are_by_seed_with_their_interval_or_say_that_there_is_none() -> None:
     dm, sgs = {"0": 80.0, "1": 82.0, "2": 84.0}, {"0": 82.0, "1": 85.0, "2": 88.0}
     text = made_up(dm=dm, **{"dm+sgs": sgs, "dm,_rate_4": {"0": 83.0, "1": 84.0, "2": 91.0}})
-    assert "| dm | 82.0 ± 2.0 (3) |" in text
+    assert "| DM | 82.0 ± 2.0 (3) |" in text
+    assert "| DM, rate 4 | 86.0 ± 4.4 (3) |" in text
     # 3 -+ 4.303 * 1 / sqrt(3)
     assert "DM+SGS minus DM, both at the default rate: +3.0 (+0.5 to +5.5, 3 seeds)." in text
     assert "whichever of its rates does best there (dm, rate 4): -1.0 (" in text
