@@ -9,8 +9,9 @@
 Three source domains, ten images per class: 10 classes of 600 images a domain at 32 px (the shape of
 Digits-DG), 7 of 400 at 64 px (that of PACS). Pixels are random and experts untrained: it is speed that is
 measured. Each case runs three times: as it is, for the milliseconds of an iteration; with a clock around
-each part, which on CUDA waits for the device before and after it and so takes longer in all; and, on CUDA,
-one iteration in which torch tells each time that the host waits for the device.
+each part, which on CUDA waits for the device before and after it, with every kernel launched by itself, and
+so takes longer in all; and, on CUDA, one iteration in which torch tells each time that the host waits for the
+device: once, to look what came of it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import torch
 from table import Table
 from timing import Time, environment, require_device
 
+from dgdd_fast import cuda_graphs
 from dgdd_fast.config import (
     DistillConfig,
     ExpertConfig,
@@ -43,8 +45,9 @@ from dgdd_fast.config import (
 from dgdd_fast.data import DomainDataset
 from dgdd_fast.distillation import Progress, distill
 from dgdd_fast.experts import ExpertPool
-from dgdd_fast.matching import batches, expert_matching, feature_matching
+from dgdd_fast.matching import descent, expert_matching, feature_matching
 from dgdd_fast.matching.comparison import MeanComparison
+from dgdd_fast.matching.descent import Descent
 from dgdd_fast.matching.expert_matching import ExpertFeatures, Regularisation
 from dgdd_fast.matching.feature_matching import FeatureMatching
 from dgdd_fast.matching.feature_spaces import RandomNetwork
@@ -67,7 +70,7 @@ PARTS = (
     "surgery and step",
     "everything else",
 )
-WARM_UP = 2  # iterations
+WARM_UP, WARM_UP_ON_CUDA = 2, 20  # iterations
 TURNS = (3, 7)  # at least and at most
 ROW_SECONDS = 4.0  # for all turns but the least
 TURN_SECONDS = 0.2  # a turn is so many iterations that it takes about as long
@@ -144,34 +147,29 @@ class Enough(Exception):
 class Turns:
     """Milliseconds of an iteration, the mean of each turn; called after every iteration.
 
-    The device is waited for between turns only.
+    On CUDA the loop tells of several iterations at once, each with the mean of their seconds: nothing here
+    waits for the device.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, on_cuda: bool) -> None:
+        self.warm_up = WARM_UP_ON_CUDA if on_cuda else WARM_UP
         self.milliseconds: list[float] = []
-        self.iterations = 1  # of a turn
-        self.left = WARM_UP
-        self.began = self.start = 0.0
+        self.turn: list[float] = []  # seconds of its iterations
+        self.total = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        self.left -= 1
-        if progress.iteration == WARM_UP - 1:
-            self.start = now(self.device)
-        if self.left:
+        if progress.iteration <= self.warm_up:
             return
-        moment = now(self.device)
-        if progress.iteration == WARM_UP:
-            self.iterations = max(1, round(TURN_SECONDS / (moment - self.start)))
-            self.began = moment
-        else:
-            self.milliseconds.append(1e3 * (moment - self.start) / self.iterations)
+        self.turn.append(progress.seconds_per_iteration)
+        if sum(self.turn) < TURN_SECONDS:
+            return
+        self.total += sum(self.turn)
+        self.milliseconds.append(1e3 * sum(self.turn) / len(self.turn))
+        self.turn = []
         least, most = TURNS
         turns = len(self.milliseconds)
-        if turns == most or (turns >= least and moment - self.began > ROW_SECONDS):
+        if turns == most or (turns >= least and self.total > ROW_SECONDS):
             raise Enough
-        self.left = self.iterations
-        self.start = moment
 
 
 class Stopwatch:
@@ -225,13 +223,8 @@ def now(device: torch.device) -> float:
 def seams() -> Iterator[tuple[Any, str, str]]:
     """Where the loop comes apart: (owner, name of a function of it, part). What none of them does is
     "everything else": the losses, bookkeeping, what the host makes of the results."""
-    yield batches, "real_batch", "draws"
-    yield FeatureMatching, "augmentation", "draws"
-    yield RandomNetwork, "prepare", "draws"
-    yield ExpertFeatures, "prepare", "draws"
-    yield expert_matching, "draw_siamese", "draws"
-    yield Regularisation, "_draw_masks", "draws"
-    yield ExpertPool, "fill_", "draws"
+    yield Descent, "_plan", "draws"
+    yield Descent, "_prepare", "draws"
     for module in (feature_matching, expert_matching):
         yield module, "augment", "gather and augment"
         yield module, "decode", "gather and augment"
@@ -243,6 +236,18 @@ def seams() -> Iterator[tuple[Any, str, str]]:
     yield Regularisation, "gradients", "synthetic forward"
     yield torch.autograd, "grad", "domain gradients"
     yield ImageOptimizer, "move_", "surgery and step"
+
+
+@contextlib.contextmanager
+def one_by_one() -> Iterator[None]:
+    """On CUDA, the host plans each iteration when it is its turn, launches every kernel by itself, and looks
+    after each iteration."""
+    with (
+        mock.patch.object(descent, "PLANNERS", 0),
+        mock.patch.object(descent, "SECONDS_UNREAD", 0),
+        mock.patch.object(cuda_graphs, "MOST_GRAPHS", 0),
+    ):
+        yield
 
 
 @contextlib.contextmanager
@@ -280,7 +285,7 @@ def measure(case: Case, device: torch.device) -> Row:
 
         if on_cuda:
             torch.cuda.reset_peak_memory_stats(device)
-        turns = Turns(device)
+        turns = Turns(on_cuda)
         run(turns)
         peak = torch.cuda.max_memory_allocated(device) if on_cuda else None
         parts = time_of_parts(run, device)
@@ -312,7 +317,7 @@ def time_of_parts(run: Run, device: torch.device, iterations: int = 3) -> dict[s
             stopwatch.stop()
             raise Enough
 
-    with taken_apart(stopwatch):
+    with one_by_one(), taken_apart(stopwatch):
         run(watch)
     return {name: each / iterations for name, each in stopwatch.milliseconds.items()}
 
@@ -326,7 +331,7 @@ def synchronisations(run: Run) -> Counter[str]:
         elif progress.iteration == WARM_UP + 1:
             raise Enough
 
-    with warnings.catch_warnings(record=True) as caught:
+    with one_by_one(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             run(watch)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +24,7 @@ from .data.record import ImageRecord
 from .devices import resolved_device
 from .experts import ExpertPool
 from .interruption import Interrupted, stop_at_whole_steps
+from .matching.descent import Descent, Found
 from .matching.real_means import RealMeans
 from .matching.registry import OBJECTIVES, build_objective
 from .matching.resolve import resolve_distillation
@@ -35,7 +35,6 @@ from .precision import arithmetic
 from .ranks import Ranks, here
 from .synthetic.checkpoint import Checkpoint
 from .synthetic.distilled_set import DistilledSet
-from .synthetic.gradients import summed
 from .synthetic.initial import assign_domains, repeated_cells
 from .synthetic.losses_file import LossesFile
 from .synthetic.mosaics import mosaic
@@ -44,7 +43,8 @@ from .synthetic.optimizer import ImageOptimizer
 
 class Progress(NamedTuple):
     """The state of a run after an iteration. `loss` is that against all source domains, summed over the
-    classes (SGS, Eq. 3); `terms` are what it is the sum of, by name. `images_so_far` gives the set."""
+    classes (SGS, Eq. 3); `terms` are what it is the sum of, by name. `images_so_far` gives the set as it is
+    now: a GPU, which works ahead, may be a few iterations further, and the set says how far."""
 
     iteration: int
     iterations: int
@@ -217,65 +217,62 @@ def _distill(
             losses_file = stack.enter_context(
                 LossesFile(path.with_name(LOSSES_NAME), objective.terms, losses)
             )
-        for iteration in range(first, iterations):
-            began = time.perf_counter()
-            gradients = objective.gradients(tiles, iteration, by_domain=settings.surgery is not None)
-            broken = gradients.classes_not_finite(objective.labels[objective.tiles])
-            ratios = None if broken else optimizer.move_(tiles, gradients, iteration)
-            found = _Found(gradients.losses, ratios, broken, stop.number)
+        signal_of_all: int | None = None
+
+        def agree(found: Found) -> Found:
+            nonlocal signal_of_all
+            found, signal_of_all = _of_all(found, stop.number, ranks, own)
+            return found
+
+        descent = Descent(
+            objective, optimizer, tiles, settings.surgery is not None, agree if ranks.count > 1 else None
+        )
+        for done in descent.iterations(range(first, iterations)):
             if ranks.count > 1:
-                found = _of_all(found, ranks, own)
-            if found.broken:
-                names = ", ".join(sources.class_names[label] for label in found.broken)
-                raise _divergence(names, iteration, settings, path)
-            terms = summed(found.losses)
-            optimizer.note(terms, found.ratios)
-            objective.after_step(iteration)
-            losses.append(terms.tolist())
-            done = iteration + 1
-            if losses_file is not None:
-                losses_file.add(done, losses[-1])
-            if progress is not None and ranks.rank == 0:
-                by_name = dict(zip(objective.terms, losses[-1], strict=True))
-                seconds = time.perf_counter() - began
-                so_far = functools.partial(as_set, tiles, done)
-                progress(Progress(done, iterations, sum(by_name.values()), by_name, seconds, so_far))
-            if ranks.count > 1:
-                stop.number = found.stop  # whoever heard the signal: all stop here
-            if stop.is_set() or done % settings.checkpoint_every == 0 or done == iterations:
+                stop.number = signal_of_all  # whoever heard it: all stop here
+            stopping = stop.is_set()
+            keeping = stopping or done % settings.checkpoint_every == 0 or done == iterations
+            if not (keeping or descent.due):
+                continue
+            outcome = descent.look()
+            so_far = functools.partial(as_set, tiles, len(losses) + len(outcome.losses))
+            for found in outcome.losses:
+                losses.append(found)
+                if losses_file is not None:
+                    losses_file.add(len(losses), found)
+                if progress is not None and ranks.rank == 0:
+                    terms = dict(zip(objective.terms, found, strict=True))
+                    loss = sum(found)
+                    progress(Progress(len(losses), iterations, loss, terms, outcome.seconds, so_far))
+            if outcome.broken:
+                names = ", ".join(sources.class_names[label] for label in outcome.broken)
+                raise _divergence(names, len(losses), settings, path)
+            if keeping:
                 checkpoint(done)
-            if stop.is_set():
+            if stopping:
                 kept = f"resume from {path} with resume=True (--resume)" if path else "nothing is kept"
                 message = f"stopped after iteration {done} of {iterations}; {kept}"
                 raise stop.error(DistillationInterrupted, message)
     return as_set(tiles, max(first, iterations))
 
 
-class _Found(NamedTuple):
-    """What an iteration finds beside the images: of the classes of this rank, or of all."""
-
-    losses: Tensor  # as in `ImageGradients`
-    ratios: Tensor | None  # [K], see `ImageOptimizer.move_`
-    broken: list[int]  # classes with a gradient that is not finite
-    stop: int | None  # the signal to end at
-
-
-def _of_all(found: _Found, ranks: Ranks, own: slice) -> _Found:
-    """What all ranks have found, from what each has of its `own` classes. Raises RankLostError."""
+def _of_all(found: Found, signal: int | None, ranks: Ranks, own: slice) -> tuple[Found, int | None]:
+    """What all ranks have found, from what each has of its `own` classes, and the signal that any of them is
+    to end at. Raises RankLostError."""
     terms, classes = found.losses.shape
     table = torch.zeros(classes, terms + 3, dtype=torch.float64)
     table[:, :terms] = found.losses.T
     table[own, terms] = math.nan if found.ratios is None else found.ratios.double().cpu()
     table[found.broken, terms + 1] = 1
-    table[own, terms + 2] = found.stop or 0
+    table[own, terms + 2] = signal or 0
     ranks.complete_(table, own)
-    ratios, broken, stop = table[:, terms:].unbind(1)
-    return _Found(
+    ratios, broken, signals = table[:, terms:].unbind(1)
+    of_all = Found(
         table[:, :terms].T.float(),
         None if found.ratios is None else ratios.to(found.ratios),
         broken.nonzero().flatten().tolist(),
-        int(stop.max()) or None,
     )
+    return of_all, int(signals.max()) or None
 
 
 def _check_ranks(

@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
@@ -74,12 +74,34 @@ def one_by_one(function: Callable[[Part], Result], parts: Sequence[Part]) -> Ite
         with torch.set_grad_enabled(records):
             return function(part)
 
+    yield from _in_order(team.pool, computed, parts, 2 * team.threads)
+
+
+def ahead(
+    function: Callable[[Part], Result], parts: Iterable[Part], threads: int
+) -> Generator[Result, None, None]:
+    """`function` of every part, in order, computed by `threads` while the caller does other things, for a few
+    parts beforehand; without threads when it is asked for. Close it when no more are wanted."""
+    if threads == 0:
+        yield from map(function, parts)
+        return
+    pool = ThreadPoolExecutor(threads, "ahead", torch.set_num_threads, (1,))
+    try:
+        yield from _in_order(pool, function, parts, 2 * threads)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, function: Callable[[Part], Result], parts: Iterable[Part], most: int
+) -> Iterator[Result]:
+    """The results in order, with at most so many begun or not yet taken."""
     begun: collections.deque[Future[Result]] = collections.deque()
     try:
         for part in parts:
-            if len(begun) == 2 * team.threads:
+            if len(begun) == most:
                 yield begun.popleft().result()
-            begun.append(team.pool.submit(computed, part))
+            begun.append(pool.submit(function, part))
         while begun:
             yield begun.popleft().result()
     finally:

@@ -7,8 +7,11 @@ import dgdd_fast
 
 PACKAGE = Path(dgdd_fast.__file__).parent
 FLOORS = (
-    ("_core", "extras", "files", "interruption", "memory", "messages", "ops", "parallel", "seeds", "steps"),
-    ("config", "devices", "json_text", "plugins", "ranks"),
+    (
+        *("_core", "extras", "files", "interruption", "memory", "messages", "ops"),
+        *("parallel", "plans", "seeds", "steps"),
+    ),
+    ("config", "cuda_graphs", "devices", "json_text", "plugins", "ranks"),
     ("networks", "precision", "tensor_file"),
     ("data",),
     ("generalization", "surgery"),

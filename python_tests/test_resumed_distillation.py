@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from dgdd_fast.config import (
     NetworkConfig,
     SurgeryConfig,
 )
+from dgdd_fast.config.run import LOSSES_NAME
 from dgdd_fast.distillation import (
     CHECKPOINT_NAME,
     DistillationDivergedError,
@@ -29,9 +31,11 @@ from dgdd_fast.distillation import (
     Progress,
     distill,
 )
-from dgdd_fast.matching.feature_matching import FeatureMatching
+from dgdd_fast.matching import descent
+from dgdd_fast.matching.feature_matching import FeatureMatching, MatchingPlan
 from dgdd_fast.synthetic.checkpoint import FILE, Checkpoint, CheckpointError
 from dgdd_fast.synthetic.gradients import ImageGradients
+from dgdd_fast.synthetic.losses_file import read_losses
 
 BY_CLASS = dataclasses.replace(MOSAICS, stepping="class", plateau=1, image_weight_decay=0.1)
 EQUAL_LENGTH = dataclasses.replace(SMALL, surgery=SurgeryConfig(1.5, 0.4, length="gradient"))
@@ -125,31 +129,91 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert torch.equal(resumed, whole)
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["watched", "alone"])
 @pytest.mark.parametrize("config", [SMALL, WITH_SURGERY], ids=["dm", "dm+sgs"])
 def test_a_nan_stops_with_class_iteration_and_the_last_good_checkpoint(
-    config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: DistillConfig, alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where the host looks after five more iterations, as it does on a GPU."""
     data = toy_domains()
-    honest = FeatureMatching.gradients
+    monkeypatch.setattr(descent, "works_alone", lambda device: alone)
+    monkeypatch.setattr(descent, "SECONDS_UNREAD", 100.0)
+    config = dataclasses.replace(config, iterations=8, checkpoint_every=2 if not alone else 1000)
+    honest = FeatureMatching.gradients_with
+    seen = []
 
     def poisoned(
-        self: FeatureMatching, images: torch.Tensor, iteration: int, by_domain: bool
+        self: FeatureMatching, images: torch.Tensor, plan: MatchingPlan, by_domain: bool
     ) -> ImageGradients:
-        gradients = honest(self, images, iteration, by_domain)
-        if iteration == 3:
+        gradients = honest(self, images, plan, by_domain)
+        seen.append(images.clone())
+        if plan.space.iteration.value == 3:
             found = gradients.by_domain if by_domain else gradients.union
             assert found is not None
             found[..., 5, 1, 2, 3] = float("nan")  # image 5 is of class 1
         return gradients
 
-    monkeypatch.setattr(FeatureMatching, "gradients", poisoned)
+    monkeypatch.setattr(FeatureMatching, "gradients_with", poisoned)
     with pytest.raises(
         DistillationDivergedError, match=r"class class1 at iteration 3; the last good checkpoint is .*"
     ):
         distill(data, config, run_folder=tmp_path)
     kept = Checkpoint.load(tmp_path / CHECKPOINT_NAME)
-    assert kept.iteration == 2
+    assert kept.iteration == (0 if alone else 2)
     assert torch.isfinite(kept.images).all()
+    assert read_losses(tmp_path / LOSSES_NAME)["iteration"] == [1, 2, 3]
+    # What was queued behind it found the images as it had found them.
+    assert len(seen) == (8 if alone else 4)
+    assert all(torch.equal(images, seen[3]) for images in seen[4:])
+
+
+@pytest.mark.parametrize("config", [WITH_SURGERY, MOSAICS], ids=["sgd", "adam"])
+def test_a_device_left_alone_comes_to_the_same_bits(
+    config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = toy_domains()
+    config = dataclasses.replace(config, iterations=7, checkpoint_every=3)
+    watched = distill(data, config, run_folder=tmp_path / "watched").images
+    monkeypatch.setattr(descent, "works_alone", lambda device: True)
+    monkeypatch.setattr(descent, "SECONDS_UNREAD", 100.0)
+    told: list[tuple[int, int]] = []
+
+    def tell(state: Progress) -> None:
+        told.append((state.iteration, state.images_so_far().provenance["iterations"]))
+
+    alone = distill(data, config, run_folder=tmp_path / "alone", progress=tell).images
+    assert torch.equal(alone, watched)
+    # It looks once at first, then as it keeps a checkpoint.
+    assert told == [(1, 1), (2, 3), (3, 3), (4, 6), (5, 6), (6, 6), (7, 7)]
+    rows = [read_losses(tmp_path / name / LOSSES_NAME) for name in ("watched", "alone")]
+    assert rows[0] == rows[1]
+    kept = [Checkpoint.load(tmp_path / name / CHECKPOINT_NAME) for name in ("watched", "alone")]
+    assert torch.equal(kept[0].losses, kept[1].losses)
+    assert all(torch.equal(part, kept[1].optimizer[name]) for name, part in kept[0].optimizer.items())
+
+
+def test_a_request_to_stop_a_device_left_alone_keeps_all_that_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = toy_domains()
+    config = dataclasses.replace(SMALL, iterations=9, checkpoint_every=1000)
+    whole = distill(data, config).images
+    monkeypatch.setattr(descent, "works_alone", lambda device: True)
+    monkeypatch.setattr(descent, "SECONDS_UNREAD", 100.0)
+    honest = FeatureMatching.gradients_with
+    done = []
+
+    def interrupting(self: FeatureMatching, *arguments: Any) -> ImageGradients:
+        done.append(1)
+        if len(done) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return honest(self, *arguments)
+
+    monkeypatch.setattr(FeatureMatching, "gradients_with", interrupting)
+    with pytest.raises(DistillationInterrupted, match="stopped after iteration 5 of 9"):
+        distill(data, config, run_folder=tmp_path)
+    assert Checkpoint.load(tmp_path / CHECKPOINT_NAME).iteration == 5
+    assert torch.equal(distill(data, config, run_folder=tmp_path, resume=True).images, whole)
 
 
 def test_an_exploding_learning_rate_is_stopped_by_the_real_check() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..memory import available
+from ..plans import OnHost
 from .augment import AugmentDraw, augmented_rows
 from .dataset import DomainDataset, normalise
 from .image_rows import Images, chunks, pool_and_rows, select_rows
@@ -31,8 +32,6 @@ class DeviceImages:
         self.count, self.shape, self.device = len(images), images.shape[1:], device
         self.resident: Tensor | None = None
         self.stream: Any = None  # for copies to a GPU
-        if device.type == "cuda":
-            self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         if room is None and _same(self.pool.device, device):
             return
         if room is None:
@@ -45,6 +44,13 @@ class DeviceImages:
         for part in chunks(there, "bringing images to the device"):
             self.resident[first : first + len(part)] = part.to(device)
             first += len(part)
+        if device.type == "cuda" and self.fetches:
+            self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    @property
+    def fetches(self) -> bool:
+        """Whether some images live elsewhere, so that rows are better on the CPU."""
+        return self.resident is not None and len(self.resident) < self.count
 
     def __len__(self) -> int:
         return self.count
@@ -57,7 +63,7 @@ class DeviceImages:
         if self.resident is None:
             rows = rows.to(self.pool.device)
             return self.pool, rows if self.rows is None else self.rows[rows]
-        if len(self.resident) == self.count:
+        if not self.fetches:
             return self.resident, rows.to(self.device)
         rows = rows.cpu()
         near, far = ((rows < len(self.resident)) == there for there in (True, False))
@@ -109,6 +115,10 @@ class RealImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def rows(self, rows: Tensor) -> Tensor | OnHost:
+        """Rows int64 [n] on the CPU, for a plan to hold them where `take` and `augmented` want them."""
+        return OnHost(rows) if self.images.fetches else rows
 
     def take(self, rows: Tensor) -> Tensor:
         """The images `rows`, int64 [n], best on the CPU, normalised: float32 [n, 3, H, W] on the device."""

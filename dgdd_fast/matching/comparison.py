@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .batches import RealBatch
 from .losses.hyperbolic import hyperbolic_matching, lorentz_points
 from .losses.kernel import joint_bandwidth, kernel_matching
 from .losses.mean import distribution_matching, group_means
@@ -23,30 +24,35 @@ class Comparison(Protocol):
 
     linear: bool
 
-    def begin(self, sizes: Tensor) -> None:
-        """Forgets the iteration before; `sizes` int64 [K, D] are the real images of each cell in this one."""
+    def begin(self, batch: RealBatch, first: int) -> None:
+        """Forgets the iteration before; `batch` are the real images of this one, and the row of them that is
+        the `first` to be added."""
 
     def add(self, features: Tensor, cells: Tensor) -> None:
         """Takes the features [B, F] of real images and their cells int64 [B], class * D + domain; cell after
         cell, over all calls."""
 
     def losses(self, features: Tensor, labels: Tensor, domain: int | None = None) -> Tensor:
-        """The loss of each class, [K], of the synthetic images' features [N, F] with classes int64 [N],
-        against the real images of all domains or of `domain`; 0 where there are none."""
+        """The loss of each class, [K], of the synthetic images' features [N, F] with classes int64 [N], class
+        by class and as many of each, against the real images of all domains or of `domain`; 0 where there are
+        none."""
 
 
 class CellSums:
     """Of the real images only the sum over each cell is kept."""
 
-    def begin(self, sizes: Tensor) -> None:
-        self.sizes = sizes
+    def begin(self, batch: RealBatch, first: int) -> None:
+        self.layout, self.sizes = batch.layout, batch.sizes
         self.sums = torch.zeros(0)
+        self.next = first
 
     def add(self, features: Tensor, cells: Tensor) -> None:
         if self.sums.numel() == 0:
             self.sums = features.new_zeros(self.sizes.numel(), features.shape[1])
         # A run of consecutive cells only.
-        first, last = int(cells[0]), int(cells[-1])
+        first = self.layout.cell_of(self.next)
+        self.next += len(features)
+        last = self.layout.cell_of(self.next - 1)
         member = torch.nn.functional.one_hot(cells - first, last - first + 1).to(features.dtype)
         self.sums[first : last + 1] += member.T @ features
 
@@ -72,8 +78,9 @@ class MeanComparison(CellSums):
 
     def domain_means(self) -> dict[int, Tensor]:
         """The mean features [F] of the real images of each domain that has any, whatever their class."""
-        sums, sizes = self.sums.view(*self.sizes.shape, -1).sum(0), self.sizes.sum(0)
-        return {domain: sums[domain] / size for domain, size in enumerate(sizes.tolist()) if size > 0}
+        sums = self.sums.view(*self.sizes.shape, -1).sum(0)
+        counts = map(self.layout.count_of_domain, range(self.layout.domains))
+        return {domain: sums[domain] / count for domain, count in enumerate(counts) if count > 0}
 
 
 class HyperbolicComparison(CellSums):
@@ -91,23 +98,32 @@ class HyperbolicComparison(CellSums):
 
 
 class SampleComparison:
-    """Keeps the features of every real image."""
+    """Keeps the features of every real image; they are 0 where none were added."""
 
-    def begin(self, sizes: Tensor) -> None:
-        self.sizes = sizes
-        self.parts: list[tuple[Tensor, Tensor]] = []
+    def begin(self, batch: RealBatch, first: int) -> None:
+        self.batch, self.sizes, self.first = batch, batch.sizes, first
+        self.parts: list[Tensor] = []
 
     def add(self, features: Tensor, cells: Tensor) -> None:
-        self.parts.append((features, cells))
+        self.parts.append(features)
 
     def real(self, domain: int | None) -> tuple[Tensor, Tensor]:
-        """The features and classes of the real images of all domains or of one."""
-        features, cells = (torch.cat(part) for part in zip(*self.parts, strict=True))
-        domains = self.sizes.shape[1]
-        if domain is not None:
-            rows = cells % domains == domain
-            features, cells = features[rows], cells[rows]
-        return features, cells // domains
+        """The features and classes of the real images of all domains or of one, class by class."""
+        if len(self.parts[0]) < len(self.batch.cells):
+            added = torch.cat(self.parts)
+            if len(added) < len(self.batch.cells):
+                whole = added.new_zeros(len(self.batch.cells), added.shape[1])
+                whole[self.first : self.first + len(added)] = added
+                added = whole
+            self.parts = [added]
+        features, classes = self.parts[0], self.batch.labels
+        if domain is None:
+            return features, classes
+        return self.batch.of_domain(features, domain), self.batch.of_domain(classes, domain)
+
+    def there(self, domain: int | None) -> Tensor:
+        """Whether a class has real images, of any domain or of one: bool [K]."""
+        return (self.sizes.sum(1) if domain is None else self.sizes[:, domain]) > 0
 
 
 class KernelComparison(SampleComparison):
@@ -121,14 +137,15 @@ class KernelComparison(SampleComparison):
         self.linear = shared_bandwidth
 
     def losses(self, features: Tensor, labels: Tensor, domain: int | None = None) -> Tensor:
-        union, union_classes = self.real(None)
-        real, classes = self.real(domain)
+        union, _ = self.real(None)
+        layout = self.batch.layout
+        per_class = len(features) // layout.classes  # class by class
         result = []
-        for label in range(len(self.sizes)):
-            synthetic, own = features[labels == label], real[classes == label]
+        for label, synthetic in enumerate(torch.split(features, per_class)):
+            own = union[layout.rows(label, domain)]
             if len(own) == 0:
                 result.append(features.new_zeros(()))
                 continue
-            basis = union[union_classes == label] if self.linear else own
+            basis = union[layout.rows(label)] if self.linear else own
             result.append(kernel_matching(synthetic, own, joint_bandwidth(synthetic, basis)))
         return torch.stack(result)

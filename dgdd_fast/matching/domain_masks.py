@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,14 +15,22 @@ from ..synthetic.gradients import ImageGradients, summed
 from ..synthetic.optimizer import ImageOptimizer
 from .comparison import MeanComparison
 from .feature_matching import FeatureMatching
-from .objective import Objective
+from .objective import Objective, PlannedObjective
 from .real_means import RealMeans
 
 INITIAL_MASK = 0.01
 _STATE = "domain masks"  # what the names of its tensors in a checkpoint begin with
 
 
-class DomainMasks(Objective):
+class MaskPlan(NamedTuple):
+    """The plan of the host, its augmentation, and what the step of the masks needs."""
+
+    host: Any
+    augment: AugmentDraw
+    corrections: Tensor
+
+
+class DomainMasks(PlannedObjective):
     """An objective with the domain-aware module: the loss of its host, and the squared distance between the
     mean features of all images' views for a domain and those of the domain's real images, summed over the
     domains.
@@ -60,12 +69,19 @@ class DomainMasks(Objective):
     def share_real_means(self, kept: RealMeans) -> None:
         self.host.share_real_means(kept)
 
-    def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
+    def plan(self, iteration: int) -> MaskPlan:
+        augmentation = self.matching.augmentation(iteration)
+        return MaskPlan(self.host.plan(iteration), augmentation, self.optimizer.corrections(iteration))
+
+    def prepare(self, plan: MaskPlan) -> None:
+        self.host.prepare(plan.host)
+
+    def gradients_with(self, images: Tensor, plan: MaskPlan, by_domain: bool) -> ImageGradients:
         """The host's gradients at `images` [N, 3, h, w], with that of the domain loss in the union's; finds
         the gradient of the masks too, for `after_step`."""
-        found = self.host.gradients(images, iteration, by_domain)
+        found = self.host.gradients_with(images, plan.host, by_domain)
         weights = (self.masks / self.module.temperature).softmax(0)
-        loss, of_views = self._view_gradients(weights * images, iteration)
+        loss, of_views = self._view_gradients(weights * images, plan.augment)
         # Through the product, and for the masks through the softmax.
         of_images = (weights * of_views).sum(0)
         of_weights = images * of_views
@@ -74,15 +90,14 @@ class DomainMasks(Objective):
         losses = torch.cat([summed(found.losses), loss[None]])
         return found._replace(losses=losses, union=found.union_gradient() + of_images)
 
-    def after_step(self, iteration: int) -> None:
-        """Moves the masks along the gradient that `gradients` found last."""
+    def after_step(self, plan: MaskPlan) -> None:
+        """Moves the masks along the gradient that was found last."""
         gradient = self.mask_gradient.flatten(0, 1)
         found = ImageGradients(gradient.new_zeros(0), gradient, None, None)
-        self.optimizer.step_(self.masks.flatten(0, 1), found, iteration)
+        self.optimizer.step_(self.masks.flatten(0, 1), found, plan.corrections)
 
-    def _view_gradients(self, views: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
+    def _view_gradients(self, views: Tensor, draw: AugmentDraw) -> tuple[Tensor, Tensor]:
         """The weighted domain loss and its gradient at the views, both [D, N, 3, h, w]."""
-        draw = self.matching.augmentation(iteration)
         loss, gradient = views.new_zeros(()), torch.zeros_like(views)
         for domain, target in self.means.domain_means().items():
             part, gradient[domain] = self._gradient_of_views(views[domain], target, draw)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import DistillSettings, ExpertSettings
-from ..data.augment import augment, draw_siamese
+from ..data.augment import AugmentDraw, augment, draw_siamese
 from ..data.real_images import RealImages
 from ..experts import ExpertPool
 from ..masking import draw_stage, draw_uniforms, mask
 from ..parallel import each, slices
+from ..plans import Aside
 from ..seeds import generator
 from ..synthetic.gradients import ImageGradients
 from ..synthetic.mosaics import decode
-from .batches import chunk_rows
-from .feature_matching import FeatureMatching
-from .objective import Objective
+from .batches import RealBatch, chunk_rows
+from .feature_matching import FeatureMatching, MatchingPlan
+from .objective import PlannedObjective
 from .real_means import RealMeans
 
 
@@ -37,6 +39,16 @@ def _terms(config: DistillSettings) -> ExpertSettings:
     return config.experts
 
 
+class ExpertPlan(NamedTuple):
+    """The expert of an iteration and how far along its training; the stage whose channels are masked (None:
+    none), and for the real images their domains [B] and the uniform numbers of their masks [B, draws, C]."""
+
+    expert: Aside
+    stage: int | None = None
+    domains: Tensor | None = None
+    uniforms: Tensor | None = None
+
+
 class ExpertFeatures:
     """The `FeatureSpace` of MMD and CADM: the average-pooled features of an expert, for real images with some
     domain-sensitive channels of one stage masked (CADM, Eq. 7), averaged over the masks of an image."""
@@ -48,37 +60,49 @@ class ExpertFeatures:
         self.expert = pool.new_expert(device)
         self.network = self.expert.network
 
-    def prepare(self, iteration: int, real_domains: Tensor) -> None:
-        config, device = self.config, self.network.classifier.weight.device
-        self.pool.fill_(self.expert, *draw_expert(config, len(self.pool), iteration))
-        self.stage = None
-        if self.masks is not None:
-            stages = len(self.network.channels)
-            self.stage = draw_stage(self.masks, stages, config.seed, "matching", iteration)
-        if self.masks is not None and self.stage is not None:
-            channels = self.network.channels[self.stage - 1]
-            draws = self.masks.draws if self.stage == len(self.network.channels) else 1
-            count = len(real_domains) * draws
-            uniforms = draw_uniforms(count, channels, config.seed, "matching", iteration)
-            self.real_domains = real_domains.to(device)
-            self.uniforms = uniforms.view(-1, draws, channels).to(device)
+    def plan(self, iteration: int, batch: RealBatch) -> ExpertPlan:
+        config, stages = self.config, len(self.network.channels)
+        plan = ExpertPlan(Aside(draw_expert(config, len(self.pool), iteration)))
+        if self.masks is None:
+            return plan
+        stage = draw_stage(self.masks, stages, config.seed, "matching", iteration)
+        if stage is None:
+            return plan
+        channels = self.network.channels[stage - 1]
+        draws = self.masks.draws if stage == stages else 1
+        uniforms = draw_uniforms(len(batch.cells) * draws, channels, config.seed, "matching", iteration)
+        return ExpertPlan(plan.expert, stage, batch.domains, uniforms.view(-1, draws, channels))
+
+    def prepare(self, plan: ExpertPlan) -> None:
+        self.drawn = plan
+        self.pool.fill_(self.expert, *plan.expert.value)
 
     def synthetic(self, images: Tensor, rows: slice) -> Tensor:
         return self.network.features(images)
 
     def real(self, images: Tensor, rows: slice) -> Tensor:
-        if self.stage is None or self.masks is None:
+        _, stage, domains, uniforms = self.drawn
+        if stage is None or domains is None or uniforms is None or self.masks is None:
             return self.network.features(images)
-        maps = self.network.forward_to(images, self.stage)
-        domains = self.real_domains[rows]
+        maps = self.network.forward_to(images, stage)
         # one after another, so that they take no more memory than one
         features = [
             self.network.forward_from(
-                mask(maps, self.expert, self.stage, domains, uniforms, self.masks)[0], self.stage
+                mask(maps, self.expert, stage, domains[rows], numbers, self.masks)[0], stage
             )
-            for uniforms in self.uniforms[rows].unbind(1)
+            for numbers in uniforms[rows].unbind(1)
         ]
         return torch.stack(features).mean(0)
+
+
+class RegularisationPlan(NamedTuple):
+    """The expert and augmentation of an iteration, the stage whose channels are masked, and the uniform
+    numbers [N, C] of each masked copy: none, one or two."""
+
+    expert: Aside
+    augment: AugmentDraw
+    stage: int
+    uniforms: list[Tensor]
 
 
 class Regularisation:
@@ -101,20 +125,26 @@ class Regularisation:
         self.labels = labels
         self.domain_index = domain_index
 
+    def plan(self, iteration: int) -> RegularisationPlan:
+        config = self.config
+        index, _ = draw_expert(config, len(self.pool), iteration)
+        random = generator(config.seed, "augment regularisation", iteration)
+        draw = draw_siamese(config.augment, self.pool.resolution, len(self.pool.class_names), random)
+        return RegularisationPlan(Aside(index), draw, *self._draw_masks(len(self.labels), iteration))
+
+    def prepare(self, plan: RegularisationPlan) -> None:
+        self.pool.fill_(self.expert, plan.expert.value, 1.0)
+
     def gradients(
-        self, images: Tensor, iteration: int, reaches: Callable[[slice], bool] = lambda part: True
+        self, images: Tensor, plan: RegularisationPlan, reaches: Callable[[slice], bool] = lambda part: True
     ) -> tuple[Tensor, Tensor]:
         """The losses [2, K] of each class, cross entropy and weighted divergence, and their gradient [N, 3,
-        h, w] at `images` [N, 3, h, w], with the expert, masks and an augmentation of `iteration`.
+        h, w] at `images` [N, 3, h, w].
 
         0 where the part that an image is in is not needed, as `reaches` says of its rows."""
         config, network = self.config, self.expert.network
-        index, _ = draw_expert(config, len(self.pool), iteration)
-        self.pool.fill_(self.expert, index, 1.0)
+        _, draw, stage, uniforms = plan
         classes = len(self.pool.class_names)
-        random = generator(config.seed, "augment regularisation", iteration)
-        draw = draw_siamese(config.augment, self.pool.resolution, classes, random).to(images.device)
-        stage, uniforms = self._draw_masks(len(images), iteration)
         gradient = torch.zeros_like(images)
         if self.terms.regularisation == "off" and len(uniforms) < 2:
             return images.new_zeros(2, classes), gradient
@@ -143,9 +173,7 @@ class Regularisation:
         if stage is None:
             return len(channels), []
         return stage, [
-            draw_uniforms(
-                images, channels[stage - 1], self.config.seed, "regularisation", iteration, copy
-            ).to(self.labels.device)
+            draw_uniforms(images, channels[stage - 1], self.config.seed, "regularisation", iteration, copy)
             for copy in range(copies)
         ]
 
@@ -173,7 +201,14 @@ class Regularisation:
         return torch.stack([entropy, divergence], 1)
 
 
-class ExpertMatching(Objective):
+class ExpertMatchingPlan(NamedTuple):
+    """Of the regularisation, and of the matching (None: there is none)."""
+
+    regularisation: RegularisationPlan
+    matching: MatchingPlan | None
+
+
+class ExpertMatching(PlannedObjective):
     """MMD (CADM, Eq. 2 and 3) and, with masks, CADM (Eq. 7, 11 and 12): matching and regularisation in one
     gradient.
 
@@ -207,17 +242,26 @@ class ExpertMatching(Objective):
         self._take(classes)
         self.matching.take(classes)
 
-    def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
-        """The gradients at those of `images` [N, 3, h, w] that are `tiles`, with the expert, augmentations,
-        masks and real batch of `iteration`."""
-        losses, apart = self.regularisation.gradients(images, iteration, self.reaches)
+    def plan(self, iteration: int) -> ExpertMatchingPlan:
+        """The expert, augmentations, masks and real batch of `iteration`."""
+        matching = self.matching.plan(iteration) if self.matches else None
+        return ExpertMatchingPlan(self.regularisation.plan(iteration), matching)
+
+    def prepare(self, plan: ExpertMatchingPlan) -> None:
+        self.regularisation.prepare(plan.regularisation)
+        if plan.matching is not None:
+            self.matching.prepare(plan.matching)
+
+    def gradients_with(self, images: Tensor, plan: ExpertMatchingPlan, by_domain: bool) -> ImageGradients:
+        """The gradients at those of `images` [N, 3, h, w] that are `tiles`."""
+        losses, apart = self.regularisation.gradients(images, plan.regularisation, self.reaches)
         others = torch.ones(losses.shape[1], dtype=torch.bool, device=losses.device)
         others[self.classes] = False
         losses = losses.masked_fill(others, 0)  # a part may hold images of other classes
         apart = apart[self.tiles]
-        if not self.matches:
+        if plan.matching is None:
             return ImageGradients(torch.cat([torch.zeros_like(losses[:1]), losses]), apart, None, None)
-        matched = self.matching.gradients(images, iteration, by_domain)
+        matched = self.matching.gradients_with(images, plan.matching, by_domain)
         return matched._replace(
             losses=torch.cat([matched.losses, losses]),
             union=matched.union_gradient() + apart,

@@ -3,6 +3,8 @@ domain's (Eq. 6)."""
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -16,11 +18,27 @@ from ..synthetic.mosaics import decode
 from .batches import RealBatch, budget_rows, chunk_rows, filled_cells
 from .comparison import Comparison, MeanComparison
 from .feature_spaces import FeatureSpace, MixedAmplitudes, RandomNetwork
-from .objective import Objective
+from .objective import PlannedObjective
 from .real_means import RealMeans
 
 
-class FeatureMatching(Objective):
+class MatchingPlan(NamedTuple):
+    """What an iteration compares, and how.
+
+    Attributes:
+        space: of the feature space.
+        known: the sums of the real features, where an earlier run kept them; then they are not computed.
+        iteration: its number, where its sums are to be kept.
+    """
+
+    augment: AugmentDraw
+    batch: RealBatch
+    space: Any
+    known: Tensor | None = None
+    iteration: int | None = None
+
+
+class FeatureMatching(PlannedObjective):
     """Compares the synthetic with the real images of every class and domain at once.
 
     Exact shortcuts over the literal class-by-class, domain-by-domain form, all of them properties of features
@@ -53,20 +71,31 @@ class FeatureMatching(Objective):
     def take(self, classes: slice) -> None:
         self._take(classes)
 
-    def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
-        """The gradients at those of `images` [N, 3, h, w] that are `tiles`, with the features, augmentation
-        and real batch of `iteration`.
+    def plan(self, iteration: int) -> MatchingPlan:
+        """The features, augmentation and real batch of `iteration`."""
+        batch = self.real_batch(iteration)
+        plan = MatchingPlan(self.augmentation(iteration), batch, self.space.plan(iteration, batch))
+        if self.kept is None or not isinstance(self.comparison, MeanComparison):
+            return plan
+        known = self.kept.read(iteration)
+        return plan._replace(known=known, iteration=iteration if known is None else None)
+
+    def prepare(self, plan: MatchingPlan) -> None:
+        self.space.prepare(plan.space)
+
+    def gradients_with(self, images: Tensor, plan: MatchingPlan, by_domain: bool) -> ImageGradients:
+        """The gradients at those of `images` [N, 3, h, w] that are `tiles`.
 
         With some classes taken, every pass is still one that all classes together would take, whole: how many
         images a pass has may change the last bits of each. What of it is of other classes is left out.
+
+        Against the domains there is a backward pass each, one after another: they need the memory of one, and
+        what the launches cost the host is gone where the iteration is a captured graph.
         """
         config, space, comparison = self.config, self.space, self.comparison
-        draw = self.augmentation(iteration)
-        batch = self.real_batch(iteration)
+        draw, batch = plan.augment, plan.batch
         sizes = batch.sizes
-        space.prepare(iteration, batch.domains)
-        comparison.begin(sizes)
-        self._add_real(batch, draw, iteration)
+        self._add_real(plan)
 
         chunks = [chunk for chunk in self.chunks() if self.reaches(chunk)]
         # The graphs of all chunks are kept where they fit the memory budget; else each is built a second time
@@ -83,7 +112,7 @@ class FeatureMatching(Objective):
             ]
         if not (by_domain and comparison.linear):
             objectives.append(by_class.sum())
-        cotangents = [torch.autograd.grad(value, features, retain_graph=True)[0] for value in objectives]
+        cotangents = [_gradient(value, features) for value in objectives]
         result = images.new_empty(len(cotangents), *images.shape)
 
         def go_back(index: int) -> None:
@@ -101,10 +130,10 @@ class FeatureMatching(Objective):
         result, labels = result[:, self.tiles], self.labels[self.tiles]
         if not by_domain:
             return ImageGradients(losses, result[0], None, None)
-        valid = filled_cells(sizes, labels)
+        valid = filled_cells(batch, labels)
         if not comparison.linear:
             return ImageGradients(losses, result[-1], result[:-1], valid)
-        if bool((sizes == sizes[:1, :1]).all()):
+        if batch.layout.even:
             return ImageGradients(losses, None, result, None)
         weights = (sizes / sizes.sum(1, keepdim=True))[labels].T.to(result.dtype)
         union = (weights[:, :, None, None, None] * result).sum(0)
@@ -132,17 +161,16 @@ class FeatureMatching(Objective):
             return leaf, self.space.synthetic(decoded, chunk)
 
     @torch.no_grad()
-    def _add_real(self, batch: RealBatch, draw: AugmentDraw, iteration: int) -> None:
+    def _add_real(self, plan: MatchingPlan) -> None:
         """Hands the features of the real batch to the comparison, or what is known of them."""
-        if self.kept is None or not isinstance(self.comparison, MeanComparison):
-            self._real_features(batch, draw)
+        self.comparison.begin(plan.batch, self._real_parts(plan.batch)[0].start)
+        means = self.comparison if isinstance(self.comparison, MeanComparison) else None
+        if means is not None and plan.known is not None:
+            means.sums = plan.known
             return
-        known = self.kept.read(iteration)
-        if known is not None:
-            self.comparison.sums = known.to(self.real.device)
-            return
-        self._real_features(batch, draw)
-        self.kept.keep(iteration, self.comparison.sums)
+        self._real_features(plan.batch, plan.augment)
+        if means is not None and self.kept is not None and plan.iteration is not None:
+            self.kept.keep(plan.iteration, means.sums)
 
     def _real_features(self, batch: RealBatch, draw: AugmentDraw) -> None:
         def features_of(part: slice) -> Tensor:
@@ -150,10 +178,21 @@ class FeatureMatching(Objective):
             with autocast(self.config.precision, images.device):
                 return self.space.real(images, part).float()
 
-        parts = slices(len(batch.rows), chunk_rows(self.space.network, self.config, graph=False))
-        if self.classes != slice(0, len(batch.sizes)):
-            ends = [0, *batch.sizes.sum(1).cumsum(0).tolist()]
-            first, end = ends[self.classes.start], ends[self.classes.stop]
-            parts = [part for part in parts if part.start < end and first < part.stop]
+        parts = self._real_parts(batch)
         for part, features in zip(parts, one_by_one(features_of, parts), strict=True):
             self.comparison.add(features, batch.cells[part])
+
+    def _real_parts(self, batch: RealBatch) -> list[slice]:
+        """The real images in parts to be passed through the network, those that hold some of the classes
+        taken."""
+        first = batch.layout.rows(self.classes.start).start
+        end = batch.layout.rows(self.classes.stop - 1).stop
+        parts = slices(len(batch.cells), chunk_rows(self.space.network, self.config, graph=False))
+        return [part for part in parts if part.start < end and first < part.stop]
+
+
+def _gradient(value: Tensor, features: Tensor) -> Tensor:
+    """Of `value` in the `features`; zero for what is compared with no real image at all."""
+    if not value.requires_grad:
+        return torch.zeros_like(features)
+    return torch.autograd.grad(value, features, retain_graph=True)[0]

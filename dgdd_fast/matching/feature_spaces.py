@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from ..config import DistillSettings
 from ..data.real_images import RealImages
 from ..generalization.fact import draw_partners, mix_normalised
-from ..networks import Network, build_network, build_staged_network, initialise
+from ..networks import Network, build_network, build_staged_network
+from ..plans import OnHost
 from ..seeds import generator
+from .batches import RealBatch
+from .fresh_network import FreshNetwork, NetworkPlan
 from .losses.attention import attention_vector
 
 
@@ -21,8 +24,12 @@ class FeatureSpace(Protocol):
     def network(self) -> Network:
         """What computes the features, frozen, from each image by itself."""
 
-    def prepare(self, iteration: int, real_domains: Tensor) -> None:
-        """Draws the features of `iteration`, for real images of the domains int64 [B]."""
+    def plan(self, iteration: int, batch: RealBatch) -> Any:
+        """What `iteration` draws for its features, on the host and in any thread; `batch` are its real
+        images."""
+
+    def prepare(self, plan: Any) -> None:
+        """Called before an iteration, with the numbers of its `plan` on the device."""
 
     def synthetic(self, images: Tensor, rows: slice) -> Tensor:
         """The features [n, F] of those synthetic images [n, 3, H, W] that are `rows` of all."""
@@ -35,12 +42,15 @@ class RandomNetwork:
     """The features of DM: those of a freshly initialised network."""
 
     def __init__(self, real: RealImages, config: DistillSettings) -> None:
-        self.seed = config.seed
-        self.network = build_network(real.num_classes, real.resolution, config.network).to(real.device)
-        self.network.requires_grad_(False)
+        network = build_network(real.num_classes, real.resolution, config.network)
+        self.fresh = FreshNetwork(network.to(real.device), config.seed)
+        self.network = self.fresh.network
 
-    def prepare(self, iteration: int, real_domains: Tensor) -> None:
-        initialise(self.network, generator(self.seed, "network", iteration))
+    def plan(self, iteration: int, batch: RealBatch) -> NetworkPlan:
+        return self.fresh.plan(iteration)
+
+    def prepare(self, plan: NetworkPlan) -> None:
+        self.fresh.fill(plan)
 
     def synthetic(self, images: Tensor, rows: slice) -> Tensor:
         return self.network.features(images)
@@ -53,12 +63,16 @@ class RandomAttention:
     """What DataDAM compares, in a freshly initialised network with stages: attention maps and features."""
 
     def __init__(self, real: RealImages, config: DistillSettings) -> None:
-        self.seed, self.power = config.seed, config.attention_power
+        self.power = config.attention_power
         network = build_staged_network(real.num_classes, real.resolution, config.network)
-        self.network = network.to(real.device).requires_grad_(False)
+        self.fresh = FreshNetwork(network.to(real.device), config.seed)
+        self.network = self.fresh.network
 
-    def prepare(self, iteration: int, real_domains: Tensor) -> None:
-        initialise(self.network, generator(self.seed, "network", iteration))
+    def plan(self, iteration: int, batch: RealBatch) -> NetworkPlan:
+        return self.fresh.plan(iteration)
+
+    def prepare(self, plan: NetworkPlan) -> None:
+        self.fresh.fill(plan)
 
     def synthetic(self, images: Tensor, rows: slice) -> Tensor:
         activations, features = self.network.activations(images)
@@ -66,6 +80,15 @@ class RandomAttention:
 
     def real(self, images: Tensor, rows: slice) -> Tensor:
         return self.synthetic(images, rows)
+
+
+class MixPlan(NamedTuple):
+    """For each real and each synthetic image a partner and the share of its amplitude; the plan of the space
+    behind."""
+
+    of_real: tuple[Tensor | OnHost, Tensor]
+    of_synthetic: tuple[Tensor | OnHost, Tensor]
+    space: Any
 
 
 class MixedAmplitudes:
@@ -82,20 +105,26 @@ class MixedAmplitudes:
     def network(self) -> Network:
         return self.space.network
 
-    def prepare(self, iteration: int, real_domains: Tensor) -> None:
-        self.space.prepare(iteration, real_domains)
+    def plan(self, iteration: int, batch: RealBatch) -> MixPlan:
         random = generator(self.seed, "fact", iteration)
         domains = self.of.domains_on_cpu
-        self.of_real = draw_partners(len(real_domains), domains, random, domains.device)
-        self.of_synthetic = draw_partners(self.count, domains, random, domains.device)
+        draws = []
+        for count in (len(batch.cells), self.count):
+            partner, share = draw_partners(count, domains, random, domains.device)
+            draws.append((self.of.rows(partner), share))
+        return MixPlan(draws[0], draws[1], self.space.plan(iteration, batch))
+
+    def prepare(self, plan: MixPlan) -> None:
+        self.mixes = plan
+        self.space.prepare(plan.space)
 
     def synthetic(self, images: Tensor, rows: slice) -> Tensor:
-        return self.space.synthetic(self._mixed(images, rows, self.of_synthetic), rows)
+        return self.space.synthetic(self._mixed(images, rows, self.mixes.of_synthetic), rows)
 
     def real(self, images: Tensor, rows: slice) -> Tensor:
-        return self.space.real(self._mixed(images, rows, self.of_real), rows)
+        return self.space.real(self._mixed(images, rows, self.mixes.of_real), rows)
 
-    def _mixed(self, images: Tensor, rows: slice, draws: tuple[Tensor, Tensor]) -> Tensor:
+    def _mixed(self, images: Tensor, rows: slice, draws: tuple[Any, Tensor]) -> Tensor:
         partner, share = (part[rows] for part in draws)
         partners = self.of.take(partner)
         return mix_normalised(images, partners, share, self.of.mean, self.of.std)

@@ -3,24 +3,34 @@ weight gradients of synthetic images are compared with those of real ones."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ..config import DistillSettings
 from ..data.augment import AugmentDraw, augment
 from ..data.real_images import RealImages
-from ..networks import allow_second_derivatives, build_network, initialise
+from ..networks import allow_second_derivatives, build_network
 from ..parallel import each
 from ..precision import autocast
-from ..seeds import generator
 from ..synthetic.gradients import ImageGradients
 from ..synthetic.mosaics import decode
-from .batches import chunk_rows, filled_cells
+from .batches import RealBatch, chunk_rows, filled_cells
+from .fresh_network import FreshNetwork, NetworkPlan
 from .losses.gradient import gradient_distance, matched_weights, weight_gradients
-from .objective import Objective
+from .objective import PlannedObjective
 
 
-class GradientMatching(Objective):
+class GradientPlan(NamedTuple):
+    """What an iteration draws."""
+
+    network: NetworkPlan
+    augment: AugmentDraw
+    batch: RealBatch
+
+
+class GradientMatching(PlannedObjective):
     """Compares class by class, as a class's weight gradients come from its images alone.
 
     A class's synthetic weight gradients, with their graph, are computed once; every domain and the union then
@@ -30,9 +40,10 @@ class GradientMatching(Objective):
 
     def __init__(self, real: RealImages, config: DistillSettings) -> None:
         super().__init__(real, config)
-        self.network = build_network(real.num_classes, real.resolution, config.network).to(real.device)
+        network = build_network(real.num_classes, real.resolution, config.network)
+        self.fresh = FreshNetwork(network.to(real.device), config.seed)
+        self.network = self.fresh.network
         allow_second_derivatives(self.network)
-        self.network.requires_grad_(False)
         self.weights = matched_weights(self.network)
         for weight in self.weights:
             weight.requires_grad_()
@@ -40,22 +51,27 @@ class GradientMatching(Objective):
     def take(self, classes: slice) -> None:
         self._take(classes)
 
-    def gradients(self, images: Tensor, iteration: int, by_domain: bool) -> ImageGradients:
-        """The gradients at those of `images` [N, 3, h, w] that are `tiles`, with the network, augmentation
-        and real batch of `iteration`."""
-        config = self.config
-        initialise(self.network, generator(config.seed, "network", iteration))
-        draw = self.augmentation(iteration)
-        rows, _, sizes = self.real_batch(iteration)
-        classes, domains = sizes.shape
+    def plan(self, iteration: int) -> GradientPlan:
+        batch = self.real_batch(iteration)
+        return GradientPlan(self.fresh.plan(iteration), self.augmentation(iteration), batch)
+
+    def prepare(self, plan: GradientPlan) -> None:
+        self.fresh.fill(plan.network)
+
+    def gradients_with(self, images: Tensor, plan: GradientPlan, by_domain: bool) -> ImageGradients:
+        """The gradients at those of `images` [N, 3, h, w] that are `tiles`."""
+        draw, batch = plan.augment, plan.batch
+        layout = batch.layout
+        classes, domains = layout.classes, layout.domains
         per_class = len(self.labels) // classes
-        batches = torch.split(rows, sizes.flatten().tolist())
         result = images.new_zeros(1 + domains if by_domain else 1, *images.shape)
 
         def add_class(label: int) -> Tensor:
-            own = batches[label * domains : (label + 1) * domains]
-            real = {domain: self._real(batch, label, draw) for domain, batch in enumerate(own) if len(batch)}
-            share = {domain: len(own[domain]) / int(sizes[label].sum()) for domain in real}
+            held = [domain for domain in range(domains) if layout.count(label, domain)]
+            real = {
+                domain: self._real(batch.rows[layout.rows(label, domain)], label, draw) for domain in held
+            }
+            share = {domain: layout.count(label, domain) / layout.count(label) for domain in held}
             union = [
                 torch.stack([share[domain] * layers[index] for domain, layers in real.items()]).sum(0)
                 for index in range(len(self.weights))
@@ -77,7 +93,7 @@ class GradientMatching(Objective):
         result = result[:, self.tiles]
         if not by_domain:
             return ImageGradients(losses, result[0], None, None)
-        valid = filled_cells(sizes, self.labels[self.tiles])
+        valid = filled_cells(batch, self.labels[self.tiles])
         return ImageGradients(losses, result[0], result[1:], valid)
 
     def _real(self, rows: Tensor, label: int, draw: AugmentDraw) -> list[Tensor]:

@@ -13,7 +13,7 @@ from .build import (
     staged_architectures,
 )
 from .convnet import ConvNet, default_depth
-from .initialisation import initialise
+from .initialisation import drawn_parameters, fill_parameters, initialise
 from .network import Network, allow_second_derivatives, bytes_per_image, normalisation, rows_per_chunk
 from .stacked import StackedConvNet
 from .staged import StagedNetwork
@@ -30,6 +30,8 @@ __all__ = [
     "check_distillable",
     "default_depth",
     "describe_network",
+    "drawn_parameters",
+    "fill_parameters",
     "has_stages",
     "initialise",
     "network_bytes",

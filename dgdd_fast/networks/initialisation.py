@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .library import LibraryNetwork
 from .network import Network
+
+_NORMALISATIONS = (nn.GroupNorm, nn.BatchNorm2d, nn.InstanceNorm2d, nn.LayerNorm)
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
@@ -23,22 +26,14 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
     if isinstance(network, LibraryNetwork):
         network.draw(generator)
         return
-    he_normal = isinstance(network, Network) and network.he_normal
     with torch.no_grad():
         for module in network.modules():
-            if he_normal and isinstance(module, nn.Conv2d):
-                fan_out = module.weight[:, 0].numel()
-                draw = torch.empty(module.weight.shape, device=generator.device)
-                module.weight.copy_(draw.normal_(0, math.sqrt(2 / fan_out), generator=generator))
-            elif isinstance(module, nn.Conv2d | nn.Linear):
-                bound = 1 / math.sqrt(module.weight[0].numel())
-                for parameter in (module.weight, module.bias):
-                    if parameter is not None:
-                        draw = torch.empty(parameter.shape, device=generator.device)
-                        parameter.copy_(draw.uniform_(-bound, bound, generator=generator))
-            elif isinstance(module, nn.GroupNorm | nn.BatchNorm2d | nn.InstanceNorm2d | nn.LayerNorm):
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                for parameter, values in _drawn(network, module, generator):
+                    parameter.copy_(values)
+            elif isinstance(module, _NORMALISATIONS):
                 module.reset_parameters()
-            elif next(module.parameters(recurse=False), None) is not None:
+            elif _has_own(module):
                 own = getattr(module, "initialise", None)
                 if not callable(own):
                     kind = type(module).__name__
@@ -46,3 +41,55 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
                         f"no initialisation is defined for {kind}; give it a method initialise(generator)"
                     )
                 own(generator)
+
+
+def drawn_parameters(network: nn.Module, generator: torch.Generator) -> list[Tensor] | None:
+    """What `initialise` would draw, on the CPU, for `fill_parameters`; the network stays as it is. None where
+    a layer draws in its own way."""
+    if isinstance(network, LibraryNetwork):
+        return None
+    drawn: list[Tensor] = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            drawn += [values for _, values in _drawn(network, module, generator)]
+        elif _has_own(module) and not isinstance(module, _NORMALISATIONS):
+            return None
+    return drawn
+
+
+@torch.no_grad()
+def fill_parameters(network: nn.Module, drawn: Sequence[Tensor]) -> None:
+    """Fill in what `drawn_parameters` drew, wherever it is; normalisations are taken to be as they were
+    built."""
+    layers = (module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear))
+    parameters = [parameter for layer in layers for parameter in _refilled(network, layer)]
+    torch._foreach_copy_(parameters, list(drawn))
+
+
+def _drawn(
+    network: nn.Module, layer: nn.Conv2d | nn.Linear, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each parameter of a layer, and new values for it."""
+    outputs, inputs, *window = layer.weight.shape
+    for parameter in _refilled(network, layer):
+        values = torch.empty(parameter.shape, device=generator.device)
+        if _is_he_normal(network, layer):
+            deviation = math.sqrt(2 / math.prod((outputs, *window)))
+            yield parameter, values.normal_(0, deviation, generator=generator)
+        else:
+            bound = 1 / math.sqrt(math.prod((inputs, *window)))
+            yield parameter, values.uniform_(-bound, bound, generator=generator)
+
+
+def _refilled(network: nn.Module, layer: nn.Conv2d | nn.Linear) -> list[Tensor]:
+    if layer.bias is None or _is_he_normal(network, layer):
+        return [layer.weight]
+    return [layer.weight, layer.bias]
+
+
+def _is_he_normal(network: nn.Module, layer: nn.Module) -> bool:
+    return isinstance(network, Network) and network.he_normal and isinstance(layer, nn.Conv2d)
+
+
+def _has_own(module: nn.Module) -> bool:
+    return next(module.parameters(recurse=False), None) is not None

@@ -45,12 +45,11 @@ class ImageGradients(NamedTuple):
             raise ValueError("gradients of the union or of the domains are needed, and there are neither")
         return self.by_domain.mean(0)
 
-    def classes_not_finite(self, labels: Tensor) -> list[int]:
-        """The classes, of `labels` int64 [N], whose gradients hold a NaN or infinity."""
-        parts = [part for part in (self.union, self.by_domain) if part is not None]
-        # One reduction decides nearly always: a NaN or Inf anywhere makes the sum one.
-        if bool(torch.isfinite(torch.stack([part.sum() for part in parts])).all()):
-            return []
-        found = torch.cat([part.reshape(-1, *part.shape[-4:]) for part in parts])
-        bad = ~torch.isfinite(found).all(0).flatten(1).all(1)
-        return sorted(set(labels[bad].tolist()))
+    def finite_classes(self, classes: int) -> Tensor:
+        """Whether the gradients of each class's images, class by class and as many of each, hold no NaN or
+        infinity: bool [classes]."""
+        parts = [] if self.union is None else [self.union]
+        parts += [] if self.by_domain is None else list(self.by_domain)
+        # Zero times a number is zero, unless the number is not finite.
+        sums = [(part.reshape(classes, -1) * 0).sum(1) for part in parts]
+        return (torch.stack(sums) == 0).all(0)

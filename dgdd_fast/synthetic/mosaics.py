@@ -58,8 +58,12 @@ def decode(tiles: Tensor, factor: int) -> Tensor:
     """
     if factor == 1:
         return tiles
-    rows, columns = (_enlargement(torch.eye(side).to(tiles), factor) for side in tiles.shape[2:])
+    rows, columns = (_enlargement(_unit_vectors(side, tiles), factor) for side in tiles.shape[2:])
     return rows @ tiles @ columns.T
+
+
+def _unit_vectors(count: int, like: Tensor) -> Tensor:
+    return torch.eye(count, dtype=like.dtype, device=like.device)
 
 
 def _enlargement(unit_vectors: Tensor, factor: int) -> Tensor:

@@ -83,11 +83,33 @@ class ImageOptimizer:
         total, count = self.state["length_ratio"].tolist()
         return total / count if count else None
 
-    def step_(self, images: Tensor, gradients: ImageGradients, iteration: int) -> None:
-        """Moves `images` [N, 3, h, w] in place along the gradients of all; `iteration` counts from 0."""
-        self.note(summed(gradients.losses), self.move_(images, gradients, iteration))
+    @property
+    def reads_losses(self) -> bool:
+        """Whether the host must know the loss of an iteration before the next."""
+        return self.config.plateau is not None
 
-    def move_(self, images: Tensor, gradients: ImageGradients, iteration: int) -> Tensor | None:
+    def corrections(self, iteration: int) -> Tensor:
+        """What the steps of `iteration`, counted from 0, take from the host: float64 [S, 2] on the CPU, for
+        each of Adam's steps what its two moments lack of their size, 1 - beta^step.
+
+        One row for a joint step; for steps by class those of K steps, as gradients of one term have, then
+        those of 2K, for two terms. None for SGD.
+        """
+        steps: list[int] = []
+        if self.config.optimizer == "adam" and self.config.stepping == "class":
+            for count in (self.classes, 2 * self.classes):
+                steps += range(iteration * count + 1, (iteration + 1) * count + 1)
+        elif self.config.optimizer == "adam":
+            steps.append(iteration + 1)
+        rows = [[1 - beta**step for beta in BETAS] for step in steps]
+        return torch.tensor(rows, dtype=torch.float64).reshape(-1, len(BETAS))
+
+    def step_(self, images: Tensor, gradients: ImageGradients, corrections: Tensor) -> None:
+        """Moves `images` [N, 3, h, w] in place along the gradients of all, with the `corrections` of the
+        iteration, where the images are."""
+        self.note(summed(gradients.losses), self.move_(images, gradients, corrections))
+
+    def move_(self, images: Tensor, gradients: ImageGradients, corrections: Tensor) -> Tensor | None:
         """Moves those of `images` [N, 3, h, w] that are of the classes moved, in place, along their
         gradients. Returns the `length_ratios` of these classes with surgery, to be noted with those of all.
         """
@@ -99,9 +121,9 @@ class ImageOptimizer:
         else:
             direction, ratios = self._direction(gradients)
             if self.config.stepping == "class":
-                self._step_by_class_(images, direction, gradients, iteration)
+                self._step_by_class_(images, direction, gradients, corrections)
             elif self.config.optimizer == "adam":
-                self._adam_step_(images, direction, iteration + 1)
+                self._adam_step_(images, direction, corrections[0])
             else:
                 self._sgd_step_(images, direction)
         if self.config.clamp:
@@ -137,13 +159,13 @@ class ImageOptimizer:
         self.state["plateau"].copy_(torch.tensor([best, stale, factor], dtype=torch.float64))
 
     def _step_by_class_(
-        self, images: Tensor, direction: Tensor, gradients: ImageGradients, iteration: int
+        self, images: Tensor, direction: Tensor, gradients: ImageGradients, corrections: Tensor
     ) -> None:
         terms = [direction]
         surgery = self.config.surgery
         if gradients.apart is not None and (surgery is None or surgery.union):  # else it is no part of it
             terms = [terms[0] - gradients.apart, gradients.apart]
-        step = iteration * len(terms) * self.classes
+        of_steps = iter(corrections[(len(terms) - 1) * self.classes :])
         for term in terms:
             for label in range(self.classes):
                 of_class = torch.zeros_like(term)
@@ -151,9 +173,8 @@ class ImageOptimizer:
                     first = (label - self.moved.start) * self.per_class
                     rows = slice(first, first + self.per_class)
                     of_class[rows] = term[rows]
-                step += 1
                 if self.config.optimizer == "adam":
-                    self._adam_step_(images, of_class, step)
+                    self._adam_step_(images, of_class, next(of_steps))
                 else:
                     self._sgd_step_(images, of_class)
 
@@ -192,12 +213,12 @@ class ImageOptimizer:
         update = buffer - config.momentum * before
         return length_ratios(update, gradients.union_gradient(), len(self.moved))
 
-    def _adam_step_(self, images: Tensor, gradient: Tensor, step: int) -> None:
+    def _adam_step_(self, images: Tensor, gradient: Tensor, correction: Tensor) -> None:
         first, second = self.moments["first_moment"], self.moments["second_moment"]
         if decay := self.rate * self.config.image_weight_decay:
             images.mul_(1 - decay).sub_(decay * self.mean / self.std)  # towards black, not towards the mean
         in_pixels = gradient / self.std
         first.lerp_(in_pixels, 1 - BETAS[0])
         second.mul_(BETAS[1]).addcmul_(in_pixels, in_pixels, value=1 - BETAS[1])
-        scale = (second / (1 - BETAS[1] ** step)).sqrt_().add_(EPS).mul_(self.std)
-        images.addcdiv_(first, scale, value=-self.rate / (1 - BETAS[0] ** step))
+        scale = (second / correction[1]).sqrt_().add_(EPS).mul_(self.std)
+        images.add_((first * (-self.rate / correction[0])).div_(scale))

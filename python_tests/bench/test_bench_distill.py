@@ -77,7 +77,7 @@ def test_synchronisations_are_those_of_one_iteration(monkeypatch: pytest.MonkeyP
     """Without a GPU: the loop warns as torch would, twice an iteration, while it is told to."""
     modes = []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
-    gradients = FeatureMatching.gradients
+    gradients = FeatureMatching.gradients_with
 
     def warning(*arguments: object, **options: object) -> object:
         if modes == ["warn"]:
@@ -86,7 +86,7 @@ def test_synchronisations_are_those_of_one_iteration(monkeypatch: pytest.MonkeyP
             warnings.warn("something else", stacklevel=1)
         return gradients(*arguments, **options)
 
-    monkeypatch.setattr(FeatureMatching, "gradients", warning)
+    monkeypatch.setattr(FeatureMatching, "gradients_with", warning)
     case = dataclasses.replace(QUICK["dm", 32], ipc=3)
     sources = case.sources()
 

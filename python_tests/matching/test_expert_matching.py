@@ -117,7 +117,8 @@ def test_by_domain_are_matching_gradients_and_the_union_has_the_regularisation_t
         )
     _, sizes = real_batch(data.cells(), 5, setting.config.seed, 1)
     shares = (sizes / sizes.sum(1, keepdim=True))[setting.objective.labels].T[:, :, None, None, None]
-    _, regularisation = setting.objective.regularisation.gradients(setting.tiles, 1)
+    part = setting.objective.regularisation
+    _, regularisation = part.gradients(setting.tiles, part.plan(1))
     assert float(regularisation.norm()) > 0
     torch.testing.assert_close(found.union, (shares * found.by_domain).sum(0) + regularisation)
     assert found.apart is not None

@@ -96,7 +96,7 @@ def test_domain_masks_against_autograd_through_everything():
     assert module.terms == ("matching", "domains")
     # One step of the masks: momentum starts at zero.
     before = module.masks.clone()
-    module.after_step(0)
+    module.after_step(module.plan(0))
     close(before - module.masks, 0.2 * module.mask_gradient)
 
 
@@ -106,7 +106,7 @@ def test_masks_have_a_learning_rate_of_their_own_and_no_bounds():
     host = literal.objective()
     module = DomainMasks(host, host, literal.config, literal.config.domain_masks)
     module.mask_gradient = torch.linspace(-1, 1, module.masks.numel()).view_as(module.masks)
-    module.after_step(0)
+    module.after_step(module.plan(0))
     torch.testing.assert_close(module.masks, 0.01 - 5.0 * module.mask_gradient)
 
 

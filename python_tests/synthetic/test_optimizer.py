@@ -23,7 +23,7 @@ def resolved(**settings):
 def run(config, images, gradients):
     optimizer = ImageOptimizer(config, MEAN, STD, DOMAINS, images, classes=2)
     for iteration, gradient in enumerate(gradients):
-        optimizer.step_(images, gradient, iteration)
+        optimizer.step_(images, gradient, optimizer.corrections(iteration))
     return images
 
 
@@ -89,7 +89,8 @@ def test_an_update_of_the_gradient_s_length_is_scaled_class_by_class(optimizer):
         )
         assert stepper.length_ratio is None
         for iteration, gradients in enumerate(by_domain):
-            stepper.step_(images, ImageGradients(torch.zeros(1), None, gradients, None), iteration)
+            found = ImageGradients(torch.zeros(1), None, gradients, None)
+            stepper.step_(images, found, stepper.corrections(iteration))
         assert stepper.length_ratio == pytest.approx(sum(ratios) / len(ratios), rel=1e-5)
         if length == "gradient":
             torch.testing.assert_close(images, wanted, rtol=1e-4, atol=1e-5)
@@ -105,7 +106,8 @@ def test_classes_without_a_gradient_stay_and_do_not_count():
     optimizer = ImageOptimizer(
         resolved(optimizer="sgd", surgery=surgery), MEAN, STD, DOMAINS, images, classes=2
     )
-    optimizer.step_(images, ImageGradients(torch.zeros(1), None, by_domain, None), 0)
+    gradients = ImageGradients(torch.zeros(1), None, by_domain, None)
+    optimizer.step_(images, gradients, optimizer.corrections(0))
     assert torch.equal(images[:2], draw(4, 3, 8, 6)[:2])
     assert torch.isfinite(images).all()
     assert 1 < optimizer.length_ratio < 3
@@ -162,7 +164,7 @@ def test_how_much_farther_adam_goes_by_class_and_term(classes, share):
         config = resolved(stepping=stepping, image_lr=1e-3)
         optimizer = ImageOptimizer(config, MEAN, STD, torch.zeros(classes).long(), images, classes=classes)
         for iteration in range(100):
-            optimizer.step_(images, gradient, iteration)
+            optimizer.step_(images, gradient, optimizer.corrections(iteration))
         moved[stepping] = float(images.norm())
     expected = 2 * classes**0.5 if share else (2 * classes) ** 0.5
     assert moved["class"] / moved["joint"] == pytest.approx(expected, rel=0.15)
@@ -182,7 +184,8 @@ def test_the_rate_is_halved_on_a_plateau_as_torch_does():
             kept = {name: part.clone() for name, part in optimizer.state.items()}
             optimizer = ImageOptimizer(config, MEAN, STD, DOMAINS, images, classes=2)
             optimizer.restore(kept)
-        optimizer.step_(images, ImageGradients(torch.tensor([loss]), gradient, None, None), iteration)
+        gradients = ImageGradients(torch.tensor([loss]), gradient, None, None)
+        optimizer.step_(images, gradients, optimizer.corrections(iteration))
         leaf.grad = gradient
         reference.step()
         schedule.step(loss)
