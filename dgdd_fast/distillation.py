@@ -31,7 +31,7 @@ from .matching.resolve import resolve_distillation
 from .memory import check_fits
 from .networks import network_bytes
 from .parallel import side_by_side, thread_count
-from .precision import arithmetic
+from .precision import arithmetic, resolved_precision
 from .ranks import Ranks, here
 from .synthetic.checkpoint import Checkpoint
 from .synthetic.distilled_set import DistilledSet
@@ -109,7 +109,7 @@ def distill(
     if target is not None and target in sources.domain_names:
         raise ValueError(f"the target domain {target!r} is among the sources: leave it out before distilling")
     device = resolved_device(device)
-    with arithmetic(config.precision, device), side_by_side(device):
+    with arithmetic(resolved_precision(config.precision), device), side_by_side(device):
         return _distill(sources, config, run_folder, resume, device, target, real_means, started, progress)
 
 

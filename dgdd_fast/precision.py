@@ -5,6 +5,8 @@
 * "tf32": TF32 allowed in convolutions and matrix products, on GPUs that have it; elsewhere as "float32".
 * "bfloat16": as "float32", but what `autocast` encloses runs in bfloat16.
 
+"auto" is one of them by a rule of the machine, and what a run records is that one.
+
 The choice of cuDNN's algorithms is pinned as well: deterministic ones, by rule instead of by trial.
 """
 
@@ -18,12 +20,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import Precision
+from .config import Precision, PrecisionOrAuto
+from .devices import automatic_devices
 
 _backends: Any = torch.backends  # its modules make their attributes up as they are asked for
 # Flags of the newer generation. Those of cuDNN must agree for the older one to be readable.
 _ON_CUDA = (_backends.cuda.matmul, _backends.cudnn.conv, _backends.cudnn.rnn)
 _ON_CPU = (_backends.mkldnn.matmul, _backends.mkldnn.conv)
+
+
+def resolved_precision(precision: PrecisionOrAuto) -> Precision:
+    """`precision`, or for "auto" bfloat16 on CPUs with units for its matrix products (AMX), where there is no
+    GPU; float32 elsewhere. Other CPUs multiply bfloat16 at most twice as fast, and Winograd's products in
+    float32 are a quarter of those; GPUs have not been measured. Raises ValueError for one that there is
+    not."""
+    _check(precision, PrecisionOrAuto)
+    if precision != "auto":
+        return precision
+    has_units = torch.cpu._is_amx_tile_supported() and automatic_devices() == ["cpu"]
+    return "bfloat16" if has_units else "float32"
 
 
 @contextlib.contextmanager
@@ -86,8 +101,8 @@ def at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _check(precision: str) -> None:
-    known = typing.get_args(Precision)
+def _check(precision: str, names: Any = Precision) -> None:
+    known = typing.get_args(names)
     if precision not in known:
         raise ValueError(f"precision must be one of {', '.join(map(repr, known))}, got {precision!r}")
 

@@ -32,7 +32,7 @@ from .networks import (
     rows_per_chunk,
 )
 from .parallel import all_threads, one_by_one, side_by_side, slices, sum_gradients_
-from .precision import arithmetic, at_least_float32, autocast
+from .precision import arithmetic, at_least_float32, autocast, resolved_precision
 from .seeds import generator
 from .steps import counted, tell
 
@@ -141,6 +141,7 @@ def resolve_training(
         EvaluateSettings,
         filled(config, learning_rate=schedule.own_rate, weight_decay=schedule.own_decay),
         network=resolve_network(config.network, resolution),
+        precision=resolved_precision(config.precision),
         augment=resolve_strategy(config.augment, flip_safe, cutmix=config.cutmix_probability > 0),
     )
 

@@ -14,6 +14,7 @@ from command_line import dgdd, failure
 from run_commands import TINY
 from toy_data import toy_domains, write_npz
 
+from dgdd_fast import precision as precision_module
 from dgdd_fast.config import (
     DistillConfig,
     EvaluateConfig,
@@ -29,7 +30,7 @@ from dgdd_fast.experiments.study import MethodEntry, Study, has_setting, rows_of
 from dgdd_fast.experts import ExpertPool, ExpertPoolError
 from dgdd_fast.experts.pretrain import pretrain
 from dgdd_fast.networks import ConvNet
-from dgdd_fast.precision import arithmetic, autocast
+from dgdd_fast.precision import arithmetic, autocast, resolved_precision
 from dgdd_fast.synthetic.checkpoint import Checkpoint, CheckpointError
 from dgdd_fast.synthetic.distilled_set import DistilledSet
 from dgdd_fast.training import accuracy, resolve_training, train_network
@@ -169,12 +170,12 @@ def test_tests_that_compare_devices_do_so_without_tf32(device: torch.device) -> 
 
 
 def test_a_precision_that_there_is_not_is_named(tmp_path: Path) -> None:
-    message = "precision must be one of 'float32', 'tf32', 'bfloat16', got 'half'"
+    message = "precision must be one of 'auto', 'float32', 'tf32', 'bfloat16', got 'half'"
     for run in (distilled, pretrained, evaluated):
         with pytest.raises(ValueError, match=message):
             run("half", lambda *_: None, tmp_path / run.__name__)
     wrong: Any = "half"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="one of 'float32', 'tf32', 'bfloat16', got 'half'"):
         autocast(wrong, "cpu")
     with pytest.raises(ValueError, match=message):
         rows_of(with_precision(Study(), "half"))
@@ -305,3 +306,37 @@ def test_networks_learn_in_bfloat16_what_they_learn_in_float32() -> None:
         config = dataclasses.replace(EVALUATE, epochs=30, precision=precision)
         found.append(evaluate(DATA, {"same": DATA}, config).accuracies["same"][0])
     assert min(found) > 80, found
+
+
+@pytest.mark.parametrize(
+    ("amx", "devices", "wanted"),
+    [
+        (False, ["cpu"], "float32"),
+        (True, ["cpu"], "bfloat16"),
+        (True, ["cuda:0"], "float32"),  # until a GPU has been measured
+    ],
+)
+def test_auto_is_what_the_machine_multiplies_fastest(amx, devices, wanted, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(precision_module, "automatic_devices", lambda: devices)
+    assert resolved_precision("auto") == wanted
+    assert [resolved_precision(name) for name in PRECISIONS] == list(PRECISIONS)
+
+
+@pytest.mark.filterwarnings("ignore:.*among those that the set was distilled from")
+def test_artefacts_record_what_auto_became(tmp_path: Path, monkeypatch) -> None:
+    """And a run with auto goes on as one with the precision that it became."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(precision_module, "automatic_devices", lambda: ["cpu"])
+    auto = dataclasses.replace(DISTILL, precision="auto")
+    distilled = distill(DATA, auto, run_folder=tmp_path / "run")
+    named = distill(DATA, dataclasses.replace(DISTILL, precision="bfloat16"))
+    assert distilled.config["precision"] == "bfloat16"
+    assert distilled.images.equal(named.images)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    with pytest.raises(CheckpointError, match="precision"):  # moved to another machine
+        distill(DATA, dataclasses.replace(auto, iterations=3), run_folder=tmp_path / "run", resume=True)
+    evaluation = evaluate(distilled, {"all": DATA}, dataclasses.replace(EVALUATE, precision="auto"))
+    assert evaluation.config.precision == "float32"
+    experts = pretrain(DATA, dataclasses.replace(PRETRAIN, precision="auto"), tmp_path / "experts")
+    assert experts.config.precision == "float32"

@@ -33,7 +33,7 @@ Device = Annotated[
     str | None, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1 ... Default: auto.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one for each core.")]
-PRECISION_HELP = "float32, tf32 or bfloat16."
+PRECISION_HELP = "float32, tf32, bfloat16, or auto: bfloat16 on a CPU with AMX, else float32."
 Precision = Annotated[str | None, typer.Option(help=f"{PRECISION_HELP} Default: float32.")]
 Log = Annotated[
     str | None,

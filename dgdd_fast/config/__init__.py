@@ -28,6 +28,7 @@ from .schema import (
     MaskConfig,
     NetworkConfig,
     Precision,
+    PrecisionOrAuto,
     PretrainConfig,
     SurgeryConfig,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "NetworkConfig",
     "NetworkSettings",
     "Precision",
+    "PrecisionOrAuto",
     "PretrainConfig",
     "PretrainSettings",
     "SurgeryConfig",

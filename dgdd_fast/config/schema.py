@@ -29,6 +29,7 @@ from .older import renewed_distillation, renewed_pretraining
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
 Term = Literal["off", "plain", "masked"]  # of the loss of objectives that match in experts
 Precision = Literal["float32", "tf32", "bfloat16"]  # see `dgdd_fast.precision`
+PrecisionOrAuto = Literal["auto", "float32", "tf32", "bfloat16"]
 # How the networks are called in settings and in texts; `dgdd_fast.networks.register_network` adds to them.
 ARCHITECTURES = {
     "convnet": "ConvNet",
@@ -241,7 +242,7 @@ class DistillConfig:
     crops: Size = 5
     attention_power: Positive = 1.0
     kernel_bandwidth: Literal["union", "domain"] = "union"
-    precision: Precision = "float32"
+    precision: PrecisionOrAuto = "float32"
     memory_budget_mib: Size = 2048
     checkpoint_every: Count = 200
     seed: Seed = 0
@@ -286,7 +287,7 @@ class PretrainConfig:
     augment: AugmentConfig = field(
         default_factory=lambda: AugmentConfig(strategy="color_crop", composition="sequence")
     )
-    precision: Precision = "float32"
+    precision: PrecisionOrAuto = "float32"
     checkpoint_every: Count = 10
     seed: Seed = 0
 
@@ -320,7 +321,7 @@ class EvaluateConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     cutmix_probability: Share = 0.0
     generalize: Literal["none", "mixstyle", "fact", "advfreq"] = "none"
-    precision: Precision = "float32"
+    precision: PrecisionOrAuto = "float32"
     seed: Seed = 0
 
 

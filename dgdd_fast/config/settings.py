@@ -20,6 +20,7 @@ from .schema import (
     ExpertConfig,
     MaskConfig,
     NetworkConfig,
+    Precision,
     PretrainConfig,
     Term,
 )
@@ -72,6 +73,7 @@ class DistillSettings(DistillConfig):
     batch_real: Size
     network: NetworkSettings
     augment: AugmentSettings
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,7 @@ class PretrainSettings(PretrainConfig):
 
     network: NetworkSettings
     augment: AugmentSettings
+    precision: Precision = "float32"
 
     renewed = staticmethod(renewed_experts)
 
@@ -92,6 +95,7 @@ class EvaluateSettings(EvaluateConfig):
     weight_decay: NotNegative
     network: NetworkSettings
     augment: AugmentSettings
+    precision: Precision = "float32"
 
 
 def settled(cls: type[SettingsT], config: Any, **values: Any) -> SettingsT:

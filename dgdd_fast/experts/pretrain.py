@@ -36,7 +36,7 @@ from ..networks import (
     staged_architectures,
 )
 from ..parallel import all_threads, side_by_side, slices, sum_gradients_
-from ..precision import arithmetic, autocast
+from ..precision import arithmetic, autocast, resolved_precision
 from ..seeds import generator
 from ..tensor_file import TensorFile, TensorFileError, check_tensors, content_of, header_of, loaded
 from .discriminators import refit_discriminators_
@@ -173,6 +173,7 @@ def resolve_pretraining(config: PretrainConfig, sources: DomainDataset) -> Pretr
         PretrainSettings,
         config,
         network=resolve_network(config.network, sources.resolution),
+        precision=resolved_precision(config.precision),
         augment=resolve_strategy(config.augment, sources.flip_safe, config.cutmix_probability > 0),
     )
 

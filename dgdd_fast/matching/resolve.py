@@ -16,6 +16,7 @@ from ..config import (
 from ..data import DomainDataset
 from ..data.augment import resolve_strategy
 from ..networks import check_distillable, resolve_network
+from ..precision import resolved_precision
 from ..synthetic.mosaics import check_factor
 from .registry import OBJECTIVES
 
@@ -50,6 +51,7 @@ def resolve_distillation(config: DistillConfig, sources: DomainDataset) -> Disti
         DistillSettings,
         filled(config, image_lr=_own_rate(config, spec)),
         network=resolve_network(config.network, sources.resolution),
+        precision=resolved_precision(config.precision),
         augment=resolve_strategy(
             filled(config.augment, strategy=spec.strategy, composition=spec.composition), sources.flip_safe
         ),
