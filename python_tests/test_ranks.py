@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -102,14 +104,14 @@ def test_ranks_make_the_files_of_one_process(config: DistillConfig, ranks: int, 
 
 def at_iteration(iteration: int, act: Callable[[], object]) -> None:
     """Have this process do something before it finds the gradients of an iteration."""
-    plain = FeatureMatching.gradients
+    plain, done = FeatureMatching.gradients_with, itertools.count()
 
-    def gradients(self: FeatureMatching, images: torch.Tensor, now: int, by_domain: bool) -> ImageGradients:
-        if now == iteration:
+    def gradients(self: FeatureMatching, *given: Any) -> ImageGradients:
+        if next(done) == iteration:
             act()
-        return plain(self, images, now, by_domain)
+        return plain(self, *given)
 
-    FeatureMatching.gradients = gradients  # type: ignore[method-assign]
+    FeatureMatching.gradients_with = gradients  # type: ignore[method-assign]
 
 
 LONG = dataclasses.replace(ODD, iterations=7, checkpoint_every=2)
@@ -155,15 +157,15 @@ def test_a_rank_that_dies_ends_the_others_and_leaves_a_checkpoint(tmp_path: Path
 
 def test_a_gradient_that_is_not_finite_ends_all_and_names_the_class(tmp_path: Path) -> None:
     def work(rank: int) -> DistilledSet:
-        plain = FeatureMatching.gradients
+        plain = FeatureMatching.gradients_with
 
-        def gradients(self: FeatureMatching, *given: object, **named: object) -> ImageGradients:
-            found = plain(self, *given, **named)  # type: ignore[arg-type]
+        def gradients(self: FeatureMatching, *given: Any) -> ImageGradients:
+            found = plain(self, *given)
             if rank == 1 and found.by_domain is not None:
                 found.by_domain[0, -1, 0, 0, 0] = torch.inf
             return found
 
-        FeatureMatching.gradients = gradients  # type: ignore[method-assign]
+        FeatureMatching.gradients_with = gradients  # type: ignore[method-assign]
         return distill(DATA, LONG, run_folder=tmp_path)
 
     for ended in on_ranks(2, work, tmp_path):
