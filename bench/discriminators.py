@@ -34,7 +34,7 @@ from dgdd_fast.analysis.channels import collect_features
 from dgdd_fast.analysis.domain_probe import probe_accuracies
 from dgdd_fast.config import MaskConfig, NetworkConfig, PretrainConfig, to_dict
 from dgdd_fast.data import DomainDataset, load_dataset, normalise
-from dgdd_fast.data.real_images import RealImages
+from dgdd_fast.data.real_images import NormalisedImages, RealImages
 from dgdd_fast.experts import Expert, ExpertPool
 from dgdd_fast.experts.discriminators import refit_discriminators_
 from dgdd_fast.experts.pretrain import pretrain
@@ -62,7 +62,7 @@ def knowledge(
     """The pool's expert, trained, its discriminators refitted; and each domain classifier's accuracy in %."""
     expert = pool.new_expert()
     pool.fill_(expert, 0, 1.0)
-    images = normalise(tested.images[:], pool.mean, pool.std)
+    images = NormalisedImages(tested.images, pool.mean, pool.std)
 
     joint = copy.deepcopy(expert.discriminators)
     real = RealImages(sources, pool.mean, pool.std, torch.device("cpu"))

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from .. import ops
 from ..config import MaskConfig
-from ..data import DomainDataset, normalise
+from ..data import DomainDataset
+from ..data.real_images import NormalisedImages
 from ..experts import Expert, ExpertPool
 from ..masking import draw_uniforms, mask
 from ..networks import rows_per_chunk
+from ..parallel import slices
 from ..steps import counted
 from ..synthetic.distilled_set import DistilledSet
 from .domain_probe import halves, probe_accuracies
@@ -58,7 +60,7 @@ def examine_experts(pool: ExpertPool, real: DomainDataset, masks: MaskConfig) ->
     """
     pool.check_names(real)
     halves(real.domains)  # refuses what no probe can be tested on before anything is computed
-    images = normalise(real.images[:], pool.mean, pool.std)
+    images = NormalisedImages(real.images, pool.mean, pool.std)
     expert = pool.new_expert()
     result = []
     for index in counted("examining experts", range(len(pool))):
@@ -84,7 +86,7 @@ class StageFeatures(NamedTuple):
 
 
 def collect_features(
-    expert: Expert, images: Tensor, domains: Tensor, masks: MaskConfig, index: int
+    expert: Expert, images: Tensor | NormalisedImages, domains: Tensor, masks: MaskConfig, index: int
 ) -> StageFeatures:
     """The features and masks of normalised images [N, 3, H, W] of the domains int64 [N] in an
     expert; `index`, its place in the pool, seeds the masks."""
@@ -136,7 +138,7 @@ class Stability(NamedTuple):
 
 
 @torch.inference_mode()
-def stability(pool: ExpertPool, images: Tensor, domains: Tensor, stage: int) -> Stability:
+def stability(pool: ExpertPool, images: Tensor | NormalisedImages, domains: Tensor, stage: int) -> Stability:
     """The channels' stability after `stage` on normalised images [N, 3, H, W] of the domains int64 [N].
 
     Raises ValueError where a domain has no image.
@@ -154,14 +156,14 @@ def stability(pool: ExpertPool, images: Tensor, domains: Tensor, stage: int) -> 
     return Stability(of_experts, of_experts.std(1, correction=0))
 
 
-def _scores(expert: Expert, images: Tensor, domains: Tensor, stage: int) -> Tensor:
+def _scores(expert: Expert, images: Tensor | NormalisedImages, domains: Tensor, stage: int) -> Tensor:
     """The activation scores [N, C] of each image for its own domain."""
     weight: Tensor = expert.discriminator(stage).weight
     size = rows_per_chunk(expert.network, torch.device("cpu"))
     return torch.cat(
         [
-            ops.channel_scores(expert.network.forward_to(part, stage), weight, own)
-            for part, own in zip(torch.split(images, size), torch.split(domains, size), strict=True)
+            ops.channel_scores(expert.network.forward_to(images[part], stage), weight, domains[part])
+            for part in slices(len(images), size)
         ]
     )
 
@@ -185,7 +187,7 @@ def compare_channels(
                 f"{', '.join(pool.domain_names)}: leave it out, or take experts of its own sources"
             )
     stages = []
-    normalised = normalise(real.images[:], pool.mean, pool.std)
+    normalised = NormalisedImages(real.images, pool.mean, pool.std)
     for stage in counted("scoring channels", range(1, len(pool.new_expert().network.channels) + 1)):
         reference = stability(pool, normalised, real.domains, stage)
         threshold = reference.deviation.mean(1) + reference.deviation.std(1)

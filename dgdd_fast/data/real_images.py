@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -129,6 +130,22 @@ class RealImages:
         """The same, each augmented by what was drawn for its group, in one pass; see `augmented_rows`."""
         pool, where = self.images.at(rows)
         return augmented_rows(pool, where, self.mean, self.std, draw, group)
+
+
+@dataclass(frozen=True, eq=False)
+class NormalisedImages:
+    """uint8 images [N, 3, H, W] of which only those that are asked for are normalised, float32; indexed like
+    a tensor."""
+
+    images: Images
+    mean: Tensor | Sequence[float]
+    std: Tensor | Sequence[float]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        return normalise(self.images[index], self.mean, self.std)
 
 
 def _same(one: torch.device, other: torch.device) -> bool:

@@ -73,6 +73,22 @@ def test_experts_are_examined_alike_in_parts(pool, monkeypatch):
             assert measured == pytest.approx(wanted, abs=1.5)  # an image in 72 at a tie
 
 
+def test_real_images_are_normalised_in_parts_and_score_as_if_all_were_at_once(pool, monkeypatch):
+    monkeypatch.setattr("dgdd_fast.analysis.channels.rows_per_chunk", lambda *_: 7)
+    at_once = stability(pool, normalise(DATA.images, pool.mean, pool.std), DATA.domains, 4)
+    counts = []
+
+    def counted(images, *statistics):
+        counts.append(len(images))
+        return normalise(images, *statistics)
+
+    monkeypatch.setattr("dgdd_fast.data.real_images.normalise", counted)
+    report = compare_channels(pool, DATA, {}, MaskConfig())
+    assert max(counts) == 7
+    assert sum(counts) == len(DATA) * len(pool) * 5  # once for each of the four stages, once for all of them
+    assert report["stages"][3]["deviation"]["real"] == at_once.deviation.mean(1).tolist()
+
+
 def test_masks_hide_the_domain_from_a_discriminator_that_knows_it_and_uniform_ones_less(pool):
     """Of 32 pooled channels of the last stage four are larger in each domain."""
     domains = torch.arange(300) % 3
