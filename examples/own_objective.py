@@ -26,7 +26,7 @@ class CosineComparison(SampleComparison):
         count = len(self.sizes)
         synthetic_means = group_means(features, labels, count)
         losses = 1 - F.cosine_similarity(synthetic_means, group_means(real, classes, count), dim=1)
-        return losses * (classes.bincount(minlength=count) > 0)  # none where a class has no real image
+        return losses * self.there(domain)  # none where a class has no real image
 
 
 register_objective(
