@@ -137,7 +137,9 @@ def untrained_experts(folder: Path, data: DomainDataset, width: int) -> None:
             expert = pool.new_expert()
             initialise(expert, generator(0, "expert", index, end))
             ends.append(dict(expert.named_parameters()))
-        pool.add(*ends, log=[])
+        pool.write_expert(index, *ends)
+        pool.log.append([])
+        pool.write()
 
 
 class Enough(Exception):

@@ -228,9 +228,8 @@ def _distill(
             objective, optimizer, tiles, settings.surgery is not None, agree if ranks.count > 1 else None
         )
         for done in descent.iterations(range(first, iterations)):
-            if ranks.count > 1:
-                stop.number = signal_of_all  # whoever heard it: all stop here
-            stopping = stop.is_set()
+            # Whoever heard it: all stop here.
+            stopping = stop.follow(signal_of_all) if ranks.count > 1 else stop.is_set()
             keeping = stopping or done % settings.checkpoint_every == 0 or done == iterations
             if not (keeping or descent.due):
                 continue

@@ -47,6 +47,14 @@ class Stop:
         self.seen |= self.number is not None
         return self.number is not None
 
+    def follow(self, number: int | None) -> bool:
+        """`is_set` for one of several processes that end together: whether to end at the signal `number` that
+        one of them told all of. What this process has heard since it told stays for the next time."""
+        if number is None:
+            return False
+        self.number, self.seen = number, True
+        return True
+
     def error(self, kind: type[Interrupted], message: str) -> Interrupted:
         """What to end with."""
         return kind(message, signal.SIGINT if self.number is None else self.number)

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .interruption import listen_to_one_request
 from .messages import shown
 
 if TYPE_CHECKING:
     import torch
+
+Value = TypeVar("Value")
 
 LONGEST_WAIT = timedelta(days=1)  # for a rank that is there; one that has gone is noticed at once
 
@@ -68,7 +70,7 @@ class Ranks:
             dist.all_reduce(bits, group=self.group)
         tensor.copy_(rows)
 
-    def gathered(self, value: Any) -> list[Any]:
+    def gathered(self, value: Value) -> list[Value]:
         """The `value` of every rank, in their order. Raises RankLostError."""
         if self.count == 1:
             return [value]
@@ -78,6 +80,21 @@ class Ranks:
         with _naming_the_lost():
             dist.all_gather_object(values, value, group=self.group)
         return values
+
+    def from_first(self, make: Callable[[], Value]) -> Value:
+        """What `make` gives in the first rank, which alone calls it; what it raises there, all raise."""
+        if self.count == 1:
+            return make()
+        made: Value | Exception | None = None
+        if self.rank == 0:
+            try:
+                made = make()
+            except Exception as error:
+                made = error
+        made = self.gathered(made)[0]
+        if isinstance(made, Exception):
+            raise made
+        return made  # type: ignore[return-value]
 
     def agree(self, facts: Mapping[str, Any]) -> None:
         """Raises ValueError, in every rank the same, where the `facts` of one, by their names, or the

@@ -36,7 +36,8 @@ from dgdd_fast.experiments.job import read_evaluation
 from dgdd_fast.experiments.study import Study, read_study
 from dgdd_fast.experiments.tuned_settings import read_tuned_settings
 from dgdd_fast.experts import ExpertPool
-from dgdd_fast.experts.pretrain import _Training, resolve_pretraining
+from dgdd_fast.experts.expert_training import ExpertTraining, checkpoint_file
+from dgdd_fast.experts.pretrain import resolve_pretraining
 from dgdd_fast.json_text import write_json
 from dgdd_fast.synthetic.checkpoint import Checkpoint
 from dgdd_fast.synthetic.distilled_set import DistilledSet
@@ -124,17 +125,17 @@ def test_damaged_states_of_pretraining(tmp_path: Path, count: int) -> None:
     data = toy_domains(per_cell=2)
     network = NetworkConfig(architecture="resnet18", width=2)
     config = PretrainConfig(experts=1, epochs=1, batch_size=64, network=network, checkpoint_every=1)
-    path = tmp_path / "checkpoint.safetensors"
+    path = checkpoint_file(tmp_path, 0)
     real = RealImages(data, *data.channel_statistics(), torch.device("cpu"))
-    training = _Training(real, resolve_pretraining(config, data), 0)
+    training = ExpertTraining(real, resolve_pretraining(config, data), 0)
     training.step()
-    training.save(path)
+    training.save(tmp_path)
     saved = {name: tensor.clone() for name, tensor in training._tensors().items()}
 
     def load() -> dict[str, torch.Tensor]:
         for tensor in training._tensors().values():
             tensor.zero_()
-        training.load(path)
+        training.resume(tmp_path)
         return training._tensors()
 
     counted = outcomes(path, load, lambda taken: same(taken, saved), count // 20)

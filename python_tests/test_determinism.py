@@ -28,8 +28,7 @@ from dgdd_fast.config import (
 )
 from dgdd_fast.data import DomainDataset
 from dgdd_fast.distillation import DistillationInterrupted, distill
-from dgdd_fast.experts import discriminators
-from dgdd_fast.experts import pretrain as experts_pretrain
+from dgdd_fast.experts import discriminators, expert_training
 from dgdd_fast.experts.pretrain import PretrainingInterrupted, pretrain
 from dgdd_fast.matching import batches
 from dgdd_fast.training import accuracy, resolve_training, train_network
@@ -87,7 +86,7 @@ def test_a_distillation_repeats_and_resumes_bit_for_bit(
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes in parts of five images, so that threads have something to share."""
-    for module in (batches, discriminators, experts_pretrain, training):
+    for module in (batches, discriminators, expert_training, training):
         monkeypatch.setattr(module, "rows_per_chunk", lambda network, device: 5)
 
 

@@ -23,7 +23,7 @@ from .output import lasting_output, lost_output, silenced
 from .terminal import console, error_console, labelled, steps_shown, warnings_as_notes
 
 USAGE_ERROR, FAILURE = 2, 1
-SHARED = ("distill", "evaluate")  # commands whose work torchrun's processes share
+SHARED = ("distill", "evaluate", "pretrain")  # commands whose work torchrun's processes share
 LONGEST_LINE = 2000  # of a message: the names of a few hundred classes, and no value of any length
 
 
@@ -55,9 +55,7 @@ class Command(typer.core.TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         if launched() and ctx.info_name not in SHARED:
-            raise ValueError(
-                f"dgdd {ctx.info_name} is for one process: torchrun is for {' and '.join(SHARED)}"
-            )
+            raise ValueError(f"dgdd {ctx.info_name} is for one process: torchrun is for {', '.join(SHARED)}")
         load_package()
         with joined():
             return super().invoke(ctx)

@@ -14,6 +14,7 @@ from ..config.run import NO_TARGET, check_free
 from ..config.yaml_text import load_yaml
 from ..files import locked
 from ..interruption import Interrupted
+from ..ranks import leads
 from .options import (
     SOURCE_HELP,
     Classes,
@@ -116,7 +117,7 @@ def pretrain(
     dataset = read_data(data, resolution, domain or None, names_in(classes))
     show_warnings(dataset)
     sources, held_out = source_images(dataset, target)
-    if not resume:
+    if leads() and not resume:  # the first rank looks after the folder
         check_free(out, f"go on with it (--resume --out {out}), or ")
     height, width_in_pixels = dataset.resolution
     console.print(
@@ -127,13 +128,15 @@ def pretrain(
     )
     try:
         with (
-            locked(out),
+            locked(out) if leads() else nullcontext(),
             progress("training experts", settings.experts * settings.epochs) as show,
             board or nullcontext(),
         ):
+            reached: dict[int, int] = {}  # epochs of the experts that were trained here; ranks train several
 
             def tell(state: PretrainProgress) -> None:
-                show(state.expert * state.epochs + state.epoch, _detail(state))
+                reached[state.expert] = state.epoch
+                show(min(reached) * state.epochs + sum(reached.values()), _detail(state))
                 if board is not None:
                     board.add_epoch(state)
 

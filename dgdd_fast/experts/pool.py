@@ -185,13 +185,11 @@ class ExpertPool:
         facts = {item.name: getattr(self, item.name) for item in fields(_Facts)}
         write_json(self.folder / POOL_NAME, {"format": FORMAT, **facts, "config": to_dict(self.config)})
 
-    def add(self, initial: dict[str, Tensor], trained: dict[str, Tensor], log: list[dict[str, Any]]) -> None:
-        """Write the next expert: its parameters by name before and after training, and how that went."""
+    def write_expert(self, index: int, initial: dict[str, Tensor], trained: dict[str, Tensor]) -> None:
+        """Write an expert's parameters by name before and after training; `log` is to follow."""
         tensors = {f"initial.{name}": value for name, value in initial.items()}
         tensors |= {f"trained.{name}": value for name, value in trained.items()}
-        _FILE.write(self.expert_file(len(self)), tensors, {"expert": len(self)})
-        self.log.append(log)
-        self.write()
+        _FILE.write(self.expert_file(index), tensors, {"expert": index})
 
     def identity(self) -> str:
         """SHA-256 over pool.json: the settings, the data and how every training went."""

@@ -2,59 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from ..config import PretrainConfig, PretrainSettings, checked, from_dict, settled, to_dict
-from ..config.bounds import CountOrNone
+from ..config import PretrainConfig, PretrainSettings, checked, settled, to_dict
 from ..data import DomainDataset
-from ..data.augment import augment, cutmix, draw_batch, draw_cutmix, mixed_labels, resolve_strategy
+from ..data.augment import resolve_strategy
 from ..data.checks import check_filled
 from ..data.real_images import RealImages
 from ..data.record import ImageRecord
 from ..devices import resolved_device
-from ..generalization.fact import draw_partners, mix_normalised
-from ..generalization.irm import invariance_penalty
-from ..interruption import Interrupted, TrainingDivergedError, stop_at_whole_steps
-from ..json_text import parse_json
+from ..interruption import Interrupted, Stop, TrainingDivergedError, stop_at_whole_steps
 from ..memory import check_fits
 from ..messages import shown
-from ..networks import (
-    has_stages,
-    initialise,
-    network_bytes,
-    resolve_network,
-    rows_per_chunk,
-    staged_architectures,
-)
-from ..parallel import all_threads, side_by_side, slices, sum_gradients_
-from ..precision import arithmetic, autocast, resolved_precision
-from ..seeds import generator
-from ..tensor_file import TensorFile, TensorFileError, check_tensors, content_of, header_of, loaded
-from .discriminators import refit_discriminators_
-from .pool import POOL_NAME, Expert, ExpertPool, ExpertPoolError
-
-CHECKPOINT_NAME = "checkpoint.safetensors"
-_FILE = TensorFile("dgdd_fast_expert_in_training", "an expert in training", version=2)
-_OLD_KEY = "dgdd-fast expert in training 1"  # the format before, which had no checksum
-_RATE_DECAY = 0.2  # of the learning rate
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _State:
-    """What a checkpoint says beside its tensors, as in `_Training`."""
-
-    expert: CountOrNone
-    steps: CountOrNone
-    log: tuple[dict[str, Any], ...]
+from ..networks import has_stages, network_bytes, resolve_network, staged_architectures
+from ..parallel import side_by_side
+from ..precision import arithmetic, resolved_precision
+from ..ranks import Ranks, here
+from .expert_training import ExpertTraining, clear_checkpoints
+from .pool import POOL_NAME, ExpertPool, ExpertPoolError
 
 
 class PretrainProgress(NamedTuple):
@@ -97,13 +67,16 @@ def pretrain(
     momentum starts from zero again. With "fact" each image of a batch first takes over a share of another's
     amplitudes.
 
+    Where `torch.distributed` is initialised, its ranks train an expert each at a time: the files are those of
+    one process. All return the pool; the first alone calls `progress`.
+
     Args:
         sources: the training images of the source domains, the same that are distilled.
         config: the settings.
-        folder: where the pool goes: see ExpertPool. Beside it a checkpoint of the expert in training, every
+        folder: where the pool goes: see ExpertPool. Beside it a checkpoint of each expert in training, every
             `config.checkpoint_every` epochs and when interrupted.
         resume: goes on with what is in `folder`, if anything; the finished experts are kept. On the CPU,
-            the result is bit for bit that of an uninterrupted run. `experts`
+            the result is bit for bit that of an uninterrupted run, with any number of ranks. `experts`
             may be raised to enlarge a pool.
         device: where to train ("auto": on a GPU where there is one), in `config.precision`.
         progress: called after every epoch.
@@ -112,46 +85,114 @@ def pretrain(
         ValueError: settings that cannot work, a pool in the way, or one of other settings or data.
         TrainingDivergedError: the loss became NaN or infinite.
         PretrainingInterrupted: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint has been written.
+        RankLostError: another of the processes that share the experts has ended.
     """
-    device = resolved_device(device)
+    device, ranks = resolved_device(device), here()
     settings = resolve_pretraining(config, sources)
     check_filled(sources)
     # Parameters, where they began, gradients and momentum.
     needed = 4 * network_bytes(sources.num_classes, sources.resolution, settings.network)
     check_fits(f"training an expert of width {settings.network.width}", needed, device)
-    folder = Path(folder)
-    pool = _open_pool(folder, settings, sources, resume)
+    if ranks.count > 1:
+        ranks.agree(
+            {
+                "a device of the kind": device.type,
+                "the settings": to_dict(settings),
+                "the data": sources.fingerprint(),
+            }
+        )
+    pool = ranks.from_first(lambda: _open_pool(Path(folder), settings, sources, resume))
     real = RealImages(sources, pool.mean, pool.std, device)
-    path = folder / CHECKPOINT_NAME
+    told = progress if ranks.rank == 0 else None
     with (
         arithmetic(settings.precision, real.device),
         side_by_side(real.device),
         stop_at_whole_steps() as stop,
     ):
         while len(pool) < settings.experts:
-            training = _Training(real, settings, len(pool))
-            if path.exists():
-                training.load(path)
-            while training.epoch < training.epochs:
-                epoch_ended = training.step()
-                if epoch_ended and progress is not None:
-                    place = (len(pool), settings.experts, training.epoch, training.epochs)
-                    progress(PretrainProgress(*place, training.log[-1]))
-                stopped = stop.is_set()
-                if stopped or (epoch_ended and training.epoch % settings.checkpoint_every == 0):
-                    training.save(path)
-                if stopped:
-                    raise stop.error(
-                        PretrainingInterrupted,
-                        f"stopped after {training.epoch} of {training.epochs} epochs of expert "
-                        f"{len(pool) + 1} of {settings.experts}; go on from {folder} with resume=True "
-                        "(--resume)",
-                    )
-            if settings.discriminators == "refitted":
-                training.refit_discriminators()
-            pool.add(training.initial, dict(training.expert.named_parameters()), training.log)
-            path.unlink(missing_ok=True)
+            _train_next(pool, real, ranks, stop, told)
     return pool
+
+
+class _Report(NamedTuple):
+    """What a rank tells the others after a step, or where it has none to take: how its epoch went, if one
+    ended, or why its training did; and the signal it heard."""
+
+    busy: bool = False
+    ended: PretrainProgress | None = None
+    epoch: int | None = None
+    error: TrainingDivergedError | None = None
+    signal: int | None = None
+
+
+def _train_next(
+    pool: ExpertPool,
+    real: RealImages,
+    ranks: Ranks,
+    stop: Stop,
+    progress: Callable[[PretrainProgress], None] | None,
+) -> None:
+    """Trains the next experts of the pool, one in each rank while there are enough, and adds them to it.
+
+    All take their steps together, so that they end together; an expert that is done waits for the others.
+    """
+    settings, first = pool.config, len(pool)
+    last = min(first + ranks.count, settings.experts)
+    training = None
+    if first + ranks.rank < last:
+        training = ExpertTraining(real, settings, first + ranks.rank)
+        training.resume(pool.folder)
+    while True:
+        own = _step(training, stop, settings)
+        reports = ranks.gathered(own)
+        for report in reports:
+            if report.error is not None:
+                raise report.error
+            if report.ended is not None and progress is not None:
+                progress(report.ended)
+        stopped = stop.follow(next((report.signal for report in reports if report.signal), None))
+        if training is not None and (stopped or (own.ended and _is_kept(training))):
+            training.save(pool.folder)
+        if stopped:
+            least = min(report.epoch for report in reports if report.epoch is not None)
+            which = f"expert {last}" if last == first + 1 else f"experts {first + 1} to {last}"
+            raise stop.error(
+                PretrainingInterrupted,
+                f"stopped after {least} of {settings.epochs} epochs of {which} of {settings.experts}; "
+                f"go on from {pool.folder} with resume=True (--resume)",
+            )
+        if not any(report.busy for report in reports):
+            break
+    log = []
+    if training is not None:
+        if settings.discriminators == "refitted":
+            training.refit_discriminators()
+        pool.write_expert(training.index, training.initial, dict(training.expert.named_parameters()))
+        log = training.log
+    pool.log += ranks.gathered(log)[: last - first]
+    if ranks.rank == 0:
+        pool.write()
+        clear_checkpoints(pool.folder, len(pool))
+
+
+def _step(training: ExpertTraining | None, stop: Stop, settings: PretrainSettings) -> _Report:
+    """The next step of a rank's expert, if it has one that is not done."""
+    if training is None:
+        return _Report(signal=stop.number)
+    if training.is_done:
+        return _Report(epoch=training.epoch, signal=stop.number)
+    try:
+        epoch_ended = training.step()
+    except TrainingDivergedError as error:
+        return _Report(error=error)
+    place = (training.index, settings.experts, training.epoch, training.epochs)
+    ended = PretrainProgress(*place, training.log[-1]) if epoch_ended else None
+    return _Report(True, ended, training.epoch, signal=stop.number)
+
+
+def _is_kept(training: ExpertTraining) -> bool:
+    """Whether a checkpoint is due after this epoch; the last is, as what follows may take long."""
+    return training.is_done or training.epoch % training.config.checkpoint_every == 0
 
 
 def resolve_pretraining(config: PretrainConfig, sources: DomainDataset) -> PretrainSettings:
@@ -220,172 +261,3 @@ def _open_pool(folder: Path, config: PretrainSettings, sources: DomainDataset, r
         pool.config = config
         pool.write()
     return pool
-
-
-class _Training:
-    """One expert on its way. Every random draw is a function of (seed, expert, step), so the parameters,
-    their momentum, the number of steps and what was measured are the whole state."""
-
-    def __init__(self, real: RealImages, config: PretrainSettings, index: int) -> None:
-        self.real, self.config, self.index = real, config, index
-        self.epochs = config.epochs
-        counts = (real.num_classes, real.num_domains)
-        self.expert = Expert(*counts, real.resolution, config.network, config.reversal_weight)
-        initialise(self.expert.network, self._generator("network"))
-        initialise(self.expert.discriminators, self._generator("discriminators"))
-        self.initial = {name: value.detach().clone() for name, value in self.expert.named_parameters()}
-        self.expert.to(real.device)
-        self.parameters = list(self.expert.parameters())
-        self.optimizer = torch.optim.SGD(
-            self.parameters,
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        self.rows = config.batch_size
-        if config.generalize != "irm":
-            # No layer mixes the images of a batch: its gradient is summed over parts that are fast to
-            # compute.
-            self.rows = min(self.rows, rows_per_chunk(self.expert.network, real.device))
-        self.steps = 0
-        self.log: list[dict[str, Any]] = []
-        # Sums over the epoch: class loss and domain loss; and over its batches without CutMix: images, right
-        # classes, right domains by stage. They stay on the device: only the end of an epoch waits for it.
-        self.sums = torch.zeros(4 + len(self.expert.discriminators), dtype=torch.float64, device=real.device)
-        self._begin_epoch()
-
-    @property
-    def epoch(self) -> int:
-        """The number of whole epochs done."""
-        return len(self.log)
-
-    def step(self) -> bool:
-        """Learn from one batch; returns whether it was the epoch's last."""
-        config, real = self.config, self.real
-        batch = self.batches[self.steps % len(self.batches)]
-        random = self._generator("batch", self.steps)
-        draw = draw_batch(config.augment, real.resolution, len(batch), random)
-        mix = draw_cutmix(config.cutmix_probability, real.resolution, len(batch), random)
-        if config.generalize == "fact":
-            partner, share = draw_partners(len(batch), None, self._generator("fact", self.steps), real.device)
-            images = real.take(batch)
-            images = mix_normalised(images, images[partner], share, real.mean, real.std)
-            images = augment(images, draw)
-        else:
-            images = real.augmented(batch, draw)
-        images = cutmix(images, mix)
-        batch = batch.to(real.device)
-        labels = mixed_labels(real.labels[batch], mix, real.num_classes)
-        domains = mixed_labels(real.domains[batch], mix, real.num_domains)
-        if config.generalize == "irm" and self.steps == config.irm_warmup:
-            self.optimizer.state.clear()  # another loss from here on
-
-        def losses(part: slice) -> tuple[Tensor, Tensor]:
-            """The loss to minimise, and what is added to `sums`."""
-            class_targets, domain_targets = labels[part], domains[part]
-            with autocast(config.precision, real.device):
-                class_logits, domain_logits = (logits.float() for logits in self.expert(images[part]))
-            class_loss = F.cross_entropy(class_logits, class_targets, reduction="sum")
-            stages = [F.cross_entropy(logits, domain_targets, reduction="sum") for logits in domain_logits]
-            domain_loss = torch.stack(stages).mean()
-            loss = (class_loss + config.domain_weight * domain_loss) / len(batch)
-            if config.generalize == "irm":  # the part is the whole batch
-                weight = config.irm_weight if self.steps >= config.irm_warmup else 1.0
-                penalty = invariance_penalty(class_logits, class_targets, real.domains[batch])
-                # A gradient a hundred times as long makes SGD diverge: the whole is divided by the weight.
-                loss = (loss + weight * penalty) / max(weight, 1.0)
-            measured = torch.zeros_like(self.sums)
-            measured[:2] = torch.stack([class_loss, domain_loss]).detach()
-            if mix is None:
-                measured[2] = len(class_targets)
-                measured[3] = (class_logits.argmax(1) == class_targets).sum()
-                measured[4:] = (domain_logits.argmax(2) == domain_targets).sum(1)
-            return loss, measured
-
-        with all_threads() if config.generalize == "irm" else contextlib.nullcontext():
-            for measured in sum_gradients_(self.parameters, losses, slices(len(batch), self.rows)):
-                self.sums += measured
-        self.optimizer.step()
-        self.steps += 1
-        if self.steps % len(self.batches):
-            return False
-        self._end_epoch()
-        return True
-
-    def refit_discriminators(self) -> None:
-        """Fit the discriminators to the finished network, and add how well to what was measured last."""
-        told = refit_discriminators_(self.expert, self.real, self.config, self._generator("refit"))
-        self.log[-1]["refitted_domain_accuracy"] = told
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """The tensors of a checkpoint, to write or to fill; parameters not yet moved have a momentum of 0."""
-        tensors = {"sums": self.sums}
-        for name, parameter in self.expert.named_parameters():
-            state = self.optimizer.state[parameter]
-            if state.get("momentum_buffer") is None:
-                state["momentum_buffer"] = torch.zeros_like(parameter)
-            tensors[f"parameter.{name}"] = parameter.detach()
-            tensors[f"momentum.{name}"] = state["momentum_buffer"]
-        return tensors
-
-    def save(self, path: Path) -> None:
-        """Write a checkpoint: the old file or the new one, whole, is there at any moment."""
-        _FILE.write(path, self._tensors(), {"expert": self.index, "steps": self.steps, "log": self.log})
-
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint, unless it is of an expert that was finished since."""
-        try:
-            data = content_of(path)
-            header = header_of(data)
-            if _OLD_KEY in header:
-                tensors, content = loaded(data), parse_json(header[_OLD_KEY])
-            else:
-                tensors, content = _FILE.unpack(data)
-                content.pop("version")
-            state = from_dict(_State, content)
-            if state.expert != self.index:
-                return
-            wanted = self._tensors()
-            check_tensors(tensors, wanted)
-        except (TensorFileError, TypeError, ValueError) as error:
-            raise ExpertPoolError(
-                f"{path} is damaged or no checkpoint ({error}); delete it to start this expert again"
-            ) from error
-        with torch.no_grad():
-            for name, tensor in wanted.items():
-                tensor.copy_(tensors[name])
-        self.steps, self.log = state.steps, list(state.log)
-        self._begin_epoch()
-
-    def _generator(self, *names: str | int) -> torch.Generator:
-        return generator(self.config.seed, "expert", self.index, *names)
-
-    def _begin_epoch(self) -> None:
-        order = torch.randperm(len(self.real), generator=self._generator("order", self.epoch))
-        self.batches = torch.split(order, self.config.batch_size)
-        epochs = self.config.epochs
-        falls = (3 * self.epoch >= 2 * epochs) + (6 * self.epoch >= 5 * epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * _RATE_DECAY**falls
-
-    def _end_epoch(self) -> None:
-        class_loss, domain_loss, counted, *right = self.sums.tolist()
-        count = len(self.real)
-        if not math.isfinite(class_loss + domain_loss):
-            raise TrainingDivergedError(
-                f"the loss of expert {self.index + 1} is {(class_loss + domain_loss) / count} in epoch "
-                f"{self.epoch + 1} of {self.epochs}; use a smaller learning rate than "
-                f"{self.config.learning_rate:g}"
-            )
-        accuracy, *domain_accuracy = [100 * sum_ / counted if counted else None for sum_ in right]
-        self.log.append(
-            {
-                "class_loss": class_loss / count,
-                "domain_loss": domain_loss / count,
-                "accuracy": accuracy,
-                "domain_accuracy": domain_accuracy,
-            }
-        )
-        self.sums.zero_()
-        self._begin_epoch()

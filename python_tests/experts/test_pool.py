@@ -9,7 +9,8 @@ from small_experts import TINY, equal, weights
 from toy_data import toy_domains
 
 from dgdd_fast.experts import ExpertPool, ExpertPoolError
-from dgdd_fast.experts.pretrain import CHECKPOINT_NAME, pretrain, resolve_pretraining
+from dgdd_fast.experts.expert_training import checkpoint_file
+from dgdd_fast.experts.pretrain import pretrain, resolve_pretraining
 from dgdd_fast.networks import initialise
 from dgdd_fast.seeds import generator
 
@@ -51,7 +52,7 @@ def test_experts_lie_between_their_initial_and_trained_weights(folder):
 
 
 def test_a_pool_can_be_enlarged(data, folder, tmp_path):
-    checkpoint = tmp_path / CHECKPOINT_NAME
+    checkpoint = checkpoint_file(tmp_path, 0)
     left_over = []
 
     def keep(state):
@@ -152,6 +153,6 @@ def test_damage_is_named(damage, folder, tmp_path):
 
 def test_a_damaged_checkpoint_is_named(data, tmp_path):
     pretrain(data, dataclasses.replace(TINY, experts=1), tmp_path)
-    (tmp_path / CHECKPOINT_NAME).write_text("not a checkpoint")
-    with pytest.raises(ExpertPoolError, match=r"checkpoint\.safetensors is damaged or no checkpoint"):
+    checkpoint_file(tmp_path, 1).write_text("not a checkpoint")
+    with pytest.raises(ExpertPoolError, match=r"checkpoint_01\.safetensors is damaged or no checkpoint"):
         pretrain(data, TINY, tmp_path, resume=True)

@@ -15,7 +15,8 @@ from dgdd_fast.config import AugmentConfig, PretrainConfig, from_dict, to_dict
 from dgdd_fast.data import normalise
 from dgdd_fast.data.real_images import RealImages
 from dgdd_fast.experts import ExpertPool, ExpertPoolError, discriminators
-from dgdd_fast.experts.pretrain import CHECKPOINT_NAME, PretrainingInterrupted, pretrain
+from dgdd_fast.experts.expert_training import checkpoint_file
+from dgdd_fast.experts.pretrain import PretrainingInterrupted, pretrain
 from dgdd_fast.seeds import generator
 
 
@@ -138,10 +139,10 @@ def test_ctrl_c_keeps_what_is_done_and_the_resumed_pool_is_bit_for_bit_alike(
         return honest(self, *arguments)
 
     monkeypatch.setattr(torch.optim.SGD, "step", step)
-    for _ in range(2):
+    for index in range(2):
         with pytest.raises(PretrainingInterrupted, match=r"of 3 epochs of expert . of 2; .*--resume"):
             pretrain(data, TINY, tmp_path, resume=True)
-        assert (tmp_path / CHECKPOINT_NAME).exists()
+        assert checkpoint_file(tmp_path, index).exists()
         with pytest.raises(ExpertPoolError, match=r"of 2 experts: finish it first .*--resume"):
             ExpertPool.load(tmp_path)
     resumed = pretrain(data, TINY, tmp_path, resume=True)
@@ -151,7 +152,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_resumed_pool_is_bit_for_bit_alike(
     for index in range(2):
         name = f"expert_{index:02d}.safetensors"
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
-    assert not (tmp_path / CHECKPOINT_NAME).exists()
+    assert not any(tmp_path.glob("checkpoint*"))
 
 
 def test_a_crash_goes_back_to_the_last_checkpoint_only(data, folder, tmp_path):
@@ -171,3 +172,22 @@ def test_a_crash_goes_back_to_the_last_checkpoint_only(data, folder, tmp_path):
     )
     assert seen == [(1, 3)]
     assert equal(weights(pool, 1, 1.0), weights(ExpertPool.load(folder), 1, 1.0))
+
+
+def test_the_checkpoint_of_an_earlier_version_is_gone_on_from(data, folder, tmp_path):
+    def crash(state):
+        if (state.expert, state.epoch) == (1, 3):
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        pretrain(data, TINY, tmp_path, progress=crash)
+    checkpoint_file(tmp_path, 1).rename(tmp_path / "checkpoint.safetensors")
+    seen = []
+    pretrain(
+        data, TINY, tmp_path, resume=True, progress=lambda state: seen.append((state.expert, state.epoch))
+    )
+    assert seen == [(1, 3)]
+    names = ["expert_00.safetensors", "expert_01.safetensors", "pool.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()

@@ -34,5 +34,7 @@ def toy_experts(folder: Path, data: DomainDataset, experts: int = 2) -> Path:
             initialise(expert.network, generator(0, "toy expert", index, end))
             initialise(expert.discriminators, generator(0, "toy discriminators", index, end))
             ends.append(dict(expert.named_parameters()))
-        pool.add(*ends, log=[])
+        pool.write_expert(index, *ends)
+        pool.log.append([])
+        pool.write()
     return folder
