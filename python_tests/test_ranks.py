@@ -52,7 +52,10 @@ def one_thread() -> None:
 @pytest.mark.parametrize(
     "method", ["dm", "dm+fact+sgs", "hdd+sgs", "datadam", "m3d+sgs", "dc+sgs", "cadm+sgs"]
 )
-@pytest.mark.parametrize("budget", [1, 40], ids=["passes of few images", "one pass"])
+@pytest.mark.parametrize(
+    "budget",
+    [pytest.param(1, id="passes of few images"), pytest.param(40, id="one pass", marks=pytest.mark.slow)],
+)
 def test_gradients_of_some_classes_are_bit_for_bit_those_of_all(
     method: str, budget: int, tmp_path: Path
 ) -> None:
@@ -88,8 +91,14 @@ def test_gradients_of_some_classes_are_bit_for_bit_those_of_all(
 
 @pytest.mark.parametrize(
     ("config", "ranks"),
-    [(WITH_SURGERY, 2), (ODD, 2), (ODD, 3), (EQUAL_LENGTH, 5), (BY_CLASS, 2)],
-    ids=["dm+sgs", "odd number of images", "three ranks", "equal length", "by class, plateau"],
+    [
+        pytest.param(WITH_SURGERY, 2, id="dm+sgs"),
+        pytest.param(ODD, 2, id="odd number of images", marks=pytest.mark.slow),
+        pytest.param(ODD, 3, id="odd number, three ranks"),
+        pytest.param(EQUAL_LENGTH, 2, id="equal length"),
+        pytest.param(EQUAL_LENGTH, 5, id="equal length, five ranks", marks=pytest.mark.slow),
+        pytest.param(BY_CLASS, 2, id="by class, plateau"),
+    ],
 )
 def test_ranks_make_the_files_of_one_process(config: DistillConfig, ranks: int, tmp_path: Path) -> None:
     wanted = distill(DATA, config, run_folder=tmp_path / "one")
@@ -170,7 +179,8 @@ def test_a_rank_that_dies_ends_the_others_and_leaves_a_checkpoint(tmp_path: Path
     assert isinstance(first, RankLostError)
     assert "another rank ended" in str(first)
     assert Checkpoint.load(tmp_path / CHECKPOINT_NAME).iteration == 4
-    resumes_alike(tmp_path)
+    resumed = distill(DATA, LONG, run_folder=tmp_path, resume=True)
+    assert torch.equal(resumed.images, distill(DATA, LONG).images)
 
 
 def test_a_gradient_that_is_not_finite_ends_all_and_names_the_class(tmp_path: Path) -> None:
