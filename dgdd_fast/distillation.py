@@ -246,6 +246,8 @@ def _distill(
             if outcome.broken:
                 names = ", ".join(sources.class_names[label] for label in outcome.broken)
                 raise _divergence(names, len(losses), settings, path)
+            if ranks.count == 1 and stop.is_set():  # also where `progress` asked for it
+                stopping = keeping = True
             if keeping:
                 checkpoint(done)
             if stopping:

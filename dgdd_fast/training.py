@@ -25,6 +25,7 @@ from .networks import (
     Network,
     StackedConvNet,
     build_network,
+    can_be_stacked,
     initialise,
     network_bytes,
     network_on_meta,
@@ -206,7 +207,8 @@ def train_network(
 def train_together(config: EvaluateSettings, device: torch.device) -> bool:
     """Whether several trainings are faster as one: those of ConvNets on a GPU, which one of them does not
     keep busy. Methods that combine the images of a batch take one network."""
-    return device.type == "cuda" and config.network.architecture == "convnet" and config.generalize == "none"
+    stacked = can_be_stacked(config.network.architecture) and config.generalize == "none"
+    return device.type == "cuda" and stacked
 
 
 def train_networks(

@@ -146,7 +146,7 @@ def test_every_import_is_of_a_dependency_or_stands_in_the_extra_that_brings_it()
         names = [re.split(r"[^\w-]", requirement)[0] for requirement in requirements]
         return {MODULES.get(name, name.replace("-", "_")) for name in names}
 
-    always = brought(project["dependencies"]) | {"dgdd_fast"} | set(sys.stdlib_module_names)
+    always = brought(project["dependencies"]) | {"dgdd_command", "dgdd_fast"} | set(sys.stdlib_module_names)
     by_extra = {name: brought(needed) for name, needed in project["optional-dependencies"].items()}
     for file in sorted(PACKAGE.rglob("*.py")):
         place = file.relative_to(PACKAGE).as_posix()

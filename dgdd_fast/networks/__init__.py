@@ -3,6 +3,7 @@
 from .build import (
     build_network,
     build_staged_network,
+    can_be_stacked,
     check_distillable,
     describe_network,
     has_stages,
@@ -27,6 +28,7 @@ __all__ = [
     "build_network",
     "build_staged_network",
     "bytes_per_image",
+    "can_be_stacked",
     "check_distillable",
     "default_depth",
     "describe_network",

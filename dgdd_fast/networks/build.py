@@ -49,6 +49,11 @@ def has_stages(architecture: str) -> bool:
     return issubclass(_network(architecture), StagedNetwork)
 
 
+def can_be_stacked(architecture: str) -> bool:
+    """Whether several such networks can be one `StackedConvNet`."""
+    return _network(architecture) is ConvNet
+
+
 def staged_architectures() -> list[str]:
     """The networks that have stages, by name."""
     return [name for name in _NETWORKS if has_stages(name)]

@@ -38,7 +38,7 @@ def test_a_view_is_told_from_a_copy_by_nothing() -> None:
 def test_chunks_are_all_images_in_order() -> None:
     view = DATA.select(range(5, 40)).images
     for size in (None, 1, 7, 100):
-        parts = list(chunks(view, size))
+        parts = list(chunks(view, "counting images", size))
         assert torch.equal(torch.cat(parts), DATA.images[5:40])
         assert all(len(part) <= (size or 1000) for part in parts)
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from toy_data import toy_domains
 
 from dgdd_fast.config import DistillConfig
 from dgdd_fast.data import normalise
 from dgdd_fast.distillation import distill
-from dgdd_fast.matching.batches import filled_cells, real_batch
+from dgdd_fast.matching.batches import CellLayout, RealBatch, filled_cells, real_batch
 from dgdd_fast.matching.resolve import resolve_distillation
 from dgdd_fast.synthetic.initial import assign_domains, initial_tiles
 
@@ -164,7 +165,12 @@ def test_initial_images_depend_on_the_seed_only() -> None:
 
 def test_the_filled_cells_of_each_image() -> None:
     labels = torch.tensor([0, 0, 1])
-    assert filled_cells(torch.tensor([[2, 1], [1, 3]]), labels) is None
-    filled = filled_cells(torch.tensor([[2, 0], [1, 3]]), labels)
+
+    def filled_in_a_batch_of(sizes: Tensor) -> Tensor | None:
+        cells = torch.arange(sizes.numel()).repeat_interleave(sizes.flatten())
+        return filled_cells(RealBatch(None, cells, sizes, CellLayout(sizes)), labels)
+
+    assert filled_in_a_batch_of(torch.tensor([[2, 1], [1, 3]])) is None
+    filled = filled_in_a_batch_of(torch.tensor([[2, 0], [1, 3]]))
     assert filled is not None
     assert filled.tolist() == [[True, True, True], [False, False, True]]
