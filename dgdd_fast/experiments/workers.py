@@ -342,7 +342,8 @@ class _SlurmTask:
         return _run_ray_task(*given)
 
     def checkpoint(self, *given: Any) -> Any:
-        from submitit.helpers import DelayedSubmission
+        with extra("slurm", "Slurm"):
+            from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, *given)
 
