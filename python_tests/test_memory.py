@@ -101,8 +101,14 @@ def test_images_or_networks_that_cannot_fit_are_refused(
             ),
             "for 24.6 GB more",
         ),
+        (
+            RuntimeError(
+                'torch_call_dispatcher( "aten::new_empty", "", stack.data()) API call failed at ops.h'
+            ),
+            "there is not enough memory: use smaller images",
+        ),
     ],
-    ids=["python", "cuda", "cpu"],
+    ids=["python", "cuda", "cpu", "operator"],
 )
 def test_an_allocation_that_fails_ends_in_one_message(
     error: Exception, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -137,8 +137,9 @@ def _is_out_of_memory(error: Exception) -> bool:
         return False
     import torch
 
-    said = ("can't allocate memory", "bad_alloc")
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
+    # The last is what becomes of it inside an operator of this package, through torch's stable interface.
+    said = r"can't allocate memory|bad_alloc|\"aten::(new_)?empty[^\"]*\".*API call failed"
+    return isinstance(error, torch.OutOfMemoryError) or bool(re.search(said, str(error), re.DOTALL))
 
 
 def _message(error: Exception) -> str:
