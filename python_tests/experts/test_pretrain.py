@@ -13,8 +13,7 @@ from small_experts import NETWORK, TINY, equal, weights
 from dgdd_fast.config import AugmentConfig, NetworkConfig, PretrainConfig
 from dgdd_fast.data import normalise
 from dgdd_fast.data.real_images import RealImages
-from dgdd_fast.experts import Expert, ExpertPool, ExpertPoolError, reverse_gradient
-from dgdd_fast.experts import pretrain as pretrain_module
+from dgdd_fast.experts import Expert, ExpertPool, ExpertPoolError, expert_training, reverse_gradient
 from dgdd_fast.experts.discriminators import logistic_regression
 from dgdd_fast.experts.pretrain import pretrain
 from dgdd_fast.generalization.fact import mix_amplitudes
@@ -83,7 +82,7 @@ def test_a_step_follows_the_loss_and_sgd_as_written_down(data, tmp_path, monkeyp
         augment=AugmentConfig(strategy="none"), generalize=generalize, irm_weight=3.0, irm_warmup=1,
         discriminators="joint",
     )  # fmt: skip
-    monkeypatch.setattr(pretrain_module, "rows_per_chunk", lambda *_: 20)
+    monkeypatch.setattr(expert_training, "rows_per_chunk", lambda *_: 20)
     pool = pretrain(data, config, tmp_path)
 
     expert = pool.new_expert()
