@@ -30,6 +30,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from random_domains import random_domains
 from table import Table
 from timing import Time, environment, require_device
 
@@ -88,19 +89,7 @@ class Case:
     def sources(self) -> DomainDataset:
         """Random images, as many as the data set has that the case stands for."""
         classes, images = SHAPES[self.resolution]
-        count = classes * DOMAINS * images
-        cell = torch.arange(count) // images
-        size = (count, 3, self.resolution, self.resolution)
-        return DomainDataset(
-            name="random",
-            images=torch.randint(0, 256, size, dtype=torch.uint8, generator=generator(0, "images")),
-            labels=cell // DOMAINS,
-            domains=cell % DOMAINS,
-            is_test=torch.zeros(count, dtype=torch.bool),
-            class_names=tuple(f"class {label}" for label in range(classes)),
-            domain_names=tuple(f"domain {domain}" for domain in range(DOMAINS)),
-            item_names=tuple(map(str, range(count))),
-        )
+        return random_domains(classes, DOMAINS, images, self.resolution)
 
     def config(self, experts: Path, iterations: int) -> DistillConfig:
         """The method's own settings; `experts` is the folder for those of CADM."""

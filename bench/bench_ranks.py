@@ -29,34 +29,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from random_domains import random_domains
 from timing import environment
 
 from dgdd_fast import DistillConfig, SurgeryConfig, distill
-from dgdd_fast.data import DomainDataset
 from dgdd_fast.distillation import Progress
 from dgdd_fast.files import write_atomically
 from dgdd_fast.ranks import leads
-from dgdd_fast.seeds import generator
 
 CLASSES, DOMAINS, PER_CELL, SIDE = 10, 4, 60, 32
 CONFIG = DistillConfig(surgery=SurgeryConfig(), ipc=10, batch_real=32, checkpoint_every=100)
 RANKS = 2
-
-
-def random_data() -> DomainDataset:
-    count = CLASSES * DOMAINS * PER_CELL
-    cell = torch.arange(count) // PER_CELL
-    size = (count, 3, SIDE, SIDE)
-    return DomainDataset(
-        name="random",
-        images=torch.randint(0, 256, size, dtype=torch.uint8, generator=generator(0, "images")),
-        labels=cell // DOMAINS,
-        domains=cell % DOMAINS,
-        is_test=torch.zeros(count, dtype=torch.bool),
-        class_names=tuple(f"class {label}" for label in range(CLASSES)),
-        domain_names=tuple(f"domain {domain}" for domain in range(DOMAINS)),
-        item_names=tuple(f"image {row}" for row in range(count)),
-    )
 
 
 def run(iterations: int) -> None:
@@ -72,7 +55,11 @@ def run(iterations: int) -> None:
         seconds.append(state.seconds_per_iteration)
         on_core.append(time.process_time())
 
-    made = distill(random_data(), dataclasses.replace(CONFIG, iterations=iterations), progress=tell)
+    made = distill(
+        random_domains(CLASSES, DOMAINS, PER_CELL, SIDE),
+        dataclasses.replace(CONFIG, iterations=iterations),
+        progress=tell,
+    )
     if leads():
         digest = hashlib.sha256(made.images.numpy().tobytes()).hexdigest()
         print(json.dumps({"seconds": seconds[1:], "cpu": list(differences(on_core)), "images": digest}))

@@ -17,13 +17,9 @@ Listener = Callable[[str, int, int], None]  # what is done, how many of its part
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
-def listening(listener: Listener) -> contextlib.AbstractContextManager[None]:
-    """Within, in this thread, `listener` hears of the steps, mostly from nothing done to all."""
-    return _heard_by(listener)
-
-
 @contextlib.contextmanager
-def _heard_by(listener: Listener | None) -> Iterator[None]:
+def listening(listener: Listener | None) -> Iterator[None]:
+    """Within, in this thread, `listener` hears of the steps, from nothing done to all; None: nobody does."""
     token = _listener.set(listener)
     try:
         yield
@@ -35,7 +31,7 @@ def tell(step: str, done: int, total: int) -> None:
     """`done` of the `total` parts of a step are there."""
     listener = _listener.get()
     if listener is not None:
-        with _heard_by(None):  # not of steps of its own
+        with listening(None):  # not of steps of its own
             listener(step, done, total)
 
 

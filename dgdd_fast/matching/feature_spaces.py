@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol
 
 from torch import Tensor
 
 from ..config import DistillSettings
 from ..data.real_images import RealImages
 from ..generalization.fact import draw_partners, mix_normalised
-from ..networks import Network, build_network, build_staged_network
+from ..networks import Network, StagedNetwork, build_network, build_staged_network
 from ..plans import OnHost
 from ..seeds import generator
 from .batches import RealBatch
-from .fresh_network import FreshNetwork, NetworkPlan
+from .fresh_network import AnyNetwork, FreshNetwork, NetworkPlan
 from .losses.attention import attention_vector
 
 
@@ -38,12 +38,11 @@ class FeatureSpace(Protocol):
         """The features of those real images that are `rows` of the B."""
 
 
-class RandomNetwork:
-    """The features of DM: those of a freshly initialised network."""
+class _Fresh(Generic[AnyNetwork]):
+    """A network that every iteration draws anew, whatever is taken of it."""
 
-    def __init__(self, real: RealImages, config: DistillSettings) -> None:
-        network = build_network(real.num_classes, real.resolution, config.network)
-        self.fresh = FreshNetwork(network.to(real.device), config.seed)
+    def __init__(self, network: AnyNetwork, seed: int) -> None:
+        self.fresh = FreshNetwork(network, seed)
         self.network = self.fresh.network
 
     def plan(self, iteration: int, batch: RealBatch) -> NetworkPlan:
@@ -51,6 +50,14 @@ class RandomNetwork:
 
     def prepare(self, plan: NetworkPlan) -> None:
         self.fresh.fill(plan)
+
+
+class RandomNetwork(_Fresh[Network]):
+    """The features of DM: those of a freshly initialised network."""
+
+    def __init__(self, real: RealImages, config: DistillSettings) -> None:
+        network = build_network(real.num_classes, real.resolution, config.network)
+        super().__init__(network.to(real.device), config.seed)
 
     def synthetic(self, images: Tensor, rows: slice) -> Tensor:
         return self.network.features(images)
@@ -59,20 +66,13 @@ class RandomNetwork:
         return self.network.features(images)
 
 
-class RandomAttention:
+class RandomAttention(_Fresh[StagedNetwork]):
     """What DataDAM compares, in a freshly initialised network with stages: attention maps and features."""
 
     def __init__(self, real: RealImages, config: DistillSettings) -> None:
         self.power = config.attention_power
         network = build_staged_network(real.num_classes, real.resolution, config.network)
-        self.fresh = FreshNetwork(network.to(real.device), config.seed)
-        self.network = self.fresh.network
-
-    def plan(self, iteration: int, batch: RealBatch) -> NetworkPlan:
-        return self.fresh.plan(iteration)
-
-    def prepare(self, plan: NetworkPlan) -> None:
-        self.fresh.fill(plan)
+        super().__init__(network.to(real.device), config.seed)
 
     def synthetic(self, images: Tensor, rows: slice) -> Tensor:
         activations, features = self.network.activations(images)
