@@ -71,7 +71,7 @@ def differences(times: list[float]) -> Iterator[float]:
 
 def begun(command: list[str], iterations: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, *command, __file__, "--run", str(iterations)],
+        [sys.executable, *command, __file__, "--measured", str(iterations)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -120,10 +120,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=6, help="of each run")
     parser.add_argument("--json", type=Path, help="where the figures go")
-    parser.add_argument("--run", type=int, help=argparse.SUPPRESS)  # a measured process calls itself so
+    # How a measured process is called; "--run" would be taken for an option of torchrun's own.
+    parser.add_argument("--measured", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.run is not None:
-        run(options.run)
+    if options.measured is not None:
+        run(options.measured)
         return
     found = measured(options.rounds, options.iterations)
     print(json.dumps(found, indent=1))
