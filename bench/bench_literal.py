@@ -90,9 +90,9 @@ def measure(case: Case, turns: int, iterations: int) -> Row:
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    for width in (8,) if quick else (32, 64, 128):
+    for batch_real, width in ((4, 8),) if quick else ((64, 32), (32, 64), (64, 64), (64, 128)):
         for method in ("dm", "dm+sgs"):
-            yield Case(method, 32, 4 if quick else 64, width)
+            yield Case(method, 32, batch_real, width)
 
 
 def line(row: Row) -> str:
