@@ -1,6 +1,6 @@
-"""Write the tables of the README and of docs/results.md from bench/results: no figure without a run.
+"""Write what README.md, bench/README.md and docs/results.md show of bench/results: no figure without a run.
 
-python bench/readme_tables.py            # rewrites both
+python bench/readme_tables.py            # rewrites them
 python bench/readme_tables.py --check    # fails where they are not what the results say
 python bench/readme_tables.py STUDY=GRID    # first takes what that grid has of bench/studies/STUDY.yaml
 """
@@ -234,6 +234,55 @@ def masking_table(benchmark: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def literal_table(benchmark: dict[str, Any]) -> str:
+    """Iterations of the loop and of the literal one; `benchmark` is the table of bench_literal.py."""
+    rows = []
+    for row in benchmark["rows"]:
+        case, times = row["case"], row["times"]
+        ours, literal = (f"{times[name]['median']:.0f} ms" for name in ("dgdd_fast", "literal"))
+        ratios = [f"{row[name]:.1f}" for name in ("speedup", "speedup_of_least")]
+        rows.append(
+            [METHODS[case["method"]], str(case["width"]), str(row["real_images"]), ours, literal, *ratios]
+        )
+    columns = ["method", "width", "real images", "dgdd-fast", "literal", "times", "of the least"]
+    return "\n".join(table(columns, rows, texts=1))
+
+
+def training_table(benchmark: dict[str, Any]) -> str:
+    """Epochs of training and of plain PyTorch's; `benchmark` is the table of bench_train.py."""
+    rows = []
+    for row in benchmark["rows"]:
+        case, times = row["case"], row["times"]
+        what = f"{case['task']}, {case['architecture']}, width {case['width']}, {case['resolution']} px"
+        others = [
+            f"{times[name]['median']:.0f} ms ({row['speedup'][name]:.1f}x)" if name in times else "-"
+            for name in ("plain", "compiled")
+        ]
+        ours = f"{times['dgdd_fast']['median']:.0f} ms"
+        rows.append([what, str(case["images"]), str(row["threads"]), ours, *others])
+    return "\n".join(
+        table(["epoch", "images", "threads", "dgdd-fast", "plain", "torch.compile"], rows, texts=1)
+    )
+
+
+def loop_sentence(literal: dict[str, Any], training: dict[str, Any]) -> str:
+    """How much faster iterations of the loop and epochs of evaluation are than plain PyTorch."""
+
+    def span(ratios: list[float]) -> str:
+        return f"{min(ratios):.1f} to {max(ratios):.1f}"
+
+    dm, sgs = (
+        span([row["speedup"] for row in literal["rows"] if row["case"]["method"] == method])
+        for method in ("dm", "dm+sgs")
+    )
+    evaluation = [row["speedup"]["plain"] for row in training["rows"] if row["case"]["task"] == "evaluation"]
+    return (
+        f"A whole iteration of distillation is {dm} times as fast as the same in plain PyTorch for DM and "
+        f"{sgs} times for DM + SGS, an epoch of evaluation {span(evaluation)} times "
+        f"({literal['device']}; every size in `bench/README.md`)."
+    )
+
+
 CUDA_PROVIDERS = {
     "eager": "PyTorch eager",
     "compiled": "torch.compile",
@@ -278,14 +327,19 @@ def blocks() -> dict[str, dict[str, str]]:
     of_discriminators = [
         json.loads(path.read_text()) for path in sorted(RESULTS.glob("discriminators_*.json"))
     ]
+    literal, training = (
+        json.loads((RESULTS / name).read_text()) for name in ("literal_cpu.json", "train_cpu.json")
+    )
     on_cuda = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("spectral_cuda*.json"))]
     measured = verdicts.results("verdict_") + verdicts.results("recipes_")
     return {
         "README.md": {
             "accuracy": "\n\n".join(map(verdicts.report, measured)) or accuracy_table(studies),
             "speed": speed_table(spectral),
+            "loop": loop_sentence(literal, training),
             "cuda": cuda_table(on_cuda),
         },
+        "bench/README.md": {"literal": literal_table(literal), "training": training_table(training)},
         "docs/results.md": {
             "800": accuracy_table(studies),
             "protocols": accuracy_protocols(studies),
