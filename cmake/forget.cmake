@@ -26,7 +26,7 @@ if(EXISTS "${CMAKE_BINARY_DIR}/CMakeFiles/${CMAKE_VERSION}" AND NOT DGDD_FINGERP
   get_cmake_property(CACHED CACHE_VARIABLES)
   foreach(variable ${CACHED})
     get_property(origin CACHE ${variable} PROPERTY HELPSTRING)
-    if(variable MATCHES "^(CMAKE_(CXX|CUDA)_|CMAKE_(AR|NM|LINKER|RANLIB|STRIP|OBJCOPY|OBJDUMP|MAKE_PROGRAM)$|_?Python_|pybind11_DIR|TORCH_)"
+    if(variable MATCHES "^(CMAKE_(CXX|CUDA)_|CMAKE_(AR|NM|LINKER|RANLIB|STRIP|OBJCOPY|OBJDUMP|MAKE_PROGRAM)$|_?Python_|pybind11_DIR|TORCH_|DGDD_CXX_)"
        AND NOT origin MATCHES "command line" AND NOT variable STREQUAL "Python_EXECUTABLE")
       unset(${variable} CACHE)
     endif()

@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from expert_matching_cases import settings as expert_settings
 from rank_processes import DIED, on_ranks
 from small_runs import MOSAICS, SMALL, TINY, WITH_SURGERY, toy_set
 from toy_data import toy_domains, without_rows
 from toy_experts import toy_experts
 
+from dgdd_fast import devices, ranks
+from dgdd_fast.commands.options import start_computing
 from dgdd_fast.config import DistillConfig, SurgeryConfig, with_method
 from dgdd_fast.data import DomainDataset
 from dgdd_fast.data.real_images import RealImages
@@ -229,6 +232,47 @@ def test_ranks_that_see_different_things_are_refused_before_anything_is_written(
     assert not folder.exists()
 
 
+def test_ranks_with_other_versions_of_the_package_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    def work(rank: int) -> DistilledSet:
+        if rank == 1:
+            ranks.version = lambda name: f"0.0 of {name}"  # type: ignore[assignment]
+        return distill(DATA, LONG, run_folder=folder)
+
+    for ended in on_ranks(2, work, tmp_path):
+        assert isinstance(ended, ValueError)
+        assert "rank 1 of 2 has dgdd-fast '0.0 of dgdd-fast', and rank 0 has" in str(ended)
+    assert not folder.exists()
+
+
+def test_ranks_talk_through_gloo_where_the_program_began_with_another(tmp_path: Path) -> None:
+    def work(rank: int) -> tuple[list[float], str]:
+        backend = dist.get_backend
+        dist.get_backend = lambda group=None: "nccl" if group is None else backend(group)
+        found = ranks.here()
+        assert found.group is not dist.group.WORLD
+        rows = torch.tensor([[1.0, 5.0], [2.0, 3.0]]) * (rank + 1)
+        found.complete_(rows, slice(rank, rank + 1))
+        return rows.flatten().tolist(), backend(found.group)
+
+    assert on_ranks(2, work, tmp_path) == [([1.0, 5.0, 4.0, 6.0], "gloo")] * 2
+
+
+@pytest.mark.parametrize("asked", [None, "auto", "cuda", "cuda:0"])
+def test_each_rank_of_a_machine_has_a_gpu_of_its_own(
+    asked: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(devices, "automatic_devices", lambda: ["cuda:0", "cuda:1"])
+    chosen = []
+    for local, rank in (("0", "4"), ("1", "5"), ("2", "6")):  # the third shares
+        for name, value in (("WORLD_SIZE", "8"), ("RANK", rank), ("LOCAL_RANK", local)):
+            monkeypatch.setenv(name, value)
+        chosen.append(start_computing(asked, None))
+    assert chosen == (["cuda:0"] * 3 if asked == "cuda:0" else ["cuda:0", "cuda:1", "cuda:0"])
+
+
 @pytest.mark.parametrize("method", ["datadam-bn", "dm+dam"])
 def test_methods_whose_classes_change_each_other_are_refused(method: str, tmp_path: Path) -> None:
     config = with_method(SMALL, method)
@@ -263,8 +307,8 @@ def test_ranks_that_test_on_different_images_are_refused(tmp_path: Path) -> None
 def test_shares_are_even_and_cover_everything() -> None:
     for count in range(1, 20):
         for together in (1, 2):
-            for ranks in range(1, -(-count // together) + 1):
-                shares = [Ranks(rank, ranks).share(count, together) for rank in range(ranks)]
+            for most in range(1, -(-count // together) + 1):
+                shares = [Ranks(rank, most).share(count, together) for rank in range(most)]
                 rows = [row for share in shares for row in range(count)[share]]
                 assert rows == list(range(count))
                 assert all(share.start % together == 0 for share in shares)

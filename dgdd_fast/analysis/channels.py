@@ -14,9 +14,11 @@ from ..config import MaskConfig
 from ..data import DomainDataset
 from ..data.real_images import NormalisedImages
 from ..experts import Expert, ExpertPool
+from ..experts.discriminators import rows_to_examine
 from ..masking import draw_uniforms, mask
 from ..networks import rows_per_chunk
 from ..parallel import slices
+from ..seeds import generator
 from ..steps import counted
 from ..synthetic.distilled_set import DistilledSet
 from .domain_probe import halves, probe_accuracies
@@ -53,12 +55,14 @@ class ExpertDiagnostics(NamedTuple):
 
 @torch.inference_mode()
 def examine_experts(pool: ExpertPool, real: DomainDataset, masks: MaskConfig) -> list[ExpertDiagnostics]:
-    """Every expert of the pool, trained, on the images `real`, best those that were held in.
+    """Every expert of the pool, trained, on the images `real`, best those that were held in, or on 30,000
+    drawn from them.
 
     Raises ExpertPoolError where the classes, domains or resolution are not those of the pool, ValueError
     where there are not two images of each domain.
     """
     pool.check_names(real)
+    real = real.select(rows_to_examine(len(real), generator(0, "report", "images")))
     halves(real.domains)  # refuses what no probe can be tested on before anything is computed
     images = NormalisedImages(real.images, pool.mean, pool.std)
     expert = pool.new_expert()

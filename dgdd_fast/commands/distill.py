@@ -45,6 +45,7 @@ from .options import (
     Settings,
     Threads,
     assignments,
+    logs_to_tensorboard,
     names_in,
     note_strays,
     show_repeated,
@@ -181,9 +182,9 @@ def _default_folder(run: RunConfig) -> Path:
 def _distill(run: RunConfig, out: Path, resume: bool, log: str | None) -> None:
     from ..distillation import Progress
     from ..distillation import distill as run_distillation
-    from .tensorboard import log_of
+    from ..experiments.tensorboard import TensorBoardLog
 
-    board = log_of(log, out, "losses.csv is always written")
+    board = TensorBoardLog(out) if logs_to_tensorboard(log, "losses.csv is always written") else None
 
     if not leads():
         pass  # the first rank looks after the folder

@@ -17,7 +17,9 @@ from .app import FAILURE
 from .options import (
     PRECISION_HELP,
     Classes,
+    Log,
     check_count,
+    logs_to_tensorboard,
     names_in,
     say_where,
     set_threads,
@@ -97,6 +99,7 @@ def grid(
     ray: Ray = None,
     slurm: Slurm = None,
     threads: WorkerThreads = None,
+    log: Log = None,
 ) -> None:
     """Carry out a study: every method on every target domain, at every budget, with every seed.
 
@@ -107,7 +110,7 @@ def grid(
 
     \b
     dgdd grid study.yaml --out grids/pacs
-    dgdd grid study.yaml --workers 2 --devices cuda:0,cuda:1
+    dgdd grid study.yaml --workers 2 --devices cuda:0,cuda:1 --log tensorboard
     dgdd grid study.yaml --slurm partition=gpu --devices cuda
     dgdd grid sgs-table-1-pacs --data pacs/
     dgdd grid cadm-table-1-domainnet-sub --data domainnet/ --classes zebra,sun,...
@@ -119,13 +122,14 @@ def grid(
     if tuned is not None:
         chosen = dataclasses.replace(chosen, tuned=str(tuned))
     chosen_workers = workers_to_use(workers, devices, ray, threads, slurm)
+    logs = logs_to_tensorboard(log, "losses.csv is always written in the folders of the jobs")
     out = out or Path("grids") / Path(study).stem
     loaded = JobData()
     with reading("reading images") as show:
         dataset = load_data(chosen, loaded, show)
     show_warnings(dataset)
     with GridProgress() as display, to_go_on():
-        outcome = run_grid(chosen, out, chosen_workers, display.show, data=loaded)
+        outcome = run_grid(chosen, out, chosen_workers, display.show, data=loaded, tensorboard=logs)
     show_outcome(outcome, out)
     console.print(f"next: dgdd table {out}")
 

@@ -99,6 +99,18 @@ def assignments(given: list[str] | None, options: Mapping[str, Any]) -> dict[str
     return values
 
 
+def logs_to_tensorboard(log: str | None, instead: str) -> bool:
+    """Whether --log asks for TensorBoard. Raises ValueError for what is not known, MissingExtraError where it
+    is not installed; `instead`: what there is without it."""
+    from ..experiments.tensorboard import summary_writer
+
+    if log is not None and log != "tensorboard":
+        raise ValueError(f"--log must be tensorboard, got {log!r}; {instead}")
+    if log is not None:
+        summary_writer()
+    return log is not None
+
+
 def set_file(path: Path) -> Path:
     """The file of a set: `path`, or that in the run folder `path`."""
     return path / SET_NAME if path.is_dir() else path

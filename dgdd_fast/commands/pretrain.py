@@ -25,6 +25,7 @@ from .options import (
     Settings,
     Threads,
     assignments,
+    logs_to_tensorboard,
     names_in,
     show_warnings,
     source_images,
@@ -99,9 +100,9 @@ def pretrain(
     dgdd pretrain --data pacs/ --target photo --config experts/sketch/pool.json --seed 1
     dgdd pretrain --data pacs/ --target photo --set pretrain.generalize=irm --set pretrain.reversal_weight=0
     """
+    from ..experiments.tensorboard import TensorBoardLog
     from ..experts import POOL_NAME
     from ..experts.pretrain import pretrain as train_experts
-    from .tensorboard import log_of
 
     settings = PRETRAIN if config is None else _read_settings(config)
     options = {"experts": experts, "epochs": epochs, "precision": precision, "seed": seed}
@@ -112,7 +113,8 @@ def pretrain(
     out = out or Path("experts") / "-".join(
         map(str, (Path(data).name, target, *(domain or ()), f"seed{settings.seed}"))
     )
-    board = log_of(log, out, f"{POOL_NAME} has how each epoch went")
+    logs = logs_to_tensorboard(log, f"{POOL_NAME} has how each epoch went")
+    board = TensorBoardLog(out) if logs else None
     device = start_computing(device, threads)
     dataset = read_data(data, resolution, domain or None, names_in(classes))
     show_warnings(dataset)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..files import naming
+from ..files import naming, read_file
 from ..json_text import parse_json
 from ..memory import readable
 from ..parallel import available_cores
@@ -81,7 +81,7 @@ class PixelStore:
 
     def _read(self) -> None:
         try:
-            content = (self.folder / LOG_NAME).read_bytes()
+            content = self._log()
         except (FileNotFoundError, NotADirectoryError):
             return
         *lines, _cut_off = content.split(b"\n")
@@ -211,7 +211,13 @@ class PixelStore:
 
     def log_digest(self, size: int) -> str:
         """SHA-256 of the first `size` bytes of the log."""
-        return hashlib.sha256((self.folder / LOG_NAME).read_bytes()[:size]).hexdigest()
+        return hashlib.sha256(self._log()[:size]).hexdigest()
+
+    def _log(self) -> bytes:
+        try:
+            return read_file(self.folder / LOG_NAME)
+        except ValueError as error:
+            raise StoreError(f"{self.folder / LOG_NAME} cannot be read: {error}") from error
 
 
 def remove_store(folder: Path) -> None:

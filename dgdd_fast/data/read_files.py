@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..files import locked
 from ..parallel import available_cores
+from ..steps import tell
 from . import cache
 from .checks import check_size
 from .errors import DataError
@@ -33,6 +34,7 @@ from .pixel_store import Batch, PixelStore, Stamp, StoreError, remove_store
 DECODING = f"1, Pillow {PIL.__version__}"
 _BATCH = 64  # files that a thread decodes at a time
 _SHARE = 0.5  # of a disk's free space, for the cache
+_LISTED = 1000  # files whose times are compared from one report to the next
 _AHEAD = 4  # batches that are decoded for each core and not yet taken
 
 ReadProgress = Callable[[int, int], None]
@@ -86,7 +88,7 @@ def _through_cache(kept: Path, reading: _Reading, made: dict[str, Any]) -> Image
     try:
         store = PixelStore(kept)
         if not reading.missing(store) and not store.damaged_rows():
-            return reading.through(store, made, _SHARE)
+            return reading.through(store, made, _SHARE, missing=[])
     except StoreError:
         pass
     with locked(kept, wait=True):
@@ -129,11 +131,17 @@ class _Reading:
                 self.findings.remember(found, self._shown(batch.rows[place]))
         return images
 
-    def through(self, store: PixelStore, made: dict[str, Any], share: float = 1) -> ImageRows:
+    def through(
+        self,
+        store: PixelStore,
+        made: dict[str, Any],
+        share: float = 1,
+        missing: Sequence[int] | None = None,
+    ) -> ImageRows:
         """The images in the store, with what it lacks added; of the disk, it takes at most a `share` of what
-        is free."""
+        is free. `missing`: the rows that it lacks, where that is known."""
         store.begin(made, self.shape)
-        missing = self.missing(store)
+        missing = self.missing(store) if missing is None else missing
         store.check_room(len(missing), share)
         for batch in self._decoded(missing):
             keys = [self.keys[row] for row in batch.rows]
@@ -147,12 +155,15 @@ class _Reading:
 
     def missing(self, store: PixelStore) -> list[int]:
         """The rows of items that the store does not have as they are now."""
-        known = (store.entries.get(key) for key in self.keys)
-        return [
-            row
-            for row, (item, entry) in enumerate(zip(self.items, known, strict=True))
-            if entry is None or entry.stamp != _stamp(item.file)
-        ]
+        found: list[int] = []
+        for row, item in enumerate(self.items):
+            if row % _LISTED == 0:
+                tell("looking for changed pictures", row, len(self.items))
+            entry = store.entries.get(self.keys[row])
+            if entry is None or entry.stamp != _stamp(item.file):
+                found.append(row)
+        tell("looking for changed pictures", len(self.items), len(self.items))
+        return found
 
     def _decoded(self, rows: Sequence[int]) -> Iterator[_Decoded]:
         """The batches of the items `rows`, in order. Raises DataError at the end, where some cannot be

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from ..steps import tell
 from .errors import DataError
 from .images import IMAGE_ENDINGS
 from .names import plain_name
@@ -74,9 +76,13 @@ def walk(path: Path) -> Tree:
     circles: list[str] = []
     broken: list[str] = []
     linked: dict[tuple[int, int], list[str]] = {}
-    waiting: list[tuple[Place, frozenset[tuple[int, int]]]] = [((), frozenset())]
+    # Outer folders first: the inner ones are the many, and how many they are is then known before them.
+    waiting: deque[tuple[Place, frozenset[tuple[int, int]]]] = deque([((), frozenset())])
+    done = 0
     while waiting:
-        below, above = waiting.pop()
+        tell("listing folders", done, done + len(waiting))
+        done += 1
+        below, above = waiting.popleft()
         folder = path.joinpath(*below)
         identity = _identity(folder)
         if identity in above:  # a link to a folder around it, which would be followed for ever
@@ -105,7 +111,8 @@ def walk(path: Path) -> Tree:
             linked.setdefault(identity, []).append(shown(below))
         elif not folders:
             (tree.without_images if files else tree.empty).append(below)
-        waiting += [((*below, name), above | {identity}) for name in reversed(folders)]
+        waiting.extend(((*below, name), above | {identity}) for name in folders)
+    tell("listing folders", done, done)
     if broken:
         raise DataError(
             f"{_some(broken)}: a link that leads nowhere, or no plain file; mend it (is what it points to "

@@ -91,6 +91,7 @@ def run_grid(
     tell: ProgressCallback,
     name: str = INDEX_NAME,
     data: JobData | None = None,
+    tensorboard: bool = False,
 ) -> GridOutcome:
     """Carry out a study in `folder`: NAME.yaml (the study), NAME.json (its index), jobs/ and experts/.
 
@@ -102,6 +103,7 @@ def run_grid(
 
     Args:
         data: keeps the data from one grid to the next, where several are carried out.
+        tensorboard: whether jobs log how they go in their folders, where TensorBoard is installed.
 
     Raises ValueError for settings that cannot work, data that cannot be read, or a folder in use by another
     grid. Jobs that fail do not stop the others; see `GridOutcome.failures`.
@@ -133,7 +135,9 @@ def run_grid(
         write_study(folder / f"{name}.yaml", study)
         write_json(folder / f"{name}.json", _index_content(study, grid, dataset))
         every: list[Job | PoolJob] = [*grid.pools, *grid.jobs]
-        missing = [job for job in every if not is_complete(job, root)]
+        missing = [
+            dataclasses.replace(job, tensorboard=tensorboard) for job in every if not is_complete(job, root)
+        ]
         check_workers(min(workers.processes, len(missing)))
         if missing:
             count()

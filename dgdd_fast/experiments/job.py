@@ -27,6 +27,7 @@ from ..matching.resolve import resolve_distillation
 from ..steps import listening
 from ..synthetic.distilled_set import DistilledSet, DistilledSetError, NewerFormatError
 from .plan import REAL_MEANS_FOLDER, Job, PoolJob
+from .tensorboard import TensorBoardLog
 
 ERROR_NAME = "error.txt"
 COMPLETE_NAME = "complete"
@@ -153,9 +154,13 @@ def _train_experts(job: PoolJob, folder: Path, tell: ProgressCallback, data: Job
     def progress(state: PretrainProgress) -> None:
         epochs = state.epochs * state.expert + state.epoch
         tell(JobProgress(job.name, "pretraining", epochs, state.epochs * state.experts))
+        if board is not None:
+            board.add_epoch(state)
 
     sources = dataset.only_domains(job.sources).train()
-    pretrain(sources, config, folder, resume=True, device=job.run.device, progress=progress)
+    board = TensorBoardLog(folder) if job.tensorboard else None
+    with board or contextlib.nullcontext():
+        pretrain(sources, config, folder, resume=True, device=job.run.device, progress=progress)
     write_atomically(folder / COMPLETE_NAME, b"")
 
 
@@ -289,19 +294,23 @@ def _distilled(job: Job, root: Path, sources: DomainDataset, tell: ProgressCallb
     def progress(state: Progress) -> None:
         detail = f"loss {state.loss:.4g}"
         tell(JobProgress(job.name, "distilling", state.iteration, state.iterations, detail))
+        if board is not None:
+            board.add(state)
 
     before: list[DistilledSet] = []
-    distilled = distill(
-        sources,
-        config,
-        run_folder=None if method_spec(config).family == "coreset" else folder,
-        resume=True,
-        device=job.run.device,
-        target=None if job.run.target == "none" else job.run.target,
-        real_means=root / REAL_MEANS_FOLDER if job.shares else None,
-        started=before.append,
-        progress=progress,
-    )
+    board = TensorBoardLog(folder) if job.tensorboard else None
+    with board or contextlib.nullcontext():
+        distilled = distill(
+            sources,
+            config,
+            run_folder=None if method_spec(config).family == "coreset" else folder,
+            resume=True,
+            device=job.run.device,
+            target=None if job.run.target == "none" else job.run.target,
+            real_means=root / REAL_MEANS_FOLDER if job.shares else None,
+            started=before.append,
+            progress=progress,
+        )
     distilled.contact_sheet(folder / SHEET_NAME, *before)
     for other in folder.glob(f"{UNFINISHED}*"):  # of a set that was damaged since
         other.unlink()

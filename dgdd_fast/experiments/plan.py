@@ -58,6 +58,7 @@ class PoolJob:
         name: of its folder, ending in a hash of all that decides the experts.
         run, domains, sources: as in `Job`.
         config: how they are trained.
+        tensorboard: whether how it goes is logged for TensorBoard, too.
     """
 
     name: str
@@ -65,6 +66,7 @@ class PoolJob:
     domains: tuple[str, ...] | None
     sources: tuple[str, ...]
     config: PretrainConfig
+    tensorboard: bool = False
 
     @property
     def folder(self) -> str:
@@ -87,6 +89,7 @@ class Job:
         validation: test on the training images of the domains that are no sources, and on nothing else.
         evaluations: by file name, whose hash is that of the settings and the data tested on.
         shares: whether it computes the means of its real images once for all jobs that have the same.
+        tensorboard: as in `PoolJob`.
     """
 
     name: str
@@ -98,6 +101,7 @@ class Job:
     validation: bool
     evaluations: dict[str, EvaluateConfig]
     shares: bool = False
+    tensorboard: bool = False
 
     @property
     def folder(self) -> str:

@@ -21,6 +21,13 @@ _MOST = 30_000  # images: their features in float64, of three views, take a GiB 
 _STEPS = 200  # at most; the loss is convex, and some dozens do
 
 
+def rows_to_examine(count: int, random: torch.Generator) -> Tensor:
+    """int64: all of `count` images, or 30,000 drawn from them, in order."""
+    if count <= _MOST:
+        return torch.arange(count)
+    return torch.randperm(count, generator=random)[:_MOST].sort().values
+
+
 @torch.no_grad()
 def refit_discriminators_(
     expert: Expert, real: RealImages, config: PretrainSettings, random: torch.Generator
@@ -34,9 +41,7 @@ def refit_discriminators_(
     Returns the percentage of the images, as they are, whose domain each stage's discriminator then predicts
     correctly.
     """
-    rows = torch.arange(len(real))
-    if len(rows) > _MOST:
-        rows = torch.randperm(len(rows), generator=random)[:_MOST].sort().values
+    rows = rows_to_examine(len(real), random)
     domains_of_rows = real.domains[rows.to(real.device)]
     views = [_pooled(expert, real, rows, config.precision)]
     for augmentation in _augmentations(config.augment):

@@ -8,6 +8,7 @@ import torch
 from toy_data import toy_domains
 from toy_experts import toy_experts
 
+from dgdd_fast.analysis import channels
 from dgdd_fast.analysis.channels import compare_channels, examine_experts, stability
 from dgdd_fast.analysis.domain_probe import halves, probe_accuracies
 from dgdd_fast.config import MaskConfig
@@ -71,6 +72,28 @@ def test_experts_are_examined_alike_in_parts(pool, monkeypatch):
     for found, expected in zip(examine_experts(pool, DATA, MaskConfig()), whole, strict=True):
         for measured, wanted in zip(found, expected, strict=True):
             assert measured == pytest.approx(wanted, abs=1.5)  # an image in 72 at a tie
+
+
+def test_of_many_images_some_are_drawn_whose_features_fit_into_memory(pool, monkeypatch):
+    monkeypatch.setattr("dgdd_fast.experts.discriminators._MOST", 24)
+    examined = []
+
+    class Enough(Exception):
+        pass
+
+    def collect(expert, images, domains, *rest):
+        examined.append((images[:], domains))
+        raise Enough
+
+    monkeypatch.setattr(channels, "collect_features", collect)
+    for _ in range(2):
+        with pytest.raises(Enough):
+            examine_experts(pool, DATA, MaskConfig())
+    (images, domains), (images_again, domains_again) = examined
+    assert len(images) == len(domains) == 24
+    assert set(domains.tolist()) == {0, 1, 2}
+    assert torch.equal(images, images_again)
+    assert torch.equal(domains, domains_again)
 
 
 def test_real_images_are_normalised_in_parts_and_score_as_if_all_were_at_once(pool, monkeypatch):

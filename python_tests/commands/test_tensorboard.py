@@ -21,13 +21,17 @@ def test_without_tensorboard_the_extra_is_named_and_nothing_is_written(pictures,
     assert (code, "pip install 'dgdd-fast[logging]'" in text, out.exists()) == (2, True, False)
     code, text = failure("distill", *options, "--log", "paper")
     assert (code, "--log must be tensorboard" in text, out.exists()) == (2, True, False)
+    study = tmp_path / "study.yaml"
+    study.write_text(f"data: {pictures}\n")
+    code, text = failure("grid", study, "--out", out, *LOGGED)
+    assert (code, "pip install 'dgdd-fast[logging]'" in text, out.exists()) == (2, True, False)
 
 
 def test_scalars_come_every_few_iterations_images_now_and_then_and_both_at_the_end(tmp_path, monkeypatch):
     from small_runs import toy_set
     from toy_data import toy_domains
 
-    from dgdd_fast.commands import tensorboard
+    from dgdd_fast.experiments import tensorboard
 
     class Writer:
         def __init__(self, folder, purge_step):

@@ -25,9 +25,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def configure(folder: Path, *options: str, **environment: str) -> tuple[int, str]:
+def configure(folder: Path, *options: str, project: str = PROJECT, **environment: str) -> tuple[int, str]:
     assert CMAKE is not None
-    (folder / "CMakeLists.txt").write_text(PROJECT)
+    (folder / "CMakeLists.txt").write_text(project)
     command = [CMAKE, "-S", str(folder), "-B", str(folder / "build"), *options]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
@@ -61,6 +61,45 @@ def test_what_the_command_line_names_stays(tmp_path: Path) -> None:
     assert f"compiler {compiler}" in output
 
 
+@pytest.mark.parametrize("generator", ["Ninja", "Unix Makefiles"])
+def test_without_a_program_that_builds_the_cure_is_told(tmp_path: Path, generator: str) -> None:
+    project = f"""\
+cmake_minimum_required(VERSION 3.24)
+include({SOURCES / "cmake" / "build_program.cmake"})
+project(small LANGUAGES NONE)
+"""
+    nowhere = str(tmp_path / "empty")
+    code, output = configure(tmp_path, "-G", generator, project=project, PATH=nowhere)
+    assert code != 0
+    assert f"no program on the PATH that builds '{generator}'. Install ninja (pip install ninja)" in " ".join(
+        output.split()
+    )
+    assert "CMAKE_MAKE_PROGRAM" not in output  # CMake's own words
+
+
+OLD_COMPILERS = {
+    "none of C++20": 'exec g++ -U__GNUC__ -D__GNUC__=7 "$@"',
+    "a part of C++20": 'for each; do if test -f "$each" && grep -q bit_cast "$each"; then exit 1; fi; done\n'
+    'exec g++ "$@"',
+}
+
+
+@pytest.mark.parametrize("knows", OLD_COMPILERS)
+def test_a_compiler_that_is_too_old_is_told_with_the_cure(tmp_path: Path, knows: str) -> None:
+    project = f"""\
+cmake_minimum_required(VERSION 3.24)
+project(small LANGUAGES CXX)
+set(CMAKE_CXX_STANDARD 20)
+include({SOURCES / "cmake" / "compiler_check.cmake"})
+"""
+    compiler = fake(tmp_path, "c++", OLD_COMPILERS[knows])
+    code, output = configure(tmp_path, project=project, CXX=compiler)
+    assert code != 0
+    said = " ".join(output.split())
+    assert f"{compiler} (GNU " in said
+    assert "Name a newer compiler in the environment variable CXX: GCC from 11 on" in said
+
+
 def script(folder: Path, code: str, **environment: str) -> str:
     """What the commands of CMake print, with cmake/cuda_checks.cmake at hand."""
     assert CMAKE is not None
@@ -89,8 +128,9 @@ def test_a_cuda_newer_than_torchs_is_told_with_the_cure(
     assert bool(text.strip()) == is_fault
 
 
-def fake_nvcc(folder: Path, code: str) -> str:
-    path = folder / "nvcc"
+def fake(folder: Path, name: str, code: str) -> str:
+    """A program that is a shell script."""
+    path = folder / name
     path.write_text(f"#!/bin/sh\n{code}\n")
     path.chmod(0o755)
     return str(path)
@@ -98,11 +138,11 @@ def fake_nvcc(folder: Path, code: str) -> str:
 
 def test_a_host_compiler_that_nvcc_does_not_know_is_told_with_the_cure(tmp_path: Path) -> None:
     said = "host_config.h:137:2: error: #error -- unsupported GNU version! gcc versions later than 15"
-    nvcc = fake_nvcc(tmp_path, f"echo In file included from >&2; echo '{said}' >&2; exit 1")
+    nvcc = fake(tmp_path, "nvcc", f"echo In file included from >&2; echo '{said}' >&2; exit 1")
     text = script(tmp_path, 'nvcc_refusal(fault)\nmessage("${fault}")', CUDACXX=nvcc, CUDAHOSTCXX="")
     assert said in text
     assert "CUDAHOSTCXX=g++-13" in text
-    works = fake_nvcc(tmp_path, 'test "$1 $2" = "-ccbin g++-13"')
+    works = fake(tmp_path, "nvcc", 'test "$1 $2" = "-ccbin g++-13"')
     text = script(tmp_path, 'nvcc_refusal(fault)\nmessage("${fault}")', CUDACXX=works, CUDAHOSTCXX="g++-13")
     assert text.strip() == ""
 

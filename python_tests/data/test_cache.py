@@ -14,6 +14,7 @@ from dgdd_fast.data import DataError, load_dataset, read_files
 from dgdd_fast.data.cache import VARIABLE, cache_folder, clear_cache, folder_for
 from dgdd_fast.data.image_rows import ImageRows
 from dgdd_fast.data.pixel_store import LOG_NAME, PIXELS_NAME
+from dgdd_fast.steps import listening
 
 CELLS = [f"{domain}/{label}" for domain in ("photo", "sketch") for label in ("cat", "dog")]
 
@@ -188,3 +189,20 @@ def test_readers_side_by_side_decode_once(pictures: Path, cache: Path) -> None:
     assert len(set(prints)) == 1
     assert len(prints) == 4
     assert sorted(decoded) == [0, 0, 0, 80]
+
+
+def test_it_is_told_how_many_files_were_looked_at_for_changes_and_each_once(
+    pictures: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_dataset(pictures, 8)
+    looked: list[Path] = []
+    stamp = read_files._stamp
+    monkeypatch.setattr(read_files, "_stamp", lambda file: looked.append(file) or stamp(file))
+    monkeypatch.setattr(read_files, "_LISTED", 30)
+    told: list[tuple[str, int, int]] = []
+    with listening(lambda *step: told.append(step)):
+        load_dataset(pictures, 8)
+    assert [step[1:] for step in told if step[0] == "looking for changed pictures"] == [
+        (0, 80), (30, 80), (60, 80), (80, 80),
+    ]  # fmt: skip
+    assert sorted(looked) == sorted(pictures.rglob("*.png"))

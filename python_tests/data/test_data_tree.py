@@ -7,6 +7,7 @@ import pytest
 from data_trees import write_image, write_npz, write_tree
 
 from dgdd_fast.data import DataError, load_dataset, load_folder
+from dgdd_fast.steps import listening
 
 CELLS = [f"{domain}/{label}" for domain in ("photo", "sketch") for label in ("cat", "dog")]
 
@@ -160,3 +161,13 @@ def test_what_lies_beside_npz_files_is_told(tmp_path: Path) -> None:
     for name in ("more/oil.npz", "preview.png", "sketch.zip"):
         assert name in note
     assert "README" not in note
+
+
+def test_it_is_told_how_many_folders_are_listed_of_those_that_are_known(tmp_path: Path) -> None:
+    root = write_tree(tmp_path, CELLS)
+    told: list[tuple[str, int, int]] = []
+    with listening(lambda *step: told.append(step)):
+        load_folder(root)
+    listed = [(done, total) for step, done, total in told if step == "listing folders"]
+    # The domains, then the classes in them: from then on their number is known.
+    assert listed == [(0, 1), (1, 3), (2, 5), (3, 7), (4, 7), (5, 7), (6, 7), (7, 7)]

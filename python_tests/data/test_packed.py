@@ -165,6 +165,11 @@ def other_version(packed: Path) -> None:
     store._write({"format": 2, "made": {}, "shape": [3, 8, 8]})
 
 
+def pipe_for_log(packed: Path) -> None:
+    (packed / LOG_NAME).unlink()
+    os.mkfifo(packed / LOG_NAME)
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a pixel": (lambda packed: flip(packed / PIXELS_NAME, 192 * 70), "64 images in .* not what was packed"),
     "the log": (lambda packed: flip(packed / LOG_NAME, 300), "images.log, line 2: damaged"),
@@ -172,6 +177,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut off pixels": (lambda packed: os.truncate(packed / PIXELS_NAME, 5000), "truncated: 5000 bytes"),
     "cut off labels": (lambda packed: os.truncate(packed / PACKED_NAME, 500), "packed.safetensors: damaged"),
     "cut off log": (lambda packed: os.truncate(packed / LOG_NAME, 300), "is not what packed.safetensors"),
+    "a log without an end": (pipe_for_log, "images.log cannot be read: this is a pipe"),
     "no pixels": (lambda packed: (packed / PIXELS_NAME).unlink(), "images.bin is truncated: 0"),
     "another version": (other_version, "format version 2, and this dgdd-fast reads version 1"),
     "a later version": (

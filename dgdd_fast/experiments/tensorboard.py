@@ -1,4 +1,4 @@
-"""`--log tensorboard` of `dgdd distill` and `dgdd pretrain`: to be watched in TensorBoard."""
+"""Distillations and pretrainings to be watched in TensorBoard, alone and as jobs of a grid."""
 
 from __future__ import annotations
 
@@ -15,19 +15,16 @@ if TYPE_CHECKING:
     from ..distillation import Progress
     from ..experts.pretrain import PretrainProgress
 
-FOLDER = "tensorboard"  # in the folder of the run or of the experts
+FOLDER = "tensorboard"  # in the folder of the run, of the experts or of the job
 SCALARS_EVERY = 10  # iterations
 IMAGES_EVERY = 500
 
 
-def log_of(log: str | None, folder: Path, instead: str) -> TensorBoardLog | None:
-    """What the option --log asks for. Raises ValueError for what is not known; `instead`: what there is
-    without it."""
-    if log is None:
-        return None
-    if log != "tensorboard":
-        raise ValueError(f"--log must be tensorboard, got {log!r}; {instead}")
-    return TensorBoardLog(folder)
+def summary_writer() -> Any:
+    """What writes for TensorBoard. Raises MissingExtraError where that is not installed."""
+    with extra("logging", "--log tensorboard"):
+        from torch.utils.tensorboard import SummaryWriter
+    return SummaryWriter
 
 
 class TensorBoardLog:
@@ -39,9 +36,7 @@ class TensorBoardLog:
     """
 
     def __init__(self, folder: Path) -> None:
-        with extra("logging", "--log tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
-        self._new_writer: Any = SummaryWriter
+        self._new_writer = summary_writer()
         self._folder = folder / FOLDER
         self._writer: Any = None  # none before the first iteration, so that a refused run leaves no file
 
