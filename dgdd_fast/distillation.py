@@ -219,10 +219,15 @@ def _distill(
             )
         signal_of_all: int | None = None
 
-        def agree(found: Found) -> Found:
-            nonlocal signal_of_all
-            found, signal_of_all = _of_all(found, stop.number, ranks, own)
-            return found
+        def agree(found: Found) -> Callable[[], Found]:
+            told = _of_all(found, stop.number, ranks, own)
+
+            def agreed() -> Found:
+                nonlocal signal_of_all
+                of_all, signal_of_all = told()
+                return of_all
+
+            return agreed
 
         descent = Descent(
             objective, optimizer, tiles, settings.surgery is not None, agree if ranks.count > 1 else None
@@ -233,7 +238,7 @@ def _distill(
             keeping = stopping or done % settings.checkpoint_every == 0 or done == iterations
             if not (keeping or descent.due):
                 continue
-            outcome = descent.look()
+            outcome = descent.look(to_the_end=keeping)
             so_far = functools.partial(as_set, tiles, len(losses) + len(outcome.losses))
             for found in outcome.losses:
                 losses.append(found)
@@ -257,23 +262,33 @@ def _distill(
     return as_set(tiles, max(first, iterations))
 
 
-def _of_all(found: Found, signal: int | None, ranks: Ranks, own: slice) -> tuple[Found, int | None]:
-    """What all ranks have found, from what each has of its `own` classes, and the signal that any of them is
-    to end at. Raises RankLostError."""
+def _of_all(
+    found: Found, signal: int | None, ranks: Ranks, own: slice
+) -> Callable[[], tuple[Found, int | None]]:
+    """Tells the other ranks what this one has found of its `own` classes, and the signal that it is to end
+    at. The result waits for what all have found, and for the signal that any is to end at.
+
+    Both raise RankLostError.
+    """
     terms, classes = found.losses.shape
     table = torch.zeros(classes, terms + 3, dtype=torch.float64)
     table[:, :terms] = found.losses.T
     table[own, terms] = math.nan if found.ratios is None else found.ratios.double().cpu()
     table[found.broken, terms + 1] = 1
     table[own, terms + 2] = signal or 0
-    ranks.complete_(table, own)
-    ratios, broken, signals = table[:, terms:].unbind(1)
-    of_all = Found(
-        table[:, :terms].T.float(),
-        None if found.ratios is None else ratios.to(found.ratios),
-        broken.nonzero().flatten().tolist(),
-    )
-    return of_all, int(signals.max()) or None
+    complete = ranks.completing(table, own)
+
+    def of_all() -> tuple[Found, int | None]:
+        complete()
+        ratios, broken, signals = table[:, terms:].unbind(1)
+        all_found = Found(
+            table[:, :terms].T.float(),
+            None if found.ratios is None else ratios.to(found.ratios),
+            broken.nonzero().flatten().tolist(),
+        )
+        return all_found, int(signals.max()) or None
+
+    return of_all
 
 
 def _check_ranks(

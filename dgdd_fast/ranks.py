@@ -57,8 +57,12 @@ class Ranks:
 
         Every row must be some rank's. Raises RankLostError.
         """
+        self.completing(tensor, own)()
+
+    def completing(self, tensor: torch.Tensor, own: slice) -> Callable[[], None]:
+        """Begins `complete_` with the rows as they are now; the result waits for the others'."""
         if self.count == 1:
-            return
+            return lambda: None
         import torch
         import torch.distributed as dist
 
@@ -67,8 +71,14 @@ class Ranks:
         rows[own] = tensor[own].cpu()
         bits = rows.view({4: torch.int32, 8: torch.int64}[tensor.element_size()])
         with _naming_the_lost():
-            dist.all_reduce(bits, group=self.group)
-        tensor.copy_(rows)
+            begun = dist.all_reduce(bits, group=self.group, async_op=True)
+
+        def end() -> None:
+            with _naming_the_lost():
+                begun.wait()
+            tensor.copy_(rows)
+
+        return end
 
     def gathered(self, value: Value) -> list[Value]:
         """The `value` of every rank, in their order. Raises RankLostError."""

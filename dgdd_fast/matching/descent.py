@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -77,16 +78,18 @@ class Descent:
         optimizer: ImageOptimizer,
         images: Tensor,
         by_domain: bool,
-        agree: Callable[[Found], Found] | None = None,
+        agree: Callable[[Found], Callable[[], Found]] | None = None,
     ) -> None:
-        """`agree` makes of what is found of some classes what is found of all, where others are moved in
-        other processes; then the host looks after every iteration."""
+        """`agree` begins to make of what is found of some classes what is found of all, where others are
+        moved in other processes; its result waits for them. An iteration later is soon enough, so that a
+        process which is slow for once delays no other. The host looks after every iteration then."""
         self.objective, self.optimizer, self.images = objective, optimizer, images
         self.by_domain, self.agree = by_domain, agree
         self.classes = classes = optimizer.classes
         self.moving = [images, *optimizer.state.values(), *objective.state.values()]
         self.alone = works_alone(images.device) and agree is None and not optimizer.reads_losses
         self.most_unread, self.unread, self.since = 1, 0, 0.0
+        self.agreeing: deque[Callable[[], Found]] = deque()
         device = images.device
         self.count = torch.zeros(1, dtype=torch.int64, device=device)  # of the losses there are to read
         self.losses = torch.zeros(MOST_UNREAD, len(objective.terms), device=device)
@@ -104,6 +107,7 @@ class Descent:
                     self.since = time.perf_counter()
                 self._run(next(plans))
                 self.unread += 1
+                self._agree(0 if self.optimizer.reads_losses else 1)
                 yield number + 1
 
     @property
@@ -111,8 +115,13 @@ class Descent:
         """Whether it is time to look."""
         return self.unread >= self.most_unread
 
-    def look(self) -> Outcome:
-        """What came of the iterations since the last look, which waits for the device to have done them."""
+    def look(self, to_the_end: bool = True) -> Outcome:
+        """What came of the iterations since the last look, which waits for the device to have done them.
+
+        Where other processes move classes, the last iteration is left to the next look, unless `to_the_end`.
+        """
+        if to_the_end:
+            self._agree(0)
         with contextlib.nullcontext() if self.repeated is None else torch.cuda.stream(self.repeated.stream):
             flat = [self.count.to(self.losses), self.broken.to(self.losses), self.losses.flatten()]
             count, *rest = torch.cat(flat).cpu().tolist()
@@ -151,24 +160,37 @@ class Descent:
             broken = [taken.start + label for label, whole in enumerate(finite.tolist()) if not whole]
             ratios = None if broken else self.optimizer.move_(self.images, gradients, plan.corrections)
             found = Found(gradients.losses, ratios, broken)
-            if self.agree is not None:
-                found = self.agree(found)
-            self.broken[found.broken] = True
-            if not found.broken:
-                self._note(plan, found.losses, found.ratios)
-                self.count += 1
+            if not broken:
+                self.objective.after_step(plan.objective)
+            if self.agree is None:
+                self._take(found)
+            else:
+                self.agreeing.append(self.agree(found))
             return
         self.broken |= ~finite & ~self.broken.any()  # of the first iteration that has any
         sound = ~self.broken.any()
         before = [part.clone() for part in self.moving]
         ratios = self.optimizer.move_(self.images, gradients, plan.corrections)
-        self._note(plan, gradients.losses, ratios)
+        self._note(gradients.losses, ratios)
+        self.objective.after_step(plan.objective)
         for part, old in zip(self.moving, before, strict=True):
             part.copy_(torch.where(sound, part, old))
         self.count += sound
 
-    def _note(self, plan: Any, losses: Tensor, ratios: Tensor | None) -> None:
+    def _agree(self, left: int) -> None:
+        """Waits for what all processes have found in all iterations but the last `left`."""
+        while len(self.agreeing) > left:
+            self._take(self.agreeing.popleft()())
+
+    def _take(self, found: Found) -> None:
+        """Notes what is found in an iteration, unless an earlier one had a gradient that is not finite."""
+        if not self.broken.any():
+            self.broken[found.broken] = True
+            if not found.broken:
+                self._note(found.losses, found.ratios)
+                self.count += 1
+
+    def _note(self, losses: Tensor, ratios: Tensor | None) -> None:
         terms = summed(losses)
         self.losses.index_copy_(0, self.count, terms[None].to(self.losses))
         self.optimizer.note(terms, ratios)
-        self.objective.after_step(plan.objective)
