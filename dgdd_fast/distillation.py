@@ -139,6 +139,8 @@ def _distill(
     assigned = assign_domains(sources.counts(), settings.ipc, settings.factor)
     start = OBJECTIVES[settings.objective].begin(sources, assigned, settings, mean, std, device)
     domain_index = start.assigned.flatten()
+    # As the tiles they stay what a run began with, also where a network trained again would differ.
+    soft = {} if start.soft_labels is None else {"soft_labels": start.soft_labels}
     repeated: list[str] = []  # cells with fewer real images than there are images to begin with
     if settings.init != "noise":
         repeated = repeated_cells(sources, assigned, by_domain=settings.init == "uniform")
@@ -160,10 +162,11 @@ def _distill(
     losses: list[list[float]] = []
     first = 0
     if resumed is not None and path is not None:
-        resumed.check_fits(path, tiles, {**optimizer.state, **objective.state})
+        resumed.check_fits(path, tiles, {**optimizer.state, **objective.state, **soft})
         tiles.copy_(resumed.images)
         optimizer.restore(resumed.optimizer)
         objective.restore(resumed.optimizer)
+        soft = {name: resumed.optimizer[name] for name in soft}
         losses, first = resumed.losses.tolist(), resumed.iteration
 
     def as_set(tiles: Tensor, iteration: int) -> DistilledSet:
@@ -192,6 +195,7 @@ def _distill(
                 "torch": torch.__version__,
             },
             factor=settings.factor,
+            soft_labels=soft.get("soft_labels"),
         )
 
     def complete() -> None:
@@ -202,7 +206,7 @@ def _distill(
     def checkpoint(done: int) -> None:
         complete()
         if path is not None and ranks.rank == 0:
-            learnt = {**optimizer.state, **objective.state}
+            learnt = {**optimizer.state, **objective.state, **soft}
             kept = (tiles, learnt, torch.tensor(losses), to_dict(settings), fingerprint, thread_count())
             Checkpoint(done, *kept, learnt_from=record.to_json()).save(path)
 

@@ -32,6 +32,11 @@ from .training import (
 )
 
 MOST_AT_ONCE = 10  # trainings: so many ConvNets keep a GPU busy
+# What must stand beside every number of theirs.
+SOFT_LABELS = (
+    "Soft labels are what a network trained on all real training images of the sources predicts: such a row "
+    "has that network's knowledge beside its images, the others have their images alone."
+)
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,12 @@ class Evaluation:
     Attributes:
         accuracies: for each test set, by name, the accuracy of every run in percent.
         config: the settings, with what follows from the data (depth, augmentation) written out.
+        soft_labels: whether the networks were trained on the soft labels of the set.
     """
 
     accuracies: dict[str, list[float]]
     config: EvaluateSettings
+    soft_labels: bool = False
 
     @property
     def runs(self) -> int:
@@ -72,6 +79,8 @@ class Evaluation:
             changes += f", {config.generalize}"
         if config.precision != "float32":
             changes += f", in {config.precision}"
+        if self.soft_labels:
+            changes += ", on soft labels"
         return (
             f"{describe_network(config.network)}, trained from scratch for {config.epochs} epochs by "
             f"{SCHEDULES[config.optimizer](config)}, {changes}, tested once after the last epoch; {count}, "
@@ -91,6 +100,7 @@ class Evaluation:
             },
             "description": self.description,
             "config": to_dict(self.config),
+            "soft_labels": self.soft_labels,
         }
 
     @classmethod
@@ -101,7 +111,10 @@ class Evaluation:
         }
         if len({len(runs) for runs in accuracies.values()}) != 1:
             raise ValueError("the test sets differ in the number of runs")
-        return cls(accuracies, from_dict(EvaluateSettings, values["config"]))
+        soft = values.get("soft_labels", False)  # which earlier versions did not have
+        if not isinstance(soft, bool):
+            raise ValueError("soft_labels must be true or false")
+        return cls(accuracies, from_dict(EvaluateSettings, values["config"]), soft)
 
 
 def evaluate(
@@ -121,7 +134,8 @@ def evaluate(
     and `keep` are called in the first of them, and all get the result, that of one process.
 
     Args:
-        training: the training set. Test images are normalised with its mean and std.
+        training: the training set. Test images are normalised with its mean and std. Soft labels are trained
+            on where it has them, unless `config.hard_labels`.
         tests: test sets by the names that the result is to use; they must have the classes and the resolution
             of `training`.
         config: the settings. See `train_network` for the schedule.
@@ -144,8 +158,10 @@ def evaluate(
     check_training(settings, len(training.class_names), training.resolution, device)
     _check_tests(training, tests)
     images: Images
+    soft = None
     if isinstance(training, DistilledSet):
         images, labels, _ = training.training_images
+        soft = None if settings.hard_labels else training.soft_labels
         mean, std = torch.tensor(training.mean), torch.tensor(training.std)
     else:
         images, labels = training.images, training.labels
@@ -153,6 +169,8 @@ def evaluate(
     accuracies: dict[str, list[float]] = {name: [] for name in tests}
     if done is not None:
         _check_done(done, settings, tests)
+        if done.soft_labels != (soft is not None):
+            raise ValueError("the runs done have the other of hard and soft labels")
         accuracies = {name: list(done.accuracies[name]) for name in tests}
     first = 0 if done is None else done.runs
     _check_ranks(ranks, training, tests, settings, first)
@@ -167,7 +185,7 @@ def evaluate(
             return []
         networks = train_networks(
             images,
-            labels,
+            labels if soft is None else soft,
             len(training.class_names),
             [dataclasses.replace(settings, seed=derive_seed(settings.seed, "evaluate", run)) for run in runs],
             mean=mean,
@@ -189,8 +207,9 @@ def evaluate(
         if told is not None and ranks.count > 1:
             told(min(begin + ranks.count * at_once, settings.runs) * settings.epochs)
         if keep is not None and ranks.rank == 0:
-            keep(Evaluation({name: list(values) for name, values in accuracies.items()}, settings))
-    return Evaluation(accuracies, settings)
+            so_far = {name: list(values) for name, values in accuracies.items()}
+            keep(Evaluation(so_far, settings, soft is not None))
+    return Evaluation(accuracies, settings, soft is not None)
 
 
 def _check_ranks(
@@ -202,11 +221,12 @@ def _check_ranks(
 ) -> None:
     """Raises ValueError where ranks differ in anything that the result depends on."""
     if ranks.count > 1:
-        learnt_from = (
-            hashlib.sha256(training.images.numpy().tobytes()).hexdigest()
-            if isinstance(training, DistilledSet)
-            else training.fingerprint()
-        )
+        if isinstance(training, DistilledSet):
+            learnt = [training.images, *([] if training.soft_labels is None else [training.soft_labels])]
+            content = b"".join(tensor.numpy().tobytes() for tensor in learnt)
+            learnt_from = hashlib.sha256(content).hexdigest()
+        else:
+            learnt_from = training.fingerprint()
         ranks.agree(
             {
                 "the settings": to_dict(settings),

@@ -48,18 +48,22 @@ class TensorFile:
         what: for messages: "a checkpoint".
         version: of the format.
         order: of the tensors in the checksum; None: by their names.
+        optional: one of them that a file may lack. Without it the format is the version before, so that
+            earlier readers refuse only what they do not know.
     """
 
     key: str
     what: str
     version: int
     order: tuple[str, ...] | None = None
+    optional: str | None = None
 
     def pack(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> bytes:
         """The content of a file. Raises ValueError or TypeError where JSON cannot hold the description."""
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         # The round trip turns tuples into the lists that a reader will see.
-        plain = {"version": self.version, **description, _SHAPES: _shapes(kept)}
+        version = self.version - (self.optional is not None and self.optional not in kept)
+        plain = {"version": version, **description, _SHAPES: _shapes(kept)}
         plain = parse_json(json.dumps(plain, allow_nan=False))
         plain["sha256"] = self._checksum(kept, plain)
         return safetensors.torch.save(kept, {self.key: json.dumps(plain, ensure_ascii=False)})
@@ -95,7 +99,10 @@ class TensorFile:
                 f"format version {version}, but this dgdd-fast reads version {self.version}; "
                 "upgrade dgdd-fast"
             )
-        names_differ = self.order is not None and set(tensors) != set(self.order)
+        names_differ = self.order is not None and set(tensors) | {self.optional} != {
+            *self.order,
+            self.optional,
+        }
         if names_differ or checksum != self._checksum(tensors, description):
             raise TensorFileError("damaged: its content is not what was saved")
         # Files of before have the bytes of the tensors under their checksum, but not types and shapes.
@@ -106,7 +113,9 @@ class TensorFile:
     def _checksum(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
         """SHA-256 over the bytes of the description and the tensors, so that a flipped bit anywhere is
         found."""
-        order: Sequence[str] = sorted(tensors) if self.order is None else self.order
+        order: Sequence[str] = sorted(tensors)
+        if self.order is not None:
+            order = [name for name in self.order if name in tensors]
         digest = hashlib.sha256(json.dumps(description, ensure_ascii=False, allow_nan=False).encode())
         for name in order:
             if self.order is None:

@@ -185,7 +185,8 @@ def train_network(
     Args:
         images: [N, 3, H, W], float32 and normalised, or uint8, to be normalised batch by batch; a tensor or
             `ImageRows`.
-        labels: int64 [N] in [0, num_classes).
+        labels: int64 [N] in [0, num_classes), or soft: float32 [N, num_classes], what the cross entropy is
+            taken against.
         config: `config.runs` is not used.
         mean, std: [3], what the images are normalised with.
         device: where to train, in `config.precision`; the network stays there.
@@ -195,9 +196,10 @@ def train_network(
         ValueError: no images, a label for each is missing, or `config.generalize` does not fit the network.
         TrainingDivergedError: the loss became NaN or infinite.
     """
-    if len(images) == 0 or labels.shape != (len(images),):
+    if len(images) == 0 or labels.shape not in ((len(images),), (len(images), num_classes)):
         raise ValueError(
-            f"training needs images with a label each, got {len(images)} and {list(labels.shape)}"
+            f"training needs images with a label each, or {num_classes} probabilities, got {len(images)} and "
+            f"{list(labels.shape)}"
         )
     return train_networks(
         images, labels, num_classes, [config], mean=mean, std=std, device=device, progress=progress

@@ -74,7 +74,7 @@ class DemoConfig:
 
 
 # What is asked of the results: the difference of two methods.
-_QUESTIONS = (
+QUESTIONS = (
     ("dm", "random"),
     ("dm+sgs", "dm"),
     ("random, mosaics", "random"),
@@ -167,7 +167,7 @@ def _differences(results: dict[str, Evaluation], test: str) -> Iterator[str]:
     from ..analysis.paired import paired_difference
 
     by_seed = {method: dict(enumerate(found.accuracies[test])) for method, found in results.items()}
-    for method, other in _QUESTIONS:
+    for method, other in QUESTIONS:
         found = paired_difference(by_seed[method], by_seed[other])
         if found is None:
             continue

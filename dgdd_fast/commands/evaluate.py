@@ -144,6 +144,7 @@ def evaluate(
     dgdd evaluate runs/sketch --architecture resnet18 --architecture vgg11
     dgdd evaluate runs/sketch --set evaluate.network.width=64 --set evaluate.seed=10
     """
+    from ..evaluation import SOFT_LABELS
     from ..evaluation import evaluate as run_evaluation
     from ..ranks import here
     from ..synthetic.distilled_set import DistilledSet
@@ -168,7 +169,15 @@ def evaluate(
     ]
     distilled = _with_target(distilled, target)
     sources, tests = _test_sets(distilled, _data_of(path, distilled, data), on)
+    if resolved[0].hard_labels:
+        distilled = dataclasses.replace(distilled, soft_labels=None)
+    trained_on = dataclasses.replace(trained_on, soft_labels=distilled.soft_labels is not None)
     method = method_name(trained_on) if distilled.imported is None else IMPORTED
+    if scores and distilled.soft_labels is not None:
+        raise ValueError(
+            f"{path} has soft labels, and --scores compares sets by what hard labels give: add "
+            "--set evaluate.hard_labels=true"
+        )
     if scores and method == RANDOM:
         raise ValueError(f"{path} is the random set that --scores compares with: it has no score of its own")
     sets: dict[str, DistilledSet | DomainDataset] = {method: distilled}
@@ -214,6 +223,8 @@ def evaluate(
                 file.keep_scores(f"{method}{of_network}", found_scores)
             console.print(scores_table(found_scores))
         console.print(f"{distilled.ipc} images per class; {results[method].description}")
+        if results[method].soft_labels:
+            console.print(SOFT_LABELS)
     file.check()
     console.print(f"written: {file.path}")
 

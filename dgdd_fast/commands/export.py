@@ -10,7 +10,7 @@ import typer
 from ..config.run import SHEET_NAME
 from ..files import check_writable
 from .options import SET_HELP, set_file
-from .terminal import console
+from .terminal import console, note
 
 FORMATS = ("png", "dm", "numpy", "huggingface")
 
@@ -60,6 +60,8 @@ def export(
         return
     if (folder / SHEET_NAME).exists():
         raise ValueError(f"{folder} holds {SHEET_NAME} already: choose another --out")
+    if distilled.soft_labels is not None:
+        note("PNG files have no room for the set's soft labels: their folders tell the classes alone")
     distilled.export_folder(folder / "images")
     distilled.contact_sheet(folder / SHEET_NAME)
     console.print(f"written: {len(distilled)} images below {folder / 'images'}, {folder / SHEET_NAME}")

@@ -21,6 +21,7 @@ def modifiers_of(config: DistillConfig) -> tuple[str, ...]:
     there = {
         "dam": config.domain_masks is not None,
         "fact": config.fact,
+        "soft": config.soft_labels,
         "sgs": config.surgery is not None,
     }
     return tuple(name for name, present in there.items() if present)
@@ -49,6 +50,7 @@ def with_method(config: DistillConfig, method: str) -> DistillConfig:
         surgery=(config.surgery or SurgeryConfig()) if "sgs" in modifiers else None,
         domain_masks=(config.domain_masks or DomainMaskConfig()) if "dam" in modifiers else None,
         fact="fact" in modifiers,
+        soft_labels="soft" in modifiers,
         experts=config.experts if spec.family == "experts" else None,
         masks=config.masks if spec.masks else None,
     )

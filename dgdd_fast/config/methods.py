@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 DEFAULT_METHOD = "dm+sgs"
-MODIFIERS = ("dam", "fact", "sgs")
+MODIFIERS = ("dam", "fact", "soft", "sgs")
 RANDOM = "random"  # the baseline beside every number
 _LABELS = {
     "mosaics": "mosaics",
+    "soft": "soft labels",
     "whole": "Whole data",
     "imported": "Imported",
-}  # rows of tables that no objective makes
+}  # parts of rows of tables that are no objective
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class MethodSpec:
 _MMD = MethodSpec(
     "mmd",
     family="experts",
-    modifiers=MODIFIERS,
+    modifiers=("dam", "fact", "sgs"),
     factor=2,
     optimizer="adam",
     image_lr=1e-3,
@@ -86,7 +87,7 @@ _CHOOSING = ("init", "factor", "pseudo_domains", "network", "augment", "herding_
 METHODS: dict[str, MethodSpec] = {
     spec.name: spec
     for spec in (
-        MethodSpec("dm", modifiers=MODIFIERS),
+        MethodSpec("dm", modifiers=("dam", "fact", "sgs")),
         MethodSpec("hdd", label="HDD-DM", revision="the length of the features is cut off"),
         MethodSpec("datadam", label="DataDAM", batch_real=64),
         MethodSpec("datadam-bn", "DataDAM-BN", modifiers=("sgs",), batch_statistics=True, batch_real=64),
@@ -106,7 +107,7 @@ METHODS: dict[str, MethodSpec] = {
             "rded",
             label="RDED",
             family="coreset",
-            modifiers=(),
+            modifiers=("soft",),
             acting=(*_CHOOSING, "crops"),
             factor=2,
         ),

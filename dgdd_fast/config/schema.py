@@ -205,6 +205,7 @@ class DistillConfig:
         herding_epochs: of the training of the network in whose features "herding", and by whose certainty
             "rded" chooses.
         crops: of each real image that "rded" chooses from.
+        soft_labels: keep what the network that "rded" chooses by predicts for each tile, to be trained on.
         attention_power: the exponent of "datadam"'s attention maps; 1 as released, 4 in its paper.
         kernel_bandwidth: of "m3d"'s kernels against a domain: "union", that of the class's images of all
             domains, or the domain's own.
@@ -240,6 +241,7 @@ class DistillConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     herding_epochs: Count = 30
     crops: Size = 5
+    soft_labels: bool = False
     attention_power: Positive = 1.0
     kernel_bandwidth: Literal["union", "domain"] = "union"
     precision: PrecisionOrAuto = "float32"
@@ -306,6 +308,7 @@ class EvaluateConfig:
         cutmix_probability: of a batch being mixed by CutMix; beside it the default augmentation has no
             cutout.
         generalize: a method of domain generalisation to train with, see `dgdd_fast.generalization`.
+        hard_labels: train on the class of each image alone, also where the set has soft labels.
         precision: of the arithmetic in training and test, see `dgdd_fast.precision`. In "bfloat16" all passes
             are in bfloat16; parameters, losses and steps stay float32.
     """
@@ -321,6 +324,7 @@ class EvaluateConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     cutmix_probability: Share = 0.0
     generalize: Literal["none", "mixstyle", "fact", "advfreq"] = "none"
+    hard_labels: bool = False
     precision: PrecisionOrAuto = "float32"
     seed: Seed = 0
 

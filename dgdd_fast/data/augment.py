@@ -176,11 +176,12 @@ def cutmix(images: Tensor, draw: CutMixDraw | None) -> Tensor:
 
 
 def mixed_labels(labels: Tensor, draw: CutMixDraw | None, count: int) -> Tensor:
-    """Targets for the cross entropy of mixed images, of labels int64 [B] in [0, count): probabilities
-    [B, count], split between an image and its partner like the pixels; `labels` themselves without a draw."""
+    """Targets for the cross entropy of mixed images, of labels int64 [B] in [0, count) or probabilities
+    [B, count]: probabilities, split between an image and its partner like the pixels; `labels` themselves
+    without a draw."""
     if draw is None:
         return labels
-    own = F.one_hot(labels, count).float()
+    own = F.one_hot(labels, count).float() if labels.dim() == 1 else labels
     return torch.lerp(own[draw.partner.to(labels.device)], own, draw.kept)
 
 

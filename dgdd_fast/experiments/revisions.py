@@ -14,13 +14,14 @@ LATER: dict[str, Any] = {
     "stepping": "joint",
     "plateau": None,
     "crops": 5,
+    "soft_labels": False,
 }
+LATER_EVALUATION: dict[str, Any] = {"hard_labels": False}
 
 
 def hashed_distillation(config: DistillConfig, resolution: tuple[int, int]) -> dict[str, Any]:
     """What decides the images of a distillation."""
-    settings = to_dict(config)
-    content = {name: value for name, value in settings.items() if LATER.get(name, ...) != value}
+    content = _without(to_dict(config), LATER)
     content["checkpoint_every"] = None  # how often a checkpoint is written decides nothing
     changes, spec = _of_network(config.network, resolution), method_spec(config)
     if spec.revision is not None:
@@ -41,7 +42,12 @@ def hashed_evaluation(config: EvaluateSettings, resolution: tuple[int, int]) -> 
     changes = _of_network(config.network, resolution)
     if config.generalize == "advfreq":
         changes.append("the window is asymmetric")
-    return _with(to_dict(config), changes)
+    return _with(_without(to_dict(config), LATER_EVALUATION), changes)
+
+
+def _without(settings: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """`settings` without what came later and changes nothing."""
+    return {name: value for name, value in settings.items() if later.get(name, ...) != value}
 
 
 def _of_network(config: NetworkConfig, resolution: tuple[int, int]) -> list[str]:

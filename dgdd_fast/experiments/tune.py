@@ -65,8 +65,11 @@ def tune(
             raise ValueError(f"tune.settings.{name}: low {span.low} lies above high {span.high}")
     data = data or JobData()
     dataset = load_data(study, data)
-    # Trials are evaluated as `evaluate` says, once.
-    study = dataclasses.replace(study, evaluations={}, sweeps={}, published=(), tuned=None)
+    # Trials are evaluated in one way alone.
+    runs = {} if study.tune.runs is None else {"runs": study.tune.runs}
+    study = dataclasses.replace(
+        study, evaluations={}, sweeps={}, published=(), tuned=None, evaluate=study.evaluate | runs
+    )
     rows = [row for row in rows_of(study) if _is_tuned(row, study)]
     if not rows:
         raise ValueError(f"no method has any of the settings {', '.join(study.tune.settings)}")

@@ -27,7 +27,8 @@ def training_loss(
     config: EvaluateConfig, network: Network, mean: Tensor, std: Tensor, random: torch.Generator
 ) -> Loss:
     """The loss that `config.generalize` asks for: of a normalised and augmented batch [B, 3, H, W], its
-    labels [B] and the epoch, counted from 0, a scalar to minimise over the network's parameters.
+    labels [B] or probabilities [B, K], and the epoch, counted from 0, a scalar to minimise over the network's
+    parameters.
 
     Args:
         config: `generalize` and `epochs` are used.

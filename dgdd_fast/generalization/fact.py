@@ -83,7 +83,7 @@ class Fact:
             taught = (at_least_float32(self.teacher(both)) / TEMPERATURE).softmax(1).roll(len(images), 0)
         divergence = F.kl_div((logits / TEMPERATURE).log_softmax(1), taught, reduction="sum") / len(images)
         # The mean over both kinds is half of one and half of the other.
-        return F.cross_entropy(logits, labels.repeat(2)) + self.weight(epoch) * divergence
+        return F.cross_entropy(logits, torch.cat([labels, labels])) + self.weight(epoch) * divergence
 
     def weight(self, epoch: int) -> float:
         """Of the divergence in `epoch`, counted from 0."""

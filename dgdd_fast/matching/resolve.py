@@ -87,6 +87,11 @@ def _check_modifiers(config: DistillConfig, spec: MethodSpec, sources: DomainDat
             raise ValueError(f"domain masks belong to {names_where('dam')}, not to {spec.name}")
         if modifier == "fact":
             raise ValueError(f"fact mixes images before they are matched, which {spec.name} does not do")
+        if modifier == "soft":
+            raise ValueError(
+                f"soft labels are what the network that {names_where('soft')} chooses by predicts, and "
+                f"{spec.name} has none"
+            )
         raise ValueError(f"{spec.name} does not take +{modifier}")
     if "dam" in wanted and config.experts is not None and config.experts.matching == "off":
         raise ValueError("domain masks need the matching loss: leave experts.matching on")

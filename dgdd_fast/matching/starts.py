@@ -15,6 +15,7 @@ from ..synthetic.coresets import herded_rows
 from ..synthetic.crops import Observer, chosen_crops
 from ..synthetic.initial import initial_rows, initial_tiles
 from ..synthetic.mosaics import reduce
+from ..synthetic.soft_labels import predicted_labels
 from ..training import resolve_training, train_network
 
 
@@ -24,10 +25,12 @@ class Start(NamedTuple):
     Attributes:
         tiles: float32 [N, 3, h, w], normalised, class by class.
         assigned: int64 [K, T], the domain of each.
+        soft_labels: float32 [N, K], what a network predicts for each; None: their classes are all there is.
     """
 
     tiles: Tensor
     assigned: Tensor
+    soft_labels: Tensor | None = None
 
 
 def initial_start(
@@ -80,17 +83,19 @@ def cropped_start(
     std: Tensor,
     device: torch.device,
 ) -> Start:
-    """The crops that a network trained on the sources is surest of (RDED)."""
+    """The crops that a network trained on the sources is surest of (RDED), and what it takes them for."""
+    network = _observer("rded", sources, config, mean, std, device)
     chosen = chosen_crops(
         sources,
-        Observer(_observer("rded", sources, config, mean, std, device), mean, std),
+        Observer(network, mean, std),
         assigned,
         balanced=config.init == "uniform",
         factor=config.factor,
         crops=config.crops,
         seed=config.seed,
     )
-    return Start(chosen.tiles, sources.domains[chosen.rows].reshape(assigned.shape))
+    soft = predicted_labels(network, chosen.tiles, config.factor) if config.soft_labels else None
+    return Start(chosen.tiles, sources.domains[chosen.rows].reshape(assigned.shape), soft)
 
 
 def _observer(

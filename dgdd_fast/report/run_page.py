@@ -18,7 +18,7 @@ from ..config.run import (
 )
 from ..config.yaml_text import dump_yaml
 from ..data import DomainDataset
-from ..evaluation import Evaluation
+from ..evaluation import SOFT_LABELS, Evaluation
 from ..files import read_file
 from ..json_text import MOST_BYTES, parse_json
 from ..synthetic.distilled_set import DistilledSet
@@ -101,7 +101,8 @@ def _accuracy(path: Path, folder: Path) -> Section:
         method, comma, how = name.partition(",")
         rows.append([f"{method_label(method)}{comma}{how}", *(_mean_and_std(result, test) for test in tests)])
     first = next(iter(results.values()))
-    return Section(title, rows=rows, note=f"{first.description}.")
+    soft = f" {SOFT_LABELS}" if any(result.soft_labels for result in results.values()) else ""
+    return Section(title, rows=rows, note=f"{first.description}.{soft}")
 
 
 def _mean_and_std(result: Evaluation, test: str) -> str:

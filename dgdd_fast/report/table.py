@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..analysis.paired import Difference, paired_difference
+from ..evaluation import SOFT_LABELS
 from ..experiments.grid import GridIndex
 from ..experiments.plan import TableEntry
 from ..experiments.published import AVERAGE, Figure, published_table
@@ -328,6 +329,8 @@ def _notes(index: GridIndex, reports: dict[str, Any], samples: set[int], missing
     if len(index.columns) * len(index.evaluations) > 1 and max(samples, default=1) > 1:
         yield f"The ± of the {AVERAGE} is the mean of those of the columns."
     yield from _trainings(index, reports)
+    if any(report and report.get("soft_labels") for report in reports.values()):
+        yield SOFT_LABELS
     if study.tuned is not None:
         yield "Settings chosen for each column by leaving out one of its source domains at a time, dgdd tune."
     yield f"{OVER_RANDOM}: the gain over as many real images under the same evaluation, over all columns."

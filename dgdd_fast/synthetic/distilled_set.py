@@ -21,12 +21,16 @@ from ..messages import shown
 from ..tensor_file import ForeignFileError, NewerFileError, TensorFile, TensorFileError, content_of
 from .contact_sheet import draw_contact_sheet
 from .mosaics import check_factor, decode, tiles
+from .soft_labels import check_soft_labels
 
 FAR = 10.0  # pixels are within 3 or so
 _TENSORS = ("images", "labels", "domains")
+_SOFT = "soft_labels"
 _DESCRIPTION = ("mean", "std", "class_names", "domain_names", "flip_safe", "config", "provenance", "factor")
 _GIVE = "give the .safetensors file that `dgdd distill` or DistilledSet.save wrote"
-_FILE = TensorFile("dgdd_fast_distilled_set", "a distilled set", version=2, order=_TENSORS)
+_FILE = TensorFile(
+    "dgdd_fast_distilled_set", "a distilled set", version=3, order=(*_TENSORS, _SOFT), optional=_SOFT
+)
 _AGAIN = "copy the file again, or repeat the distillation"
 _UNSAFE_IN_FOLDER_NAMES = set('/\\:*?"<>|%')
 
@@ -68,6 +72,8 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
         config: the settings of the run, whole.
         provenance: where the set comes from: data, target, iterations done, versions.
         factor: tiles along each side of an image.
+        soft_labels: float32 [M, K], what to train each image or tile on in place of its class alone, the
+            classes in the order of `class_names`; None: the set has hard labels.
     """
 
     images: Tensor
@@ -81,6 +87,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
     config: dict[str, Any]
     provenance: dict[str, Any]
     factor: int = 1
+    soft_labels: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name in ("class_names", "domain_names"):
@@ -167,6 +174,12 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
         )
         broken = ~torch.isfinite(images).flatten(1).all(1)
         _require(not broken.any(), f"image {int(broken.int().argmax())} has a value that is NaN or infinite")
+        if self.soft_labels is not None:
+            _require(isinstance(self.soft_labels, Tensor), "soft_labels must be a tensor or None")
+            try:
+                check_soft_labels(self.soft_labels, self.labels.repeat_interleave(self.factor**2), classes)
+            except ValueError as error:
+                raise DistilledSetError(str(error)) from error
 
     @cached_property
     def training_images(self) -> TrainingImages:
@@ -222,7 +235,8 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
 
         Raises DistilledSetError where `config` or `provenance` hold what JSON cannot.
         """
-        tensors = {name: getattr(self, name) for name in _TENSORS}
+        names = _TENSORS if self.soft_labels is None else (*_TENSORS, _SOFT)
+        tensors = {name: getattr(self, name) for name in names}
         try:
             content = _FILE.pack(tensors, self.description())
         except (TypeError, ValueError) as error:
@@ -260,7 +274,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
             name: tuple(content[name]) if name in lists and isinstance(content[name], list) else content[name]
             for name in (*_TENSORS, *_DESCRIPTION)
         }
-        return cls(**fields)
+        return cls(**fields, soft_labels=content.get(_SOFT))
 
     def export_folder(self, path: str | Path) -> None:
         """Write ``domain/class/NNN.png`` below `path`, NNN being the row: a folder to load as data again.
@@ -313,6 +327,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
         uniform = (of_tiles == of_tiles[:, :1]).all(1)
         domains = torch.where(uniform, of_tiles[:, 0], len(self.domain_names))
         mosaics = f" of {self.factor} x {self.factor} tiles" if self.factor > 1 else ""
+        soft = ", soft labels" if self.soft_labels is not None else ""
         sheet = draw_contact_sheet(
             _rows_of_pixels(self),
             self.labels.tolist(),
@@ -320,7 +335,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
             self.class_names,
             (*self.domain_names, *(() if uniform.all() else ("several domains",))),
             title=f"{len(self.images)} images{mosaics}, {self.ipc} per class, "
-            f"{self.resolution[0]} x {self.resolution[1]} px",
+            f"{self.resolution[0]} x {self.resolution[1]} px{soft}",
             before=_rows_of_pixels(before) if before is not None and differ else None,
         )
         png = io.BytesIO()

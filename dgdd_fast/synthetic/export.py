@@ -21,7 +21,8 @@ _LARGE_VALUES = ("learnt_from",)  # of the provenance: digests of images, for ma
 
 def export_dm(distilled: DistilledSet, path: Path) -> None:
     """Write ``{"data": [[images, labels]], "accs_all_exps": {}}``, as DC, DSA and DM do: images float32
-    [M, 3, H, W] to train on, normalised, mosaics decoded.
+    [M, 3, H, W] to train on, normalised, mosaics decoded; labels int64 [M], or soft ones float32 [M, K],
+    which readers of hard labels alone refuse.
 
     Under "dgdd_fast", where those tools do not look, stands the rest, so that `read_foreign_set` gives the
     same set again.
@@ -30,16 +31,20 @@ def export_dm(distilled: DistilledSet, path: Path) -> None:
     own: dict[str, Any] = {"description": _json(distilled), "domains": distilled.domains.cpu()}
     if distilled.factor > 1:
         own |= {"mosaics": distilled.images.cpu(), "labels": distilled.labels.cpu()}
-    pair = [images.cpu().contiguous(), labels.cpu()]
+    wanted = labels if distilled.soft_labels is None else distilled.soft_labels
+    pair = [images.cpu().contiguous(), wanted.cpu()]
     file = io.BytesIO()
     torch.save({"data": [pair], "accs_all_exps": {}, OWN_KEY: own}, file)
     write_atomically(path, file.getvalue())
 
 
 def export_numpy(distilled: DistilledSet, path: Path) -> None:
-    """Write an .npz file: images float32 [N, 3, H, W] as they are stored, normalised, labels, domains, mean,
-    std, class_names, domain_names, and all of the set but its tensors as JSON in `description`."""
+    """Write an .npz file: images float32 [N, 3, H, W] as they are stored, normalised, labels int64 [N], or
+    soft ones float32 [M, K] of the images to train on, domains, mean, std, class_names, domain_names, and all
+    of the set but its tensors as JSON in `description`."""
     tensors = {name: getattr(distilled, name).cpu().numpy() for name in ("images", "labels", "domains")}
+    if distilled.soft_labels is not None:
+        tensors["labels"] = distilled.soft_labels.cpu().numpy()
     lists = {
         name: np.array(getattr(distilled, name)) for name in ("mean", "std", "class_names", "domain_names")
     }
@@ -51,8 +56,8 @@ def export_numpy(distilled: DistilledSet, path: Path) -> None:
 
 def export_huggingface(distilled: DistilledSet, folder: Path) -> None:
     """Write a folder that ``datasets.load_dataset("imagefolder", data_dir=folder)`` reads: train/NNN.png, 8
-    bits, the images to train on; in train/metadata.jsonl label, class and domain of each; and a card,
-    README.md, that says how the set came about.
+    bits, the images to train on; in train/metadata.jsonl label, class and domain of each, and the soft label
+    where there are some; and a card, README.md, that says how the set came about.
 
     Raises FileExistsError where `folder` has content already.
     """
@@ -68,6 +73,9 @@ def export_huggingface(distilled: DistilledSet, folder: Path) -> None:
         }
         for file, label, domain in zip(files, labels.tolist(), domains.tolist(), strict=True)
     ]
+    if distilled.soft_labels is not None:
+        for row, soft in zip(rows, distilled.soft_labels.tolist(), strict=True):
+            row["soft_label"] = soft
     lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
     write_atomically(folder / "train" / "metadata.jsonl", lines.encode())
     write_atomically(folder / "README.md", dataset_card(distilled).encode())
@@ -89,6 +97,10 @@ def dataset_card(distilled: DistilledSet) -> str:
         f" They are the tiles of {len(distilled.images)} mosaics, enlarged." if distilled.factor > 1 else ""
     )
     keeps = "keeps" if distilled.flip_safe else "does not keep"
+    kind, field = "hard labels", ""
+    if distilled.soft_labels is not None:
+        kind = "its soft labels, the predictions of a network trained on all real images,"
+        field = "* `soft_label`: a probability for each class, by label\n"
     head = {
         "task_categories": ["image-classification"],
         "tags": ["dataset-distillation", "domain-generalization"],
@@ -117,7 +129,7 @@ def dataset_card(distilled: DistilledSet) -> str:
 
 ## Protocol
 
-Networks train from scratch on these images alone, with hard labels and differentiable siamese augmentation
+Networks train from scratch on these images alone, with {kind} and differentiable siamese augmentation
 (`dgdd evaluate`), and are tested once, after the last epoch. Every number is to stand beside that of as many
 random real images under the same protocol.
 
@@ -130,7 +142,7 @@ are rounded to 8 bits and clamped; a .safetensors file of the set has the exact 
 * `image`
 * `label`: 0 to {len(distilled.class_names) - 1}
 * `class`: the label's name
-* `domain`: the source domain that the image was assigned to
+{field}* `domain`: the source domain that the image was assigned to
 
 Classes, by label:
 

@@ -188,8 +188,8 @@ def _list_of_sets(content: PlainFile, layout: str, experiment: int) -> ForeignSe
             "for the last"
         )
     chosen = len(sets) - 1 if experiment == -1 else experiment
-    images, labels = _pair(sets[chosen])
     own = content.value.get(OWN_KEY)
+    images, labels = _pair(sets[chosen], soft=own is not None)
     return ForeignSet(
         layout,
         _digest(content.data),
@@ -274,8 +274,9 @@ def _images_in(folder: Path) -> Path:
     return found[0]
 
 
-def _pair(value: Any, labels_from: str | None = None) -> tuple[Tensor, Tensor]:
-    """Images and labels, known to be those of a set with hard labels."""
+def _pair(value: Any, labels_from: str | None = None, soft: bool = False) -> tuple[Tensor, Tensor]:
+    """Images and labels, known to be those of a set with hard labels, or where `soft`, of a set of ours that
+    may have soft ones."""
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise DistilledSetError(f"a set must be [images, labels], got a {type(value).__name__}")
     images, labels = value
@@ -293,13 +294,15 @@ def _pair(value: Any, labels_from: str | None = None) -> tuple[Tensor, Tensor]:
         )
     if not images.is_floating_point():
         raise DistilledSetError(f"the images must be floating-point numbers, got {images.dtype}")
-    if labels.ndim == 2 and labels.is_floating_point():
+    are_soft = labels.ndim == 2 and labels.is_floating_point()
+    if are_soft and not soft:
         raise DistilledSetError(
-            f"{where} are soft, {list(labels.shape)}: an evaluation here trains on hard labels, and the most "
-            "probable classes alone would be another set than the one that was published; import one with "
-            "hard labels"
+            f"{where} are soft, {list(labels.shape)}: tools differ in what such numbers are (probabilities, "
+            "logits) and how they are trained on, and the most probable classes alone would be another set "
+            "than the one that was published; import one with hard labels"
         )
-    if labels.shape != (len(images),) or labels.is_floating_point() or labels.is_complex():
+    whole = labels.shape == (len(images),) and not labels.is_floating_point() and not labels.is_complex()
+    if not are_soft and not whole:
         raise DistilledSetError(
             f"{where} must be {len(images)} whole numbers, one for each image, got {labels.dtype} "
             f"{list(labels.shape)}"
@@ -309,7 +312,7 @@ def _pair(value: Any, labels_from: str | None = None) -> tuple[Tensor, Tensor]:
     broken = ~torch.isfinite(images).flatten(1).all(1)
     if broken.any():
         raise DistilledSetError(f"image {int(broken.int().argmax())} has a value that is NaN or infinite")
-    return images, labels.detach().to(torch.int64)
+    return images, labels.detach() if are_soft else labels.detach().to(torch.int64)
 
 
 def _is_plain(value: Any) -> bool:
@@ -330,7 +333,8 @@ def _own_of_mapping(own: Any, images: Tensor, labels: Tensor) -> DistilledSet:
     mosaics = own.get("mosaics")
     if mosaics is None:
         return _own(images, labels, own.get("domains"), own["description"])
-    found = _own(mosaics, own.get("labels"), own.get("domains"), own["description"])
+    stored = labels if labels.ndim == 2 else own.get("labels")
+    found = _own(mosaics, stored, own.get("domains"), own["description"])
     if not torch.equal(found.training_images.images, images):
         raise DistilledSetError(
             "its images are not those of the mosaics beside them: one of both was changed after the export"
@@ -345,6 +349,9 @@ def _own(images: Any, labels: Any, domains: Any, description: str) -> DistilledS
         raise DistilledSetError(f"its description cannot be read ({error})") from error
     if not isinstance(content, dict):
         raise DistilledSetError("its description is no mapping")
+    if isinstance(labels, Tensor) and isinstance(images, Tensor) and labels.ndim == 2:  # soft
+        content["soft_labels"], classes = labels, max(1, labels.shape[1])
+        labels = torch.arange(classes).repeat_interleave(len(images) // classes)
     return DistilledSet.from_content({"images": images, "labels": labels, "domains": domains, **content})
 
 

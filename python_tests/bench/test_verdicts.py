@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 import readme_tables
@@ -11,7 +14,9 @@ import verdicts
 from small_studies import run
 from toy_data import toy_domains, write_npz
 
+from dgdd_fast.experiments.grid import Workers
 from dgdd_fast.experiments.study import read_study
+from dgdd_fast.experiments.tune import tune
 
 STUDY = """
 title: toys
@@ -23,7 +28,7 @@ methods:
 - {method: dm, name: "dm, rate 4", distill: {image_lr: 4}}
 ipc: [3]
 seeds: [0, 1]
-distill: {iterations: 1, batch_real: 4, network: {width: 4}}
+distill: {iterations: 10, batch_real: 2, network: {width: 4}}
 evaluate: {epochs: 1, runs: 2}
 """
 
@@ -51,11 +56,38 @@ def test_what_a_grid_has_of_a_study_is_taken_whatever_its_last_targets(
     }
     text = verdicts.report(content)
     assert "| toys: 3 per class | held out: domain0 | held out: domain1 |" in text
-    assert "1 iterations" in text
+    assert "10 iterations" in text
+    assert {row: list(seeds) for row, seeds in content["losses"]["domain0"].items()} == {
+        "dm": ["0", "1"],
+        "dm, rate 4": ["0", "1"],
+    }
+    assert all(len(parts) == 10 for parts in content["losses"]["domain0"]["dm"].values())
+    assert "DM's loss, mean in each tenth of the iterations, 2 seeds: " in text
     assert "the mean of 2 trainings" in text
-    (tmp_path / "other.yaml").write_text(STUDY.replace("iterations: 1", "iterations: 2").replace("3]", "2]"))
+    (tmp_path / "other.yaml").write_text(
+        STUDY.replace("iterations: 10", "iterations: 20").replace("3]", "2]")
+    )
     with pytest.raises(ValueError, match=r"no evaluation of other\.yaml"):
         verdicts.take("other", tmp_path / "grid")
+
+
+def test_a_tuned_grid_is_taken_with_what_its_sources_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    write_npz(toy_domains(), tmp_path / "data")
+    (tmp_path / "toy.yaml").write_text(
+        STUDY + "tune: {trials: 2, settings: {distill.image_lr: {relative: true}}}"
+    )
+    study = read_study(tmp_path / "toy.yaml")
+    study = dataclasses.replace(study, data=str(tmp_path / "data"), seeds=(0,))
+    tune(study, tmp_path / "tuning", Workers(), lambda _: None)
+    assert run(dataclasses.replace(study, tuned=str(tmp_path / "tuning")), tmp_path / "grid").failures == {}
+    monkeypatch.setattr(verdicts, "STUDIES", tmp_path)
+    monkeypatch.setattr(verdicts, "RESULTS", tmp_path)
+    content = json.loads(verdicts.take("toy", tmp_path / "grid").read_text())
+    assert list(content["chosen"]) == ["domain0"]  # the study's target; of others nothing is known
+    assert "the sources, one left out at a time, choose dm (distill.image_lr " in verdicts.report(content)
 
 
 def made_up(**rows: dict[str, float]) -> str:
@@ -89,6 +121,80 @@ def test_differences_are_by_seed_with_their_interval_or_say_that_there_is_none()
     alone = made_up(dm={"0": 80.0}, **{"dm+sgs": sgs})
     assert "both at the default rate: +2.0 with one seed, so no interval." in alone
     assert "minus" not in made_up(dm={}, **{"dm+sgs": sgs})
+
+
+def study_of(title: str, column: str, **rows: dict[int, float]) -> dict[str, Any]:
+    """What was taken of a made-up study of one domain."""
+    return {
+        "study": "bench/studies/made_up.yaml",
+        "settings": {
+            "data": title,
+            "resolution": 32,
+            "distill": {"iterations": 3000},
+            "evaluate": {"runs": 5},
+        },
+        "title": title,
+        "columns": [column, "over Random"],
+        "blocks": {
+            "10": [
+                {"key": key, "label": key, "accuracy": {column: {str(seed): v for seed, v in values.items()}}}
+                for key, values in rows.items()
+            ]
+        },
+        "notes": ["Soft labels are what they are."],
+        "losses": {column: {"dm": {"0": [20.0, 12.0, 10.0], "1": [22.0, 12.0, 9.8]}}},
+        "chosen": {
+            column: {
+                "dm": {"10": {"settings": {"distill.image_lr": 4.0}, "accuracy": 71.0}},
+                "dm, mosaics": {"10": {"settings": {"distill.image_lr": 2.0}, "accuracy": 80.25}},
+            }
+        },
+    }
+
+
+def test_the_readme_has_complete_seeds_from_three_on_and_says_what_they_tell_apart() -> None:
+    dm, sgs = {0: 80.0, 1: 82.0, 2: 84.0}, {0: 82.0, 1: 85.0, 2: 88.0}
+    digits = study_of("Digits", "mnist", dm={**dm, 3: 10.0}, **{"dm+sgs": sgs})
+    pacs = study_of("PACS", "photo", dm=sgs, **{"dm+sgs": {0: 82.5, 1: 84.0, 2: 88.5}})
+    few = study_of("Office", "webcam", dm={0: 1.0, 1: 2.0}, **{"dm+sgs": sgs})
+    other = study_of("Other", "street", dm=dm)
+    text = verdicts.summary([digits, pacs, few, other])
+    assert "| held out | Digits: mnist | PACS: photo |" in text
+    assert "| DM | 82.0 ± 2.0 | 85.0 ± 3.0 |" in text
+    assert "| DM+SGS | 85.0 ± 3.0 |" in text
+    assert "**Digits, mnist**, differences over 3 paired seeds. Ahead: DM+SGS minus DM, both at" in text
+    assert "both at the default rate +3.0 (+0.5 to +5.5)" in text
+    assert "**PACS, photo**, differences over 3 paired seeds. Not told apart: DM+SGS minus DM" in text
+    assert "webcam" not in text
+    assert "| held out | Other: street |" in text
+    assert "21.00, 12.00, 9.90; -17.5 % from the last tenth but one to the last" in text
+    assert "3,000 iterations (the papers: 20,000), image learning rates chosen on the source domains" in text
+    assert "the mean of 5 trainings. Soft labels are what they are." in text
+    assert verdicts.summary([few]) == ""
+
+
+def test_the_report_says_what_the_sources_chose() -> None:
+    content = study_of("Digits", "mnist", dm={0: 80.0}, **{"dm, mosaics": {0: 85.0}})
+    text = verdicts.report(content)
+    assert "choose dm, mosaics (distill.image_lr 2): dm 71.0, dm, mosaics 80.2." in text
+
+
+def test_the_demonstration_has_its_table_and_differences() -> None:
+    def accuracies(*runs: float) -> dict[str, Any]:
+        mean, std = statistics.fmean(runs), statistics.stdev(runs)
+        return {"accuracies": {"street (held out)": {"runs": list(runs), "mean": mean, "std": std}}}
+
+    config = {"seeds": [0, 1, 2], "distill": {"ipc": 6, "iterations": 200}}
+    results = {
+        "random": accuracies(40, 42, 44),
+        "dm": accuracies(60, 61, 65),
+        "dm, mosaics": accuracies(70, 71, 73),
+    }
+    text = readme_tables.demo_table({"config": config, "results": results})
+    assert "| DM, mosaics | 71.3 ± 1.5 |" in text
+    assert "* DM minus Random: +20.0 (" in text
+    assert "* DM, mosaics minus DM: +9.3 (" in text
+    assert "Random, mosaics" not in text
 
 
 def test_every_comparison_is_of_rows_that_some_study_has() -> None:

@@ -61,6 +61,34 @@ def test_evaluate_only_what_is_asked(run, tmp_path):
     assert set(results["dm+sgs"]["accuracies"]) == {"domain2 (held out)"}
 
 
+def test_soft_labels_are_a_row_that_says_so_unless_they_are_ignored(run, tmp_path):
+    soft = tmp_path / "soft"
+    method = ("--method", "rded+soft", "--set=distill.herding_epochs=2")
+    data = read_run_config(run / "config.yaml").data
+    dgdd("distill", "--data", data, "--target", "domain2", *TINY, *method, "--out", soft)
+    arguments = ("evaluate", soft, "--on", "target", "--no-random", "--runs", "1", "--epochs", "2")
+    text = " ".join(dgdd(*arguments).output.split())
+    assert "RDED+soft labels" in text
+    assert "on soft labels" in text
+    assert "Soft labels are what a network trained on all real training images" in text
+    hard = dgdd(*arguments, "--set=evaluate.hard_labels=true").output
+    assert "soft labels" not in hard.replace("soft labels/", "")
+    results = json.loads((soft / "evaluation.json").read_text())["results"]
+    assert {name: found["soft_labels"] for name, found in results.items()} == {
+        "rded+soft": True,
+        "rded": False,
+    }
+    code, message = failure("evaluate", soft, "--scores", "--out", tmp_path / "scores.json")
+    assert code == 2
+    assert "evaluate.hard_labels=true" in message
+    page = tmp_path / "page.html"
+    dgdd("report", soft, "--out", page)
+    assert "RDED+soft labels" in page.read_text()
+    assert "Soft labels are what a network" in page.read_text()
+    note = " ".join(dgdd("export", soft, "--out", tmp_path / "png").output.split())
+    assert "no room for the set's soft labels" in note
+
+
 def test_sources_without_a_test_part_are_left_out_with_a_note(tmp_path):
     data = toy_domains(per_cell=6)
     folder = tmp_path / "toy"

@@ -17,7 +17,7 @@ MATCHING = [
     *("dm", "hdd", "datadam", "datadam-bn", "m3d", "dc", "dm+dam", "dm+fact"),
     *("mmd", "mmd+dam", "mmd+fact", "cadm"),
 ]
-CORESETS = ["random", "herding", "rded"]
+CORESETS = ["random", "herding", "rded", "rded+soft"]
 
 
 def study() -> Study:
@@ -75,3 +75,7 @@ def test_the_table_has_every_row_under_every_training(grid: Path) -> None:
     for entry in study().methods:
         assert entry.label in result.output
     assert "missing" not in result.output
+    assert "RDED+soft labels" in result.output
+    notes = CliRunner().invoke(cli.app, ["table", str(grid), "--format", "markdown"]).output
+    assert "Soft labels are what a network trained on all real training images" in " ".join(notes.split())
+    assert "on soft labels" in notes

@@ -310,3 +310,12 @@ def test_a_trial_that_failed_once_is_left_out_and_the_command_says_whose_it_was(
         assert not trial["own"]
         assert set(trial["accuracies"]) == {"domain1", "domain2", "domain3"}
         assert 4 <= trial["settings"]["distill.image_lr"] <= 16
+
+
+def test_trials_may_have_fewer_trainings_than_the_grid(study: Study, tmp_path: Path) -> None:
+    fewer = dataclasses.replace(study.tune, trials=1, runs=1)
+    study = dataclasses.replace(study, evaluate={"epochs": 1, "runs": 2}, tune=fewer, targets=("domain0",))
+    tune(study, tmp_path, Workers(), lambda _: None)
+    index = read_index(tmp_path, "tune-domain0")
+    reports = [index.evaluation(entry.file) for entry in index.entries]
+    assert {report and report["config"]["runs"] for report in reports} == {1}
