@@ -40,7 +40,7 @@ class Comparison(NamedTuple):
 
 
 _RATES = ("dm", "dm, rate 1.85", "dm, rate 4")
-_WHOLE = ("random", "dm", "dm+sgs", "m3d", "hdd+sgs")
+_WHOLE = ("random", "dm", "dm+sgs", "m3d")
 COMPARISONS = (
     Comparison("DM+SGS minus DM, both at the default rate", "dm+sgs", ("dm",)),
     Comparison("DM+SGS minus DM at whichever of its rates does best there", "dm+sgs", _RATES),

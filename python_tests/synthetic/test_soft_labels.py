@@ -29,7 +29,7 @@ from dgdd_fast.tensor_file import header_of
 from dgdd_fast.training import resolve_training, train_network
 
 DATA = toy_domains()
-RDED = dataclasses.replace(with_method(SMALL, "rded+soft"), factor=2, herding_epochs=3)
+RDED = dataclasses.replace(with_method(SMALL, "rded+soft"), factor=2, herding_epochs=15)
 TESTS = {"all": DATA}
 TRAINING = resolve_training(dataclasses.replace(TINY, epochs=5, batch_size=10), (16, 16), flip_safe=True)
 
