@@ -82,14 +82,13 @@ class TuneConfig:
     Attributes:
         trials: settings tried for each method, target and budget; the first is what the study says.
         seeds: as in the study; a trial is the mean over them.
-        runs: trainings on the set of a trial; None: as many as `evaluate` says.
         settings: what to choose, written as distill.surgery.alpha, for each method that has it, but where
             its entry sets a value of its own.
+        runs: trainings on the set of a trial; None: as many as `evaluate` says.
     """
 
     trials: Repeats = 16
     seeds: tuple[Seed, ...] = (0,)
-    runs: Repeats | None = None
     settings: dict[str, Range] = field(
         default_factory=lambda: {
             "distill.image_lr": Range(0.1, 10.0, relative=True),
@@ -97,6 +96,7 @@ class TuneConfig:
             "distill.surgery.beta": Range(0.0, 1.0, log=False),
         }
     )
+    runs: Repeats | None = None
 
 
 @dataclass(frozen=True)
