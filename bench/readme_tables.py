@@ -19,7 +19,6 @@ from typing import Any
 import verdicts
 
 from dgdd_fast.analysis.paired import paired_difference
-from dgdd_fast.commands.demo import QUESTIONS
 
 ROOT, RESULTS = verdicts.ROOT, verdicts.RESULTS
 METHODS = {"random": "Random", "dm": "DM", "dm+sgs": "DM + SGS"}
@@ -48,17 +47,6 @@ EFFECTS = {
 MASKS = {"gap": "by score", "uniform": "uniform"}
 BETWEEN_ENDS = {"trained": "trained", "between": "halfway"}
 STAGES = ["stage 1", "stage 2", "stage 3", "stage 4"]
-
-
-# Where no study has enough seeds yet.
-BEFORE_VERDICTS = (
-    "Of three seeds at DM's default learning rate SGS was ahead in each, which its interval does not "
-    "confirm; where the settings of both were tuned without the target, DM took a larger rate and came "
-    "level. Not measured yet with more seeds: SGS against DM at steps of equal length "
-    "(`bench/studies/verdict_sgs_digits.yaml`), and which objective, with or without mosaics, gains most in "
-    "the same storage (`bench/studies/recipes_*.yaml`)."
-)
-NO_VERDICT = "None of these studies has a seed yet."
 
 
 def table(columns: list[str], rows: Iterable[list[str]], texts: int) -> list[str]:
@@ -189,37 +177,6 @@ def effect_table(results: list[dict[str, Any]]) -> str:
             cells = _stages(result["effects"]["summary"][end][score][effect], ".2f")
             rows.append([name, BETWEEN_ENDS[end], MASKS[score], EFFECTS[effect], *cells])
     return "\n".join(table(["data", "expert", "masks", "", *STAGES], rows, texts=4))
-
-
-def demo_table(demo: dict[str, Any]) -> str:
-    """What `dgdd demo` found, and its differences seed by seed."""
-    config, results = demo["config"], demo["results"]
-    tests = list(next(iter(results.values()))["accuracies"])
-    labels = {name: verdicts.row_label(name) for name in results}
-    rows = [
-        [
-            labels[name],
-            *(spread(found["accuracies"][test]["mean"], found["accuracies"][test]["std"]) for test in tests),
-        ]
-        for name, found in results.items()
-    ]
-    lines = table(["%", *tests], rows, texts=1)
-    distill = config["distill"]
-    lines += [
-        "",
-        f"{distill['ipc']} images per class, {distill['iterations']} iterations; mean and standard "
-        f"deviation over {len(config['seeds'])} seeds, each a distillation and a training. On {tests[0]}, by "
-        "seed, with 95 % intervals:",
-        "",
-    ]
-    for name, other in QUESTIONS:
-        if name in results and other in results:
-            values, others = (
-                dict(enumerate(results[row]["accuracies"][tests[0]]["runs"])) for row in (name, other)
-            )
-            found = paired_difference(values, others)
-            lines.append(f"* {labels[name]} minus {labels[other]}: {verdicts.shown(found)}.")
-    return "\n".join(lines)
 
 
 def grid_table(name: str) -> str:
@@ -377,15 +334,15 @@ def blocks() -> dict[str, dict[str, str]]:
     measured = verdicts.results("verdict_") + verdicts.results("recipes_")
     return {
         "README.md": {
-            "accuracy": verdicts.summary(measured) or f"{accuracy_table(studies)}\n\n{BEFORE_VERDICTS}",
+            "accuracy": verdicts.summary(measured) or f"{accuracy_table(studies)}\n\n{verdicts.BEFORE}",
             "speed": speed_table(spectral),
             "loop": loop_sentence(literal, training),
             "cuda": cuda_table(on_cuda),
         },
         "bench/README.md": {"literal": literal_table(literal), "training": training_table(training)},
         "docs/results.md": {
-            "verdicts": "\n\n".join(map(verdicts.report, measured)) or NO_VERDICT,
-            "demo": demo_table(json.loads((RESULTS / "demo_embedded_digits.json").read_text())),
+            "verdicts": "\n\n".join(map(verdicts.report, measured)) or verdicts.NONE,
+            "demo": verdicts.demo(json.loads((RESULTS / "demo_embedded_digits.json").read_text())),
             "800": accuracy_table(studies),
             "protocols": accuracy_protocols(studies),
             "tuned": grid_table("sgs_table_1_digits_tuned"),

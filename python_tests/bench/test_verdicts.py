@@ -190,7 +190,7 @@ def test_the_demonstration_has_its_table_and_differences() -> None:
         "dm": accuracies(60, 61, 65),
         "dm, mosaics": accuracies(70, 71, 73),
     }
-    text = readme_tables.demo_table({"config": config, "results": results})
+    text = verdicts.demo({"config": config, "results": results})
     assert "| DM, mosaics | 71.3 ± 1.5 |" in text
     assert "* DM minus Random: +20.0 (" in text
     assert "* DM, mosaics minus DM: +9.3 (" in text

@@ -165,7 +165,7 @@ def test_a_set_whose_sides_do_not_make_tiles_is_refused():
 
 def test_newer_format_asks_for_an_upgrade(saved):
     rewrite(saved, lambda description: description.update(version=distilled_set._FILE.version + 1))
-    with pytest.raises(DistilledSetError, match=r"set\.safetensors: format version 3.*upgrade dgdd-fast"):
+    with pytest.raises(DistilledSetError, match=r"set\.safetensors: format version 4.*upgrade dgdd-fast"):
         DistilledSet.load(saved)
 
 
