@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+# Control characters, line ends, and marks that change the direction of the text.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 SHOWN = 80  # characters
 
 
@@ -18,3 +21,8 @@ def shown(value: Any) -> str:
 def shortened(text: str, most: int = SHOWN) -> str:
     """`text`, or its beginning and an ellipsis where it is longer than `most` characters."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def plain(text: str) -> str:
+    """`text` in one line, with characters that a terminal would obey as ``\\x1b``."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -132,17 +133,23 @@ def here() -> Ranks:
 
 def launched() -> bool:
     """Whether torchrun, or what sets its variables, started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+    return 0 <= _variable("RANK", -1) < _variable("WORLD_SIZE", 1) and _variable("WORLD_SIZE", 1) > 1
+
+
+def _variable(name: str, otherwise: int) -> int:
+    """A whole number of the environment; anything else there is not torchrun's."""
+    value = os.environ.get(name, "")
+    return int(value) if re.fullmatch(r"\d{1,9}", value, re.ASCII) else otherwise
 
 
 def leads() -> bool:
     """Whether this process is the one that writes and prints: the first of its run, or alone."""
-    return not launched() or os.environ["RANK"] == "0"
+    return not launched() or _variable("RANK", 0) == 0
 
 
 def local_rank() -> int:
     """Which of the ranks of this machine this process is; 0 where it is alone."""
-    return int(os.environ.get("LOCAL_RANK", "0")) if launched() else 0
+    return _variable("LOCAL_RANK", 0) if launched() else 0
 
 
 @contextlib.contextmanager

@@ -36,6 +36,13 @@ def test_a_name_is_taken_once(kind: str) -> None:
         REGISTER[kind](TAKEN[kind])
 
 
+@pytest.mark.parametrize("name", ["whole", "imported", "mosaics", "sgs"])
+def test_a_method_is_not_called_as_other_rows_and_modifiers_are(name: str) -> None:
+    with pytest.raises(ValueError, match=f"the method '{name}' exists already; choose another name"):
+        REGISTER["method"](name)
+    assert name not in METHODS
+
+
 @pytest.mark.parametrize("name", ["", "dm+mine", "a:b", "a/b", "a b", "-m", "été", "a\n", "[red]"])
 @pytest.mark.parametrize("kind", REGISTER)
 def test_a_name_is_one_that_commands_can_write(kind: str, name: str) -> None:

@@ -34,7 +34,7 @@ from dgdd_fast.evaluation import Evaluation, evaluate
 from dgdd_fast.matching.feature_matching import FeatureMatching
 from dgdd_fast.matching.registry import build_objective
 from dgdd_fast.matching.resolve import resolve_distillation
-from dgdd_fast.ranks import RankLostError, Ranks
+from dgdd_fast.ranks import RankLostError, Ranks, launched, leads, local_rank
 from dgdd_fast.synthetic.checkpoint import Checkpoint
 from dgdd_fast.synthetic.distilled_set import DistilledSet
 from dgdd_fast.synthetic.gradients import ImageGradients
@@ -318,3 +318,24 @@ def test_shares_are_even_and_cover_everything() -> None:
                 assert max(sizes) - min(sizes) <= 2 * together - 1
     with pytest.raises(ValueError, match=r"4 ranks are too many to share 5 classes: start 3 or fewer"):
         Ranks(0, 4).share(5, together=2)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WORLD_SIZE": "many", "RANK": "0"},
+        {"WORLD_SIZE": "2", "RANK": "first"},
+        {"WORLD_SIZE": "2", "RANK": "2"},
+        {"WORLD_SIZE": "2", "RANK": ""},
+        {"WORLD_SIZE": "1", "RANK": "0"},
+        {"WORLD_SIZE": "9" * 5000, "RANK": "1"},
+    ],
+)
+def test_what_torchrun_does_not_set_makes_no_rank(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert not launched()
+    assert leads()
+    assert local_rank() == 0

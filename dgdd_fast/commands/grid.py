@@ -218,7 +218,10 @@ def _sbatch_options(given: str) -> dict[str, str]:
             raise ValueError(
                 f"--slurm takes options of sbatch, such as partition=gpu,time=240, got {shown(part)}"
             )
-        options[name.removeprefix("--")] = value
+        name = name.removeprefix("--")
+        if options.get(name, value) != value:
+            raise ValueError(f"--slurm has {name} twice, as {options[name]} and as {value}: choose one")
+        options[name] = value
     return options
 
 

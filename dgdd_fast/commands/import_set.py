@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config.run import NO_TARGET, SET_NAME, SHEET_NAME, check_free
-from .options import SOURCE_HELP, names_in
+from .options import SOURCE_HELP, names_in, note_strays
 from .terminal import console, note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import Tensor
+
     from ..data import DomainDataset
+    from ..synthetic.distilled_set import DistilledSet
     from ..synthetic.foreign_sets import ForeignSet
 
 FORMATS = "auto, dc, dsa, dm, datadam, mtt, ncfm, idc, numpy"
@@ -84,6 +87,14 @@ def import_set(
     check_free(out)
     foreign = read_foreign_set(file, format_, experiment)
     if foreign.own is not None:
+        told = {
+            "--data": data, "--target": target, "--classes": classes, "--mean": mean, "--std": std,
+            "--normalised-like": normalised_like, "--scale": scale, "--factor": factor,
+        }  # fmt: skip
+        if given := [name for name, value in told.items() if value is not None]:
+            raise ValueError(
+                f"{file} is what dgdd export wrote, and says all of itself: leave {', '.join(given)} out"
+            )
         distilled = foreign.own
     else:
         try:
@@ -103,6 +114,8 @@ def import_set(
             f"the file holds {foreign.sets} sets; this is number {foreign.experiment} "
             f"(--experiment 0 .. {foreign.sets - 1})"
         )
+    if foreign.own is None:
+        _note_range(foreign.images, distilled)
     if foreign.learning_rate is not None:
         note(
             "the set comes with a learning rate for the networks: dgdd evaluate --set "
@@ -112,6 +125,22 @@ def import_set(
     console.print(
         f"next:    dgdd evaluate {out}" + ("" if data and foreign.own is None else " --data SOURCE")
     )
+
+
+def _note_range(images: Tensor, distilled: DistilledSet) -> None:
+    """Say where values are not those of images, scaled as the options or the format say."""
+    assert distilled.imported is not None
+    if distilled.imported["scale"] != "pixels":
+        note_strays(distilled)
+        return
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        outside = float(((images < 0) | (images > 1)).float().mean())
+        note(
+            f"the pixels are {low:.3g} .. {high:.3g}, {outside:.1%} of them outside of [0, 1]: where that is "
+            "more than rounding, they have another range; for [-1, 1] give --scale normalised --mean 0.5 "
+            "--std 0.5"
+        )
 
 
 def _told(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import Against, GridFolder, Overwrite, free_file
+from .terminal import lines_to_show
 
 
 def table(
@@ -42,6 +43,6 @@ def table(
         free_file(out, overwrite)
     text = format_table(result_table(index, against), form)
     if out is None:
-        typer.echo(text, nl=False)
+        typer.echo(lines_to_show(text), nl=False)
     else:
         write_atomically(out, text.encode())

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..config import method_label
+from ..messages import plain
 from ..steps import listening
 
 if TYPE_CHECKING:
@@ -27,14 +28,25 @@ _PACKAGE = Path(__file__).parents[1]
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BEFORE_BARS = 1.0  # of steps that are mostly done at once
 
+
+def lines_to_show(text: str) -> str:
+    """`text` for a terminal, which must obey no character of a name or a path in it."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
+class _Console(Console):
+    def render_str(self, text: str, **options: Any) -> Text:  # of what is printed, and of the cells of tables
+        return super().render_str(lines_to_show(text), **options)
+
+
 # Names and paths are shown as they are: no markup, so that photo[hd] keeps its brackets, and no :smile:.
-console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-error_console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+console = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+error_console = _Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def labelled(label: str, style: str, text: str) -> Text:
     """``label: text``, the label in a rich style."""
-    return Text.assemble((f"{label}:", style), f" {text}")
+    return Text.assemble((f"{label}:", style), f" {lines_to_show(text)}")
 
 
 def note(text: str) -> None:

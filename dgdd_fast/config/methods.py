@@ -13,12 +13,13 @@ from typing import Literal
 DEFAULT_METHOD = "dm+sgs"
 MODIFIERS = ("dam", "fact", "soft", "sgs")
 RANDOM = "random"  # the baseline beside every number
-_LABELS = {
+# What else the names of a table's rows are made of, and how it is written.
+OTHER_ROWS = {
     "mosaics": "mosaics",
     "soft": "soft labels",
     "whole": "Whole data",
     "imported": "Imported",
-}  # parts of rows of tables that are no objective
+}
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,6 @@ def names_where(condition: str, separator: str = " and ") -> str:
 def method_label(method: str) -> str:
     """The method as a table writes it: "dm+sgs" is DM+SGS."""
     return "+".join(
-        METHODS[part].shown if part in METHODS else _LABELS.get(part, part.upper())
+        METHODS[part].shown if part in METHODS else OTHER_ROWS.get(part, part.upper())
         for part in method.split("+")
     )

@@ -15,10 +15,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from .pixel_store import LOG_NAME, PIXELS_NAME
+from .pixel_store import LOG_NAME
 
 VARIABLE = "DGDD_CACHE"
-_OFF = ("off", "0")
+_OFF = ("off", "0", "no", "false")
 FEW = 500  # images that are decoded within seconds
 
 
@@ -26,7 +26,7 @@ def cache_folder() -> Path | None:
     """Where the cache is; None where it is off."""
     named = os.environ.get(VARIABLE)
     if named:
-        return None if named in _OFF else Path(named).expanduser()
+        return None if named.casefold() in _OFF else Path(named).expanduser()
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path("~/.cache").expanduser()) / "dgdd-fast"
 
@@ -49,6 +49,6 @@ def clear_cache() -> int:
     for folder in sorted(root.iterdir()):
         if not (folder / LOG_NAME).is_file():
             continue
-        freed += sum((folder / name).stat().st_size for name in (LOG_NAME, PIXELS_NAME))
+        freed += sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
         shutil.rmtree(folder)
     return freed

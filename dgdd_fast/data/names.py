@@ -7,11 +7,10 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from ..messages import plain
 from .errors import DataError
 
 _LISTED = 30  # names that a message lists
-# Control characters, line ends, and marks that change the direction of the text.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def plain_name(raw: str) -> str:
@@ -22,8 +21,7 @@ def plain_name(raw: str) -> str:
         raw.encode()
     except UnicodeEncodeError:
         raw = raw.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    raw = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), raw)
-    return unicodedata.normalize("NFC", raw)
+    return unicodedata.normalize("NFC", plain(raw))
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:

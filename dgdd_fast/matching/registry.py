@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..config import METHODS, DistillConfig, DistillSettings, MethodSpec
+from ..config import METHODS, MODIFIERS, DistillConfig, DistillSettings, MethodSpec
+from ..config.methods import OTHER_ROWS
 from ..data import DomainDataset
 from ..data.real_images import RealImages
 from ..networks import has_stages, staged_architectures
@@ -56,7 +57,7 @@ def register_objective(
 
     Raises ValueError for a name that is taken or that commands cannot write.
     """
-    check_new_name("method", spec.name, METHODS)
+    check_new_name("method", spec.name, {*METHODS, *MODIFIERS, *OTHER_ROWS})
     METHODS[spec.name] = spec
     OBJECTIVES[spec.name] = Entry(build, resolve, begin)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def _sections(
         if images.strays:
             caption += f" {images.strays} images have values beyond 10 standard deviations."
         yield Section("Images", [(caption, sheet_of(folder, images))])
-    yield _accuracy(folder / EVALUATION_NAME, folder)
+    yield _accuracy(folder / EVALUATION_NAME, folder, images is not None)
     yield drawn("Losses", lambda: _losses(folder / LOSSES_NAME))
     if images is not None:
         yield drawn("Gradients", lambda: _gradients(run.distill, images, dataset))
@@ -81,7 +82,7 @@ def _sections(
         yield _provenance(images)
 
 
-def _accuracy(path: Path, folder: Path) -> Section:
+def _accuracy(path: Path, folder: Path, is_distilled: bool) -> Section:
     """Of every network that was trained on the set, and on Random beside it."""
     title = "Accuracy"
     if not path.exists():
@@ -89,9 +90,16 @@ def _accuracy(path: Path, folder: Path) -> Section:
     try:
         report = parse_json(read_file(path, MOST_BYTES))
         results = {name: Evaluation.from_dict(values) for name, values in report["results"].items()}
+        tested = report["set_sha256"]
     except (AttributeError, KeyError, TypeError, ValueError):
         return Section(
             title, missing=f"{path.name} is damaged: repeat it with dgdd evaluate --overwrite {folder}."
+        )
+    if is_distilled and hashlib.sha256(read_file(folder / SET_NAME)).hexdigest() != tested:
+        return Section(
+            title,
+            missing=f"{path.name} is of other images than these, which were distilled since or before: "
+            f"dgdd evaluate --overwrite {folder} tests these.",
         )
     if not results:
         return Section(title, missing=f"No network is trained yet: dgdd evaluate {folder} goes on.")

@@ -72,7 +72,12 @@ def read_foreign_set(path: Path, layout: str = "auto", experiment: int = -1) -> 
             layout = family
         if LAYOUTS[layout] is not LAYOUTS[family]:
             raise DistilledSetError(f"this is in the format of {family}, not of {layout}")
-        return LAYOUTS[layout](content, layout, experiment)
+        found = LAYOUTS[layout](content, layout, experiment)
+        if experiment >= found.sets:
+            raise DistilledSetError(
+                f"there is one set in it, and no number {experiment}: leave --experiment out"
+            )
+        return found
     except ValueError as error:
         raise DistilledSetError(f"{path}: {error}") from error
 

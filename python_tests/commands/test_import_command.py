@@ -126,6 +126,30 @@ def test_mosaics_ask_for_their_factor_and_a_taken_folder_is_kept(run, tmp_path):
     assert (code, "none.pt" in text) == (2, True)
 
 
+def test_a_set_that_is_not_there_is_no_other(tmp_path):
+    path = write_pair(tmp_path / "data.pt", *foreign_images())
+    code, text = failure("import", path, "--experiment", 1, "--out", tmp_path / "run")
+    assert (code, "there is one set in it" in text) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "scale", "message"),
+    [
+        (torch.tanh, "pixels", "outside of [0, 1]: where that is more than rounding"),
+        (lambda images: 255 * images.sigmoid(), "normalised", "6 of 6 images have values beyond 10 standard"),
+        (torch.sigmoid, "pixels", None),
+        (lambda images: images, "normalised", None),
+    ],
+)
+def test_values_of_an_unusual_range_are_noted(tmp_path, change, scale, message):
+    images, labels = foreign_images()
+    path = write_list_of_sets(tmp_path / "res.pt", [(change(images), labels)])
+    told = ("--classes", "a,b,c", *LIKE_CIFAR, "--scale", scale)
+    text = dgdd("import", path, *told, "--out", tmp_path / "run").output
+    assert ("note: " in text) == (message is not None)
+    assert message is None or message in text
+
+
 @pytest.mark.parametrize(("layout", "name"), [("dm", "distilled.pt"), ("numpy", "distilled.npz")])
 def test_what_was_exported_needs_nothing_to_be_imported(run, tmp_path, layout, name):
     file = tmp_path / name
@@ -135,6 +159,10 @@ def test_what_was_exported_needs_nothing_to_be_imported(run, tmp_path, layout, n
     assert saved[0].read_bytes() == saved[1].read_bytes()
     code, text = failure("export", run, "--format", layout, "--out", file)
     assert (code, "exists" in text) == (2, True)
+    wrong = ("--classes", "a,b,c", "--scale", "pixels")
+    code, text = failure("import", file, *wrong, "--out", tmp_path / "other")
+    assert (code, "says all of itself: leave --classes, --scale out" in text) == (2, True)
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_hugging_face_folder_is_written_once(run, tmp_path):

@@ -1,6 +1,7 @@
 """What reaches the screen: names as they are, whatever characters they are made of."""
 
 import contextlib
+import dataclasses
 import io
 
 import pytest
@@ -8,9 +9,12 @@ from command_line import dgdd, failure
 from data_trees import write_tree
 from rich.console import Console
 from run_commands import ONE_STEP
+from small_runs import toy_set
+from toy_data import toy_domains
 
 from dgdd_fast import steps
 from dgdd_fast.commands import terminal
+from dgdd_fast.synthetic.export import export_numpy
 
 ODD = "photo[hd] [b] :dog:"
 
@@ -46,6 +50,25 @@ def test_progress_shows_names_as_they_are(monkeypatch, is_terminal):
         display.update(ODD, 3, 3, "loss [1] {x}")
     assert ODD in screen.getvalue()
     assert "loss [1] {x}" in screen.getvalue()
+
+
+def test_a_terminal_obeys_no_character_of_a_name(tmp_path):
+    """As of a set or a study that somebody else made."""
+    evil, obeyed = "\x1b]0;title\x07cat\r\u202e", {"\x1b", "\x07", "\r", "\u202e"}
+    data = toy_domains()
+    distilled = dataclasses.replace(toy_set(data), class_names=(evil, *data.class_names[1:]))
+    export_numpy(distilled, tmp_path / "set.npz")
+    text = dgdd("import", tmp_path / "set.npz", "--out", tmp_path / "run").output
+    assert "label 0 is \\x1b]0;title\\x07cat\\r\\u202e, label 2" in text
+    assert not obeyed & set(text)
+    screen = io.StringIO()
+    shown = type(terminal.console)(file=screen, width=200)
+    rows = terminal.table(evil, title=evil)
+    rows.add_row(evil)
+    for text in (evil, rows, terminal.labelled("note", "yellow", evil)):
+        shown.print(text)
+    assert screen.getvalue().count("\\x1b]0;title\\x07cat") == 5
+    assert not obeyed & set(screen.getvalue())
 
 
 def test_labels_are_coloured_and_their_text_is_not_markup():

@@ -206,3 +206,17 @@ def test_it_is_told_how_many_files_were_looked_at_for_changes_and_each_once(
         (0, 80), (30, 80), (60, 80), (80, 80),
     ]  # fmt: skip
     assert sorted(looked) == sorted(pictures.rglob("*.png"))
+
+
+@pytest.mark.parametrize("value", ["off", "OFF", "0", "No", "false"])
+def test_the_cache_is_off_however_that_is_written(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, value)
+    assert cache_folder() is None
+
+
+def test_a_damaged_cache_is_deleted_too(pictures: Path, cache: Path) -> None:
+    Decoded().load(pictures)
+    (store,) = cache.iterdir()
+    (store / PIXELS_NAME).unlink()
+    assert clear_cache() > 0
+    assert list(cache.iterdir()) == []

@@ -112,6 +112,7 @@ OUTCOME = GridOutcome(0, [], {})
         (0, "auto", "partition=gpu", "--ray and --slurm are two ways"),
         (0, None, "gpu", "--slurm takes options of sbatch, such as partition=gpu,time=240, got 'gpu'"),
         (0, None, "partition=", "got 'partition='"),
+        (0, None, "time=1,--time=2", "--slurm has time twice, as 1 and as 2: choose one"),
     ],
 )
 def test_options_of_slurm_that_cannot_work_are_refused(

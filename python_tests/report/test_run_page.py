@@ -12,6 +12,7 @@ from run_commands import TINY
 from toy_data import toy_domains, write_npz
 
 from dgdd_fast.report.run_page import write_run_report
+from dgdd_fast.synthetic.distilled_set import DistilledSet
 
 SCRIPT = """{
   overflow: document.documentElement.scrollWidth - window.innerWidth,
@@ -89,6 +90,18 @@ def test_what_a_run_lacks_is_said(run: Path, tmp_path: Path) -> None:
     assert "evaluation.json is damaged" in sections["Accuracy"].missing
     assert "losses.csv is damaged" in sections["Losses"].missing
     assert "the data are not at hand" in sections["Gradients"].missing
+
+
+def test_accuracies_of_other_images_than_those_shown_are_not_shown(run: Path, tmp_path: Path) -> None:
+    """A run that went on after it was evaluated."""
+    for file in run.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    images = DistilledSet.load(tmp_path / "distilled.safetensors")
+    dataclasses.replace(images, images=images.images + 1e-3).save(tmp_path / "distilled.safetensors")
+    sections = {each.title: each for each in write_run_report(tmp_path / "page.html", tmp_path, None)}
+    assert not sections["Accuracy"].rows
+    assert "is of other images than these" in sections["Accuracy"].missing
+    assert "dgdd evaluate --overwrite" in sections["Accuracy"].missing
 
 
 def test_against_belongs_to_grids(run: Path, tmp_path: Path) -> None:
