@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from expert_matching_cases import MASKS
 from small_runs import TINY, WITH_SURGERY
 from toy_data import toy_domains
 from toy_experts import NETWORK, toy_experts
@@ -61,7 +62,10 @@ def settings_of(method: str, folder: Path) -> DistillConfig:
     config = WITH_SURGERY
     if method.startswith(("mmd", "cadm")):
         pool = ExpertConfig(pool=str(toy_experts(folder / "experts", DATA)))
-        config = dataclasses.replace(config, experts=pool, network=NetworkConfig(), image_lr=0.01)
+        masks = MASKS if method.startswith("cadm") else None
+        config = dataclasses.replace(
+            config, experts=pool, masks=masks, network=NetworkConfig(), image_lr=0.01
+        )
     return with_method(config, method)
 
 

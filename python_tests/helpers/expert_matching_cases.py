@@ -15,10 +15,15 @@ from dgdd_fast.config import (
 DATA = toy_domains(per_cell=8)
 
 
+# Of an image, where the last stage is masked: so small a batch has 32 otherwise, and each is a pass.
+MASKS = MaskConfig(draws=2)
+
+
 def settings(folder: str, objective: str = "cadm", **changes: object) -> DistillConfig:
     config = DistillConfig(
         objective=objective,
         experts=ExpertConfig(pool=folder),
+        masks=MASKS if objective == "cadm" else None,
         ipc=2,
         iterations=6,
         image_lr=0.02,
@@ -29,7 +34,12 @@ def settings(folder: str, objective: str = "cadm", **changes: object) -> Distill
 
 
 def masks(config: DistillConfig, **changes: object) -> DistillConfig:
-    return dataclasses.replace(config, masks=MaskConfig(**changes))
+    return dataclasses.replace(config, masks=dataclasses.replace(MASKS, **changes))
+
+
+def without_masks(config: DistillConfig) -> DistillConfig:
+    """The same of MMD."""
+    return dataclasses.replace(config, objective="mmd", masks=None)
 
 
 def experts(config: DistillConfig, **changes: object) -> DistillConfig:

@@ -9,7 +9,7 @@ from typing import Any
 import cadm_literal
 import pytest
 import torch
-from expert_matching_cases import DATA, experts, masks, settings
+from expert_matching_cases import DATA, experts, masks, settings, without_masks
 from torch import Tensor
 from toy_data import toy_domains, without_rows
 from toy_experts import NETWORK, toy_experts
@@ -69,10 +69,8 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 CASES = {
-    "mmd": lambda config: dataclasses.replace(config, objective="mmd"),
-    "mmd, trained experts": lambda config: experts(
-        dataclasses.replace(config, objective="mmd"), interpolate=False
-    ),
+    "mmd": without_masks,
+    "mmd, trained experts": lambda config: experts(without_masks(config), interpolate=False),
     "cadm": lambda config: config,
     "cadm, pixel scores, no rescaling": lambda config: masks(config, score="pixel", rescale=False, share=0.6),
     "cadm without mosaics": lambda config: dataclasses.replace(config, factor=1),
@@ -224,17 +222,15 @@ def test_the_objectives_own_settings_are_recorded(folder: str) -> None:
             "cadm masks something.*without masks take mmd",
         ),
         (
-            lambda config: dataclasses.replace(
-                experts(config, matching="off", regularisation="off"), objective="mmd"
-            ),
+            lambda config: experts(without_masks(config), matching="off", regularisation="off"),
             "nothing is left to descend",
         ),
         (
-            lambda config: dataclasses.replace(experts(config, matching="masked"), objective="mmd"),
+            lambda config: experts(without_masks(config), matching="masked"),
             r"masks \(here in experts.matching\) are for cadm; mmd has none",
         ),
         (
-            lambda config: dataclasses.replace(experts(config, consistency=True), objective="mmd"),
+            lambda config: experts(without_masks(config), consistency=True),
             r"masks \(here in experts.consistency\) are for cadm; mmd has none",
         ),
         (
@@ -251,7 +247,10 @@ def test_the_objectives_own_settings_are_recorded(folder: str) -> None:
         (lambda config: masks(config, activation_probability=2.0), "masks.activation_probability must lie"),
         (lambda config: masks(config, consistency_weight=-1.0), "masks.consistency_weight must be 0 or more"),
         (lambda config: dataclasses.replace(masks(config), objective="mmd"), "masks are for cadm"),
-        (lambda config: dataclasses.replace(config, objective="dm"), "settings of mmd and cadm, not of dm"),
+        (
+            lambda config: dataclasses.replace(without_masks(config), objective="dm"),
+            "settings of mmd and cadm, not of dm",
+        ),
         (
             lambda config: dataclasses.replace(config, network=NetworkConfig(width=8)),
             "compares features in its experts",

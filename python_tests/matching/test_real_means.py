@@ -8,6 +8,7 @@ import os
 
 import pytest
 import torch
+from expert_matching_cases import MASKS
 from small_runs import MOSAICS, SMALL, WITH_SURGERY
 from toy_data import toy_domains
 from toy_experts import toy_experts
@@ -36,7 +37,10 @@ def test_the_first_run_computes_for_all_and_no_bit_changes(method, tmp_path, com
     config = SMALL
     if method in ("mmd", "cadm"):
         pool = ExpertConfig(pool=str(toy_experts(tmp_path / "experts", DATA)))
-        config = dataclasses.replace(config, experts=pool, network=NetworkConfig(), image_lr=0.01)
+        masks = MASKS if method == "cadm" else None
+        config = dataclasses.replace(
+            config, experts=pool, masks=masks, network=NetworkConfig(), image_lr=0.01
+        )
     config = with_method(config, method)
     surgery = with_method(dataclasses.replace(config, image_lr=0.03, ipc=3), f"{method}+sgs")
     alone = [distill(DATA, each).images for each in (config, surgery)]
