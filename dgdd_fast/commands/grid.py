@@ -211,7 +211,7 @@ def _sbatch_options(given: str) -> dict[str, str]:
 
     if given == "local":
         return LOCAL
-    options = {}
+    options: dict[str, str] = {}
     for part in given.split(","):
         name, equals, value = (text.strip() for text in part.partition("="))
         if not (name and equals and value):
