@@ -112,11 +112,21 @@ struct Pixels {
   }
 };
 
+// Stores wait for each other's lines, and no machine foresees where so many rows go on: a line ahead in each.
+template <int rows>
+DGDD_INLINE void fetch_next_line(const float* numbers, int64_t stride, int64_t number) {
+  constexpr int kLine = 64 / sizeof(float);
+  if (number % kLine != 0) return;
+#pragma GCC unroll 36
+  for (int row = 0; row < rows; ++row) __builtin_prefetch(numbers + row * stride + kLine, 1);
+}
+
 // The pixels of one tile, transformed along both axes by `along`, to their places.
 template <int side, int size, class Along>
 DGDD_INLINE void to_places(const Pixels<size>& tile, int64_t channels, const Places<side>& places, float* to,
                            Along along) {
   for_vectors(channels, [&](int64_t channel, auto vector) {
+    fetch_next_line<kPlaces<side>>(to + channel, places.place, channel);
     along_both<size, kSpan<side>>(
         [&](int row, int column) { return vector.load(tile.pixels[row][column] + channel); },
         [&](int row, int column, Floats value) {
@@ -153,6 +163,9 @@ DGDD_INLINE void write_results(const Places<side>& places, const float* from, co
   constexpr int span = kSpan<side>;
   for_vectors(channels, [&](int64_t channel, auto vector) {
     const Floats constant = load(bias + channel);
+    fetch_next_line<kPlaces<side>>(from + channel, places.place, channel);
+    for (int row = 0; row < side; ++row)
+      fetch_next_line<side>(to + row * width * channels + channel, channels, channel);
     along_both<span, side>(
         [&](int row, int column) { return load(from + (span * row + column) * places.place + channel); },
         [&](int row, int column, Floats value) {
@@ -373,7 +386,7 @@ struct Sums {
   float* rest;  // of scratch
 
   Sums(const WeightGradParams& params, float* scratch)
-      : row(whole_vectors(params.out_channels)),
+      : row(row_of(params)),
         place(params.in_channels * row + kGap),
         of_weight(scratch + 2 * row),
         of_bias(reinterpret_cast<double*>(scratch)),
@@ -381,13 +394,17 @@ struct Sums {
     zero(scratch, rest - scratch);
   }
 
+  static DGDD_INLINE int64_t row_of(const WeightGradParams& params) {
+    return whole_vectors(params.out_channels) + (is_transformed(params.in_channels) ? 0 : kGap);
+  }
   static DGDD_INLINE int64_t numbers_of_weight(const WeightGradParams& params) {
     const int64_t in = params.in_channels;
-    const int64_t places = !is_transformed(in) ? 9 : has_large_tiles(params) ? kPlaces<4> : kPlaces<2>;
-    return places * (in * whole_vectors(params.out_channels) + kGap);
+    const int64_t row = row_of(params);
+    if (!is_transformed(in)) return (9 * in + 1) * row;
+    return (has_large_tiles(params) ? kPlaces<4> : kPlaces<2>)*(in * row + kGap);
   }
   static DGDD_INLINE int64_t numbers(const WeightGradParams& params) {
-    return 2 * whole_vectors(params.out_channels) + numbers_of_weight(params);
+    return 2 * row_of(params) + numbers_of_weight(params);
   }
 };
 
@@ -421,38 +438,50 @@ void sum_tiles(const WeightGradParams& params, int64_t begin, int64_t end, Sums&
   }
 }
 
+// With a one behind the numbers of each pixel's window, whose sums are those of the bias.
 void sum_pixels(const WeightGradParams& params, int64_t begin, int64_t end, Sums& sums) {
   const int64_t in = params.in_channels;
   const int64_t out = params.out_channels;
-  const int64_t pixels = params.height * params.width;
   const int64_t bordered_row = (params.width + 2) * in;
+  const int64_t window = 9 * in + 1;
+  const int64_t wide = whole_vectors(out);
   float* bordered = sums.rest;
-  float* panel = bordered + bordered_numbers(params.height, params.width, in);
-  zero(bordered, panel - bordered);
+  float* windows = bordered + bordered_numbers(params.height, params.width, in);
+  float* padded = windows + whole_vectors(params.width * window);
+  zero(bordered, windows - bordered);
+  const Product product{.parts = 1,
+                        .steps = params.width,
+                        .steps_of_last = params.width,
+                        .by_parts = false,
+                        .a_part = 0,
+                        .a_step = window,
+                        .a_row = 1,
+                        .b_part = 0,
+                        .b_step = sums.row,
+                        .c_row = sums.row};
   for (int64_t sample = begin; sample < end; ++sample) {
-    copy_inside_border(params.x + sample * pixels * in, params.height, params.width, in, bordered);
-    for (int64_t column = 0; column < sums.row; column += kPanel) {
-      // The numbers that a panel takes of each pixel lie far apart, and are read many times.
-      const int64_t width = smaller(kPanel, sums.row - column);
-      const float* grad = params.grad + sample * pixels * out + column;
-      for (int64_t pixel = 0; pixel < pixels; ++pixel)
-        for (int64_t i = 0; i < width; i += kLanes)
-          store(panel + pixel * width + i, load_some(grad + pixel * out + i, out - column - i));
-      const Product product{.parts = params.height,
-                            .steps = params.width,
-                            .steps_of_last = params.width,
-                            .by_parts = false,
-                            .a_part = bordered_row,
-                            .a_step = in,
-                            .a_row = 1,
-                            .b_part = params.width * width,
-                            .b_step = width,
-                            .c_row = sums.row};
-      for (int64_t row = 0; row < 3; ++row)
-        multiply_rows(product, 3 * in, bordered + row * bordered_row, panel,
-                      sums.of_weight + row * 3 * in * sums.row + column, true, nullptr, width);
+    copy_inside_border(params.x + sample * params.height * params.width * in, params.height, params.width, in,
+                       bordered);
+    // Row by row, which stays in the first cache beside the sums.
+    for (int64_t row = 0; row < params.height; ++row) {
+      for (int64_t pixel = 0; pixel < params.width; ++pixel) {
+        const float* corner = bordered + row * bordered_row + pixel * in;
+        float* to = windows + pixel * window;
+        for (int64_t tap = 0; tap < 3; ++tap)
+          for (int64_t i = 0; i < 3 * in; ++i) to[tap * 3 * in + i] = corner[tap * bordered_row + i];
+        to[9 * in] = 1;
+      }
+      const float* grad = params.grad + (sample * params.height + row) * params.width * out;
+      for (int64_t pixel = 0; pixel < params.width; ++pixel)
+        for_vectors(out, [&](int64_t channel, auto vector) {
+          store(padded + pixel * sums.row + channel, vector.load(grad + pixel * out + channel));
+        });
+      for (int64_t column = 0; column < wide; column += kPanel)
+        multiply_rows(product, window, windows, padded + column, sums.of_weight + column, true, nullptr,
+                      smaller(kPanel, wide - column));
     }
   }
+  for (int64_t j = 0; j < out; ++j) sums.of_bias[j] = sums.of_weight[9 * in * sums.row + j];
 }
 
 void weight_grad(const WeightGradParams& params, int64_t begin, int64_t end, float* weight_grad,
@@ -489,7 +518,8 @@ void weight_grad(const WeightGradParams& params, int64_t begin, int64_t end, flo
     });
   }
   const int64_t pixels = params.height * params.width;
-  add_rows(params.grad + begin * pixels * out, (end - begin) * pixels, out, sums.of_bias);
+  if (is_transformed(in))
+    add_rows(params.grad + begin * pixels * out, (end - begin) * pixels, out, sums.of_bias);
   for (int64_t j = 0; j < out; ++j) bias_grad[j] = static_cast<float>(sums.of_bias[j]);
 }
 
@@ -498,7 +528,7 @@ int64_t grad_scratch_numbers(const WeightGradParams& params) {
   const int64_t out = params.out_channels;
   if (!is_transformed(in))
     return Sums::numbers(params) + bordered_numbers(params.height, params.width, in) +
-           params.height * params.width * kPanel;
+           whole_vectors(params.width * (9 * in + 1)) + params.width * (whole_vectors(out) + kGap);
   return with_side(params, [&](auto side) {
     const int64_t at_once = tiles_at_once<side>(in, out);
     return Sums::numbers(params) + whole_vectors(in > out ? in : out) + Places<side>(at_once, in).numbers() +
