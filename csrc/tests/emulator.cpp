@@ -19,6 +19,7 @@ constexpr size_t kStackBytes = 128 * 1024;
 constexpr size_t kWord = 4;
 constexpr size_t kStaticBytes = 48 * 1024;  // all that CUDA allows
 constexpr size_t kMostTold = 8;
+constexpr unsigned char kUnwritten = 0xaa;
 
 std::string text_of(Site site) {
   const std::string file = site.file_name();
@@ -104,6 +105,7 @@ struct Thread {
 };
 
 struct Word {
+  int64_t life = 0;  // of the block whose word this is
   bool written = false;
   int copy = -1;     // that is on its way here
   int barrier = -1;  // that lies here
@@ -116,8 +118,9 @@ struct Block {
   uint3 index{};
   int rank = 0;
   std::vector<std::unique_ptr<Thread>> threads;
-  std::vector<unsigned char> memory;  // dynamic, then static
+  std::vector<unsigned char> memory;  // dynamic, then as much static as there is
   std::vector<Word> words;
+  int64_t life = 0;  // counts the blocks that had this memory
   std::map<const void*, size_t> static_memory;
   size_t static_end = 0;
   size_t static_bytes = 0;
@@ -126,6 +129,24 @@ struct Block {
   int64_t epoch = 0;  // counts the barriers that told them
   bool is_done = false;
   std::map<int, Event> visits;  // the last access to its memory by each thread of another block
+
+  void resize(size_t bytes) {
+    memory.resize(bytes, kUnwritten);
+    words.resize((bytes + kWord - 1) / kWord);
+  }
+  // A launch touches few words of what it could: each is made new when it is first asked for.
+  Word& word(size_t number) {
+    Word& found = words[number];
+    if (found.life != life) {
+      found.life = life;
+      found.written = false;
+      found.copy = found.barrier = -1;
+      found.last_write.thread = -1;
+      found.reads.clear();
+      found.epoch = 0;
+    }
+    return found;
+  }
 };
 
 struct Barrier {
@@ -320,8 +341,6 @@ void Machine::prepare_cluster() {
     blocks_.push_back(std::make_unique<Block>());
     Block& block = *blocks_.back();
     block.rank = static_cast<int>(blocks_.size()) - 1;
-    block.memory.resize((dynamic_bytes_ + 127) / 128 * 128 + kStaticBytes);
-    block.words.resize(block.memory.size() / kWord);
     for (int number = 0; number < threads_; ++number) block.threads.push_back(new_thread(block, number));
   }
   barriers_.clear();
@@ -335,14 +354,9 @@ void Machine::prepare_cluster() {
     block->epoch = 0;
     block->is_done = false;
     block->visits.clear();
-    std::fill(block->memory.begin(), block->memory.end(), static_cast<unsigned char>(0xaa));
-    for (Word& word : block->words) {
-      word.written = false;
-      word.copy = word.barrier = -1;
-      word.last_write.thread = -1;
-      word.reads.clear();
-      word.epoch = 0;
-    }
+    block->memory.clear();
+    block->resize(dynamic_bytes_);
+    ++block->life;
   }
   for_threads([](Thread& thread) {
     thread.state = State::ready;
@@ -697,10 +711,10 @@ void Machine::barrier_init(size_t at, int arrivals, Site site) {
     return;
   }
   for (size_t word = at / kWord; word < at / kWord + 2; ++word) {
-    if (thread.block->words[word].barrier >= 0)
+    if (thread.block->word(word).barrier >= 0)
       tell(report_.misuses, "an mbarrier is initialised twice at " + text_of(site));
-    check_overwriting(thread.block->words[word], false, site);
-    thread.block->words[word].barrier = static_cast<int>(barriers_.size());
+    check_overwriting(thread.block->word(word), false, site);
+    thread.block->word(word).barrier = static_cast<int>(barriers_.size());
   }
   Barrier barrier;
   barrier.block = thread.block;
@@ -714,7 +728,7 @@ void Machine::barrier_init(size_t at, int arrivals, Site site) {
 // Its number, or -1.
 int Machine::find_barrier(size_t at, Site site) {
   const Thread& thread = *running_;
-  const int found = at + 8 <= dynamic_bytes_ && at % 8 == 0 ? thread.block->words[at / kWord].barrier : -1;
+  const int found = at + 8 <= dynamic_bytes_ && at % 8 == 0 ? thread.block->word(at / kWord).barrier : -1;
   if (found < 0 || barriers_[static_cast<size_t>(found)].at != at) {
     tell(report_.misuses, name(thread) + " uses an mbarrier that nobody initialised at " + text_of(site));
     return -1;
@@ -839,7 +853,7 @@ void Machine::start_copy(Span to, int64_t index, size_t element_bytes, const voi
       thread.in_cluster, site};
   copy.bytes.assign(copy.source, copy.source + bytes);
   for (size_t word = first_byte / kWord; word < (first_byte + bytes) / kWord; ++word) {
-    Word& written = thread.block->words[word];
+    Word& written = thread.block->word(word);
     check_overwriting(written, barrier != nullptr, site);
     written.copy = static_cast<int>(copies_.size());
     written.reads.clear();
@@ -865,7 +879,7 @@ void Machine::deliver(int number) {
     event.clock = copy.block->threads[static_cast<size_t>(copy.thread % threads_)]->clock();
   }
   for (size_t i = 0; i < copy.bytes.size() / kWord; ++i) {
-    Word& word = copy.block->words[copy.first_byte / kWord + i];
+    Word& word = copy.block->word(copy.first_byte / kWord + i);
     if (word.copy != number) continue;
     word.copy = -1;
     word.written = true;
@@ -913,8 +927,10 @@ size_t Machine::static_memory(const void* owner, size_t bytes) {
     block.static_bytes += (bytes + 15) / 16 * 16;  // as DGDD_SHARED aligns it
     report_.static_bytes = std::max(report_.static_bytes, block.static_bytes);
   }
-  if (block.static_end > block.memory.size())
+  if (block.static_end > (dynamic_bytes_ + 127) / 128 * 128 + kStaticBytes)
     tell(report_.out_of_bounds, "more static shared memory than CUDA allows");
+  else if (block.static_end > block.memory.size())
+    block.resize(block.static_end);
   return at->second;
 }
 
@@ -940,10 +956,11 @@ void* Machine::access(Span span, int64_t index, size_t bytes, Access access, Sit
       tell(report_.races, name(thread) + " accesses the memory of block " + std::to_string(block.rank) +
                               " of the cluster, which has ended, at " + text_of(site));
     block.visits[thread.in_cluster] = {thread.in_cluster, thread.clock(), false, site};
+    if (first_byte + bytes > block.memory.size()) block.resize(thread.block->memory.size());
   }
   for (size_t word = first_byte / kWord; word <= (first_byte + bytes - 1) / kWord; ++word) {
-    forget_old_reads(block.words[word], block);
-    check_word(block.words[word], access, site);
+    forget_old_reads(block.word(word), block);
+    check_word(block.word(word), access, site);
   }
   if (!is_remote && options_.counts_wavefronts)
     thread.log.push_back({static_cast<uint32_t>(first_byte), static_cast<uint32_t>(bytes), site});

@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cstdlib>
 #include <fstream>
 #include <map>
 #include <memory>
-#include <regex>
 #include <sstream>
 #include <stdexcept>
 #include <unordered_map>
@@ -53,15 +53,36 @@ std::string demangled(const std::string& mangled) {
   return status == 0 ? text.get() : "";
 }
 
+// Without namespaces and other scopes of names: `a::b<c::d>` becomes `b<d>`.
+std::string without_scopes(const std::string& text) {
+  std::string result;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto ends_in_a_name = [&] {
+      return !result.empty() &&
+             (std::isalnum(static_cast<unsigned char>(result.back())) || result.back() == '_');
+    };
+    if (text.compare(i, 2, "::") != 0 || !ends_in_a_name()) {
+      result += text[i];
+      continue;
+    }
+    while (ends_in_a_name()) result.pop_back();
+    ++i;
+  }
+  return result;
+}
+
 // `kernel<arguments>` without namespaces and parameters, as csrc/tests/cuda_check.py names it, from the
 // mangled name of a KernelTag: "KernelTag<&(void kernel<arguments>(parameters))>".
 std::string kernel_name(const std::string& mangled) {
   const std::string tag = demangled(mangled);
   const size_t begin = tag.find("<&");
   if (begin == std::string::npos) throw std::logic_error("not the tag of a kernel: " + mangled);
-  std::string text =
-      std::regex_replace(tag.substr(begin + 2), std::regex("\\(anonymous namespace\\)::|^\\(?void "), "");
-  text = std::regex_replace(text, std::regex("\\b[A-Za-z_]\\w*::"), "");
+  std::string text = tag.substr(begin + 2);
+  for (const std::string prefix : {"(", "void "})
+    if (text.starts_with(prefix)) text.erase(0, prefix.size());
+  const std::string unnamed = "(anonymous namespace)::";
+  for (size_t at; (at = text.find(unnamed)) != std::string::npos;) text.erase(at, unnamed.size());
+  text = without_scopes(text);
   int depth = 0;
   for (size_t end = 0; end < text.size(); ++end) {
     depth += (text[end] == '<') - (text[end] == '>');
