@@ -56,7 +56,15 @@ COMPARISONS = (
     Comparison("DM+SGS minus DM at whichever of its rates does best there", "dm+sgs", _RATES),
     Comparison("DM+SGS minus DM at the rate that makes its steps as long", "dm+sgs", _RATES[1:2], main=False),
     Comparison("DM+SGS with steps as long as DM's minus DM", "dm+sgs, dm's length", ("dm",)),
+    Comparison(
+        "DM+SGS with steps as long as DM's minus DM at whichever of its rates does best there",
+        "dm+sgs, dm's length",
+        _RATES,
+        main=False,
+    ),
     Comparison("Random in mosaics minus Random", "random, mosaics", ("random",)),
+    Comparison("DM minus Random in mosaics", "dm", ("random, mosaics",)),
+    Comparison("DM+SGS minus Random in mosaics", "dm+sgs", ("random, mosaics",)),
     Comparison("DM in mosaics minus Random in mosaics", "dm, mosaics", ("random, mosaics",)),
     Comparison("DM in mosaics minus DM", "dm, mosaics", ("dm",)),
     Comparison("DM+SGS in mosaics minus DM in mosaics", "dm+sgs, mosaics", ("dm, mosaics",)),
@@ -230,7 +238,7 @@ def _verdict(content: dict[str, Any], column: str, rows: Rows) -> str:
         kinds[kind].append(f"{says} {found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f})")
     seeds = len(next(iter(rows.values())))
     told = [f"{kind}: {'; '.join(texts)}." for kind, texts in kinds.items() if texts]
-    told += _of_losses(content, column)
+    told += _of_losses(content, column, whole=False)
     return " ".join([f"**{_data(content)}, {column}**, differences over {seeds} paired seeds.", *told])
 
 
@@ -291,17 +299,18 @@ def _of_sources(content: dict[str, Any], ipc: str, column: str) -> Iterator[str]
     yield f"Of the distillations the sources, one left out at a time, choose {best} ({settings}): {others}."
 
 
-def _of_losses(content: dict[str, Any], column: str) -> Iterator[str]:
-    """How far DM's loss was from its end."""
+def _of_losses(content: dict[str, Any], column: str, whole: bool = True) -> Iterator[str]:
+    """How far DM's loss was from its end: in every tenth, or unless `whole` in the first and the last two."""
     by_seed = content.get("losses", {}).get(column, {}).get("dm")
     if not by_seed:
         return
     parts = [statistics.fmean(part) for part in zip(*by_seed.values(), strict=True)]
     change = 100 * (parts[-1] / parts[-2] - 1)
-    shown = ", ".join(f"{part:.2f}" for part in parts)
+    which = "each" if whole else "the first and the last two"
+    means = ", ".join(f"{part:.2f}" for part in (parts if whole else (parts[0], *parts[-2:])))
     count = f"{len(by_seed)} seed{'' if len(by_seed) == 1 else 's'}"
     yield (
-        f"DM's loss, mean in each tenth of the iterations, {count}: {shown}; "
+        f"DM's loss, mean in {which} tenth{'' if whole else 's'} of the iterations, {count}: {means}; "
         f"{change:+.1f} % from the last tenth but one to the last."
     )
 
