@@ -119,24 +119,40 @@ void run_cpu(const WeightGradParams& params) {
   // Images whose sums are taken by themselves: by the size of an image alone, for the bits not to follow the
   // threads.
   constexpr int64_t kPixels = 2048;
+  constexpr int64_t kNumbersAtOnce = 1 << 14;
   const CpuKernels kernels = cpu_kernels();
   const int64_t at_once = std::max<int64_t>(1, kPixels / (params.height * params.width));
   const int64_t weights = params.out_channels * params.in_channels * 9;
   const int64_t numbers = weights + params.out_channels;
   const int64_t pieces = parts_of(params.samples, at_once);
-  Numbers parts(pieces * numbers);
-  for_pieces(params.samples, at_once, [&] {
-    return [&, scratch = Numbers(kernels.grad_scratch_numbers(params))](int64_t begin, int64_t end) mutable {
-      float* part = parts.get() + begin / at_once * numbers;
-      kernels.weight_grad(params, begin, end, part, part + weights, scratch.get());
-    };
-  });
-  for (int64_t number = 0; number < numbers; ++number) {
-    double sum = 0;
-    for (int64_t piece = 0; piece < pieces; ++piece) sum += parts.get()[piece * numbers + number];
-    (number < weights ? params.weight_grad[number] : params.bias_grad[number - weights]) =
-        static_cast<float>(sum);
+  // As many pieces are computed beside each other as there are threads, which bounds what their sums take;
+  // these are added up in the order of the images, which no bit of the result can tell from the threads.
+  const int64_t together = std::min<int64_t>(pieces, torch::stable::get_num_threads());
+  Numbers parts(together * numbers);
+  std::vector<Numbers> scratch;
+  for (int64_t slot = 0; slot < together; ++slot) scratch.emplace_back(kernels.grad_scratch_numbers(params));
+  std::vector<double> sums(numbers);
+  for (int64_t first = 0; first < pieces; first += together) {
+    const int64_t count = std::min(together, pieces - first);
+    torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t slot = begin; slot < end; ++slot) {
+        const int64_t image = (first + slot) * at_once;
+        float* part = parts.get() + slot * numbers;
+        kernels.weight_grad(params, image, std::min(image + at_once, params.samples), part, part + weights,
+                            scratch[slot].get());
+      }
+    });
+    torch::stable::parallel_for(0, numbers, kNumbersAtOnce, [&](int64_t begin, int64_t end) {
+      for (int64_t slot = 0; slot < count; ++slot) {
+        const float* part = parts.get() + slot * numbers;
+        for (int64_t number = begin; number < end; ++number) sums[number] += part[number];
+      }
+    });
   }
+  for (int64_t number = 0; number < weights; ++number)
+    params.weight_grad[number] = static_cast<float>(sums[number]);
+  for (int64_t j = 0; j < params.out_channels; ++j)
+    params.bias_grad[j] = static_cast<float>(sums[weights + j]);
 }
 
 }  // namespace dgdd::convolution

@@ -5,6 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,6 +173,32 @@ def test_a_bound_on_the_threads_changes_no_bit(size) -> None:
         torch.set_num_threads(threads)
     for outcome in outcomes[1:]:
         assert all(torch.equal(a, b) for a, b in zip(outcome, outcomes[0], strict=True))
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had since "5" was written to clear_refs."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def test_gradients_of_weights_take_no_more_memory_for_more_images() -> None:
+    """Of large images each is summed by itself, but no more of these sums are kept than threads compute."""
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        pytest.skip("the system does not tell how much memory was in use at most")
+    taken = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for images in (3, 16):
+            x, grad = (torch.rand(images, 384, 46, 45).to(memory_format=torch.channels_last) for _ in "12")
+            Path("/proc/self/clear_refs").write_text("5")
+            before = peak_bytes()
+            torch.ops.dgdd.conv3x3_weight_grad(x, grad)
+            taken.append(peak_bytes() - before)
+    finally:
+        torch.set_num_threads(threads)
+    weights = 4 * 384 * 384 * 9
+    assert taken[1] < taken[0] + 4 * weights
 
 
 @pytest.mark.parametrize("size", [(11, 3, 20, 6, 5), (11, 20, 3, 6, 5), (11, 33, 18, 8, 8)], ids=str)
