@@ -21,11 +21,11 @@ WARM_UP = (
     2  # runs of a form before its capture: libraries choose algorithms and allocate at their first calls
 )
 MOST_GRAPHS = 64
+MOST_SEEN = 256  # forms, of which some never come again and hold tensors
 
 
 class _Graph(NamedTuple):
     graph: torch.cuda.CUDAGraph
-    plan: Any
     buffers: dict[torch.dtype, Tensor]
 
 
@@ -56,13 +56,15 @@ class RepeatedWork:
             if known is not None:
                 for dtype, numbers in packed.buffers.items():
                     known.buffers[dtype].copy_(numbers, non_blocking=True)
-                self.prepare(known.plan)
+                self.prepare(packed.in_buffers(known.buffers))
                 known.graph.replay()
                 return
             buffers = packed.copies(self.device)
             plan = packed.in_buffers(buffers)
             self.prepare(plan)
             self.work(plan)
+            if len(self.seen) == MOST_SEEN:
+                self.seen.clear()
             self.seen[packed.form] += 1
             if self.seen[packed.form] == WARM_UP and len(self.graphs) < self.most_graphs:
                 self._capture(packed.form, plan, buffers)
@@ -78,4 +80,4 @@ class RepeatedWork:
             reason = str(error).partition("\n")[0]
             warnings.warn(f"this run launches every kernel by itself, as torch says: {reason}", stacklevel=2)
             return
-        self.graphs[form] = _Graph(graph, plan, buffers)
+        self.graphs[form] = _Graph(graph, buffers)

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_any, tree_map, tree_map_only
 
+from dgdd_fast.seeds import derive_seed, generator
+
 DEVICE = torch.device("meta")
 PACKAGE = Path(__file__).parents[2] / "dgdd_fast"
 
@@ -60,6 +62,12 @@ class DeviceTensor(Tensor):
         raise AssertionError(f"{func} outside of `PretendedDevice`")
 
 
+class _Generator(torch.Generator):
+    """Draws on the device, as it says; torch knows none there."""
+
+    device = DEVICE
+
+
 class PretendedDevice(TorchDispatchMode):
     """Within, tensors can be made on and moved to `DEVICE`.
 
@@ -72,6 +80,13 @@ class PretendedDevice(TorchDispatchMode):
         super().__init__()
         self.launches: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
+
+    @staticmethod
+    def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+        """In the place of `dgdd_fast.seeds.generator`, also for the device."""
+        if torch.device(device) != DEVICE:
+            return generator(seed, *names, device=device)
+        return _Generator().manual_seed(derive_seed(seed, *names))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -90,8 +105,10 @@ class PretendedDevice(TorchDispatchMode):
             return result
         # What is written in place is what was given.
         known = {id(part.numbers): part for part in _leaves((args, kwargs)) if isinstance(part, DeviceTensor)}
-        return tree_map(
-            lambda part: known.get(id(part), DeviceTensor(part)) if isinstance(part, Tensor) else part, result
+        return tree_map_only(
+            Tensor,
+            lambda part: known[id(part)] if id(part) in known else DeviceTensor(_as_read(part)),
+            result,
         )
 
     def _note(self, name: str, args: Any, kwargs: Any, there: bool, to_device: bool) -> None:
@@ -101,7 +118,8 @@ class PretendedDevice(TorchDispatchMode):
         crossing = name in ("_to_copy", "copy_") and (
             not to_device or any(type(part) is Tensor and part.dim() for part in leaves)
         )
-        awaited = crossing and not (to_device and kwargs.get("non_blocking"))
+        runs_on = kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,))
+        awaited = crossing and not (to_device and runs_on)
         by_truth = name.startswith("index") and any(
             isinstance(part, Tensor) and part.dtype == torch.bool for part in _leaves(args[1:2])
         )
@@ -109,6 +127,12 @@ class PretendedDevice(TorchDispatchMode):
             self.waits[f"{name} at {_place()}"] += 1
         if name not in _FREE:
             self.launches[name] += 1
+
+
+def _as_read(numbers: Tensor) -> Tensor:
+    """Conjugates and negatives written out: here, below where torch looks for the mark of a lazy one, every
+    operator would overlook it."""
+    return numbers.resolve_conj().resolve_neg()
 
 
 def _leaves(tree: Any) -> list[Any]:
