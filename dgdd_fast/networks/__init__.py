@@ -14,7 +14,7 @@ from .build import (
     staged_architectures,
 )
 from .convnet import ConvNet, default_depth
-from .initialisation import drawn_parameters, fill_parameters, initialise
+from .initialisation import drawn_parameters, fill_parameters, initialise, is_drawn_by_rule
 from .network import Network, allow_second_derivatives, bytes_per_image, normalisation, rows_per_chunk
 from .stacked import StackedConvNet
 from .staged import StagedNetwork
@@ -36,6 +36,7 @@ __all__ = [
     "fill_parameters",
     "has_stages",
     "initialise",
+    "is_drawn_by_rule",
     "network_bytes",
     "network_on_meta",
     "normalisation",

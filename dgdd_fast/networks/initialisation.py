@@ -43,27 +43,31 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
                 own(generator)
 
 
-def drawn_parameters(network: nn.Module, generator: torch.Generator) -> list[Tensor] | None:
-    """What `initialise` would draw, on the CPU, for `fill_parameters`; the network stays as it is. None where
-    a layer draws in its own way."""
+def is_drawn_by_rule(network: nn.Module) -> bool:
+    """Whether no layer draws in its own way, so that `drawn_parameters` are all that `initialise` draws."""
     if isinstance(network, LibraryNetwork):
-        return None
-    drawn: list[Tensor] = []
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            drawn += [values for _, values in _drawn(network, module, generator)]
-        elif _has_own(module) and not isinstance(module, _NORMALISATIONS):
-            return None
-    return drawn
+        return False
+    known = (nn.Conv2d, nn.Linear, *_NORMALISATIONS)
+    return all(isinstance(module, known) or not _has_own(module) for module in network.modules())
+
+
+def drawn_parameters(network: nn.Module, generator: torch.Generator) -> list[Tensor]:
+    """What `initialise` would draw in a network that `is_drawn_by_rule`, for `fill_parameters`, on the
+    generator's device; the network stays as it is."""
+    return [values for layer in _layers(network) for _, values in _drawn(network, layer, generator)]
 
 
 @torch.no_grad()
 def fill_parameters(network: nn.Module, drawn: Sequence[Tensor]) -> None:
     """Fill in what `drawn_parameters` drew, wherever it is; normalisations are taken to be as they were
     built."""
-    layers = (module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear))
-    parameters = [parameter for layer in layers for parameter in _refilled(network, layer)]
+    parameters = [parameter for layer in _layers(network) for parameter in _refilled(network, layer)]
     torch._foreach_copy_(parameters, list(drawn))
+
+
+def _layers(network: nn.Module) -> Iterator[nn.Conv2d | nn.Linear]:
+    """Those whose parameters are drawn."""
+    return (module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear))
 
 
 def _drawn(
