@@ -229,8 +229,10 @@ class ExpertPool:
         weights = self._weights.get((index, device))
         if weights is None:
             weights = self._weights[index, device] = self._read_weights(expert, index, device)
-        for parameter, (initial, trained) in zip(expert.parameters(), weights, strict=True):
-            torch.lerp(initial, trained, trained_share, out=parameter)
+        initial, trained = zip(*weights, strict=True)
+        parameters = list(expert.parameters())
+        torch._foreach_copy_(parameters, initial)
+        torch._foreach_lerp_(parameters, trained, trained_share)
 
     def check_files(self) -> None:
         """Raises ExpertPoolError where the file of a finished expert is not there."""

@@ -13,6 +13,8 @@ from .losses.hyperbolic import hyperbolic_matching, lorentz_points
 from .losses.kernel import joint_bandwidth, kernel_matching
 from .losses.mean import distribution_matching, group_means
 
+MOST_PAIRS = 2**26  # of real images, whose kernels a GPU computes at once: 256 MiB in float32
+
 
 class Comparison(Protocol):
     """The loss of an objective, given the features of an iteration's real images.
@@ -139,13 +141,31 @@ class KernelComparison(SampleComparison):
     def losses(self, features: Tensor, labels: Tensor, domain: int | None = None) -> Tensor:
         union, _ = self.real(None)
         layout = self.batch.layout
-        per_class = len(features) // layout.classes  # class by class
-        result = []
-        for label, synthetic in enumerate(torch.split(features, per_class)):
-            own = union[layout.rows(label, domain)]
-            if len(own) == 0:
-                result.append(features.new_zeros(()))
-                continue
-            basis = union[layout.rows(label)] if self.linear else own
-            result.append(kernel_matching(synthetic, own, joint_bandwidth(synthetic, basis)))
+        synthetic = torch.split(features, len(features) // layout.classes)  # class by class
+        result = [features.new_zeros(())] * layout.classes
+        for classes in self._at_once(domain, features.device):
+            of_these = _stacked([synthetic[label] for label in classes])
+            own = _stacked([union[layout.rows(label, domain)] for label in classes])
+            basis = _stacked([union[layout.rows(label)] for label in classes]) if self.linear else own
+            losses = kernel_matching(of_these, own, joint_bandwidth(of_these, basis))
+            for label, loss in zip(classes, losses.reshape(-1).unbind(), strict=True):
+                result[label] = loss
         return torch.stack(result)
+
+    def _at_once(self, domain: int | None, device: torch.device) -> list[list[int]]:
+        """Classes that have real images, in groups whose kernels are computed at once: a GPU takes those with
+        as many images together, as it takes as long to launch a small kernel as to run it; the CPU one by
+        one, which stays in its cache."""
+        layout = self.batch.layout
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for label in range(layout.classes):
+            own, all_domains = layout.count(label, domain), layout.count(label)
+            if own > 0:
+                most = max(1, MOST_PAIRS // all_domains**2)
+                part = label if device.type == "cpu" else label // most
+                groups.setdefault((own, all_domains, part), []).append(label)
+        return list(groups.values())
+
+
+def _stacked(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts)

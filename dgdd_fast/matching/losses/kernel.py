@@ -11,19 +11,21 @@ BANDWIDTH_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def joint_bandwidth(synthetic: Tensor, real: Tensor) -> Tensor:
-    """The mean squared distance of two different rows of `synthetic` [n, F] and `real` [m, F] together: a
-    scalar without gradient. Infinite where all rows are equal up to rounding: the kernel is then the same for
-    all pairs, and the loss has no gradient, instead of that of the rounding at the width of the rounding.
+    """The mean squared distance of two different rows of `synthetic` [..., n, F] and `real` [..., m, F]
+    together: [...] without gradient. Infinite where all rows are equal up to rounding: the kernel is then the
+    same for all pairs, and the loss has no gradient, instead of that of the rounding at the width of the
+    rounding.
 
     Raises ValueError for fewer than two rows.
     """
-    rows = torch.cat([synthetic.detach(), real.detach()])
-    if len(rows) < 2:
+    rows = torch.cat([synthetic.detach(), real.detach()], -2)
+    count = rows.shape[-2]
+    if count < 2:
         raise ValueError("a bandwidth needs at least two rows")
     # The sum over all ordered pairs is 2 n sum ||x - mean||^2, by the identity of Huygens.
-    spread = (rows - rows.mean(0)).square().sum()
-    alike = spread <= (ROUNDING * torch.finfo(rows.dtype).eps) ** 2 * rows.square().sum()
-    return torch.where(alike, torch.inf, 2 * spread / (len(rows) - 1))
+    spread = (rows - rows.mean(-2, keepdim=True)).square().sum((-2, -1))
+    alike = spread <= (ROUNDING * torch.finfo(rows.dtype).eps) ** 2 * rows.square().sum((-2, -1))
+    return torch.where(alike, torch.inf, 2 * spread / (count - 1))
 
 
 def kernel_matching(synthetic: Tensor, real: Tensor, bandwidth: Tensor) -> Tensor:
@@ -34,12 +36,12 @@ def kernel_matching(synthetic: Tensor, real: Tensor, bandwidth: Tensor) -> Tenso
     bandwidth its gradient is linear in the distribution of the real rows.
 
     Args:
-        synthetic: [n, F]
-        real: [m, F], taken as constant.
-        bandwidth: a positive scalar or infinity, see `joint_bandwidth`.
+        synthetic: [..., n, F]
+        real: [..., m, F], taken as constant.
+        bandwidth: [...], positive or infinity, see `joint_bandwidth`.
 
     Returns:
-        A scalar in [0, 10], up to rounding.
+        [...] in [0, 10], up to rounding.
     """
     real = real.detach()
     return (
@@ -51,8 +53,8 @@ def kernel_matching(synthetic: Tensor, real: Tensor, bandwidth: Tensor) -> Tenso
 
 def _mean_kernel(first: Tensor, second: Tensor, bandwidth: Tensor) -> Tensor:
     # Distances do not change with the origin; amid the data their expansion loses the fewest digits.
-    origin = second.mean(0).detach()
+    origin = second.mean(-2, keepdim=True).detach()
     first, second = first - origin, second - origin
-    squares = first.square().sum(1)[:, None] + second.square().sum(1) - 2 * first @ second.T
-    exponent = squares.clamp_min(0) / bandwidth
-    return torch.stack([(-exponent / factor).exp().mean() for factor in BANDWIDTH_FACTORS]).sum()
+    lengths = first.square().sum(-1)[..., :, None] + second.square().sum(-1)[..., None, :]
+    exponent = (lengths - 2 * first @ second.mT).clamp_min(0) / bandwidth[..., None, None]
+    return torch.stack([(-exponent / factor).exp().mean((-2, -1)) for factor in BANDWIDTH_FACTORS]).sum(0)
