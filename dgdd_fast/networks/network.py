@@ -158,10 +158,19 @@ def convolve_activate_and_pool(
             return conv3x3_norm_relu_pool(
                 maps, convolution.weight, convolution.bias, norm.weight, norm.bias, norm.eps, pool
             )
+        if _goes_to_tensor_cores(maps):
+            maps = maps.contiguous(memory_format=torch.channels_last)
         return norm_relu_pool(_as(dtype, convolution(maps)), norm.weight, norm.bias, norm.eps, pool)
     maps = _as(dtype, convolution(maps))
     active = F.relu(norm(maps), inplace=True)
     return active if pool == 1 else F.avg_pool2d(active, pool)
+
+
+def _goes_to_tensor_cores(maps: Tensor) -> bool:
+    """Whether a convolution of `maps` is computed in bfloat16 on a GPU. Its units for that take the channels
+    innermost, to which cuDNN would else bring every map and back. Convolutions in float32 are left as planes:
+    Winograd's are among them."""
+    return maps.is_cuda and torch.is_autocast_enabled("cuda")
 
 
 def _as(dtype: torch.dtype | None, maps: Tensor) -> Tensor:

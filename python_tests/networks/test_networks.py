@@ -17,7 +17,9 @@ from dgdd_fast.networks import (
     network_bytes,
     network_on_meta,
     rows_per_chunk,
+    staged,
 )
+from dgdd_fast.networks import network as network_module
 from dgdd_fast.networks.instance_norm import instance_norm
 from dgdd_fast.ops import norm_relu_pool
 from dgdd_fast.training import check_training, resolve_training, train_network
@@ -112,6 +114,22 @@ def test_one_operator_ends_a_block_where_first_derivatives_suffice(norm, monkeyp
     torch.testing.assert_close(twice, expected)
     (grad,) = torch.autograd.grad(twice.square().sum(), images, create_graph=True)
     torch.autograd.grad(grad.square().sum(), network.stages[0].convolution.weight)
+
+
+def test_blocks_for_tensor_cores_keep_the_channels_innermost(monkeypatch):
+    """From the first convolution on, with the results of planes."""
+    network = ConvNet(3, (16, 16), NetworkConfig(width=4, depth=2)).double()  # not convolved by own operators
+    images = random(3, 3, 16, 16, dtype=torch.float64)
+    monkeypatch.setattr(network_module, "channels_innermost", lambda images: images)  # as on a GPU
+    monkeypatch.setattr(staged, "channels_innermost", lambda images: images)
+    expected = network.features(images)
+    monkeypatch.setattr(network_module, "_goes_to_tensor_cores", lambda maps: True)
+    seen = []
+    for block in network.stages:
+        block.convolution.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    torch.testing.assert_close(network.features(images), expected)
+    assert all(maps.is_contiguous(memory_format=torch.channels_last) for pair in seen for maps in pair)
+    assert len(seen) == 2
 
 
 def test_features_leave_autocast_as_wide_as_the_parameters():
