@@ -230,7 +230,7 @@ class ExpertPool:
         if weights is None:
             weights = self._weights[index, device] = self._read_weights(expert, index, device)
         initial, trained = zip(*weights, strict=True)
-        parameters = list(expert.parameters())
+        parameters: list[Tensor] = list(expert.parameters())
         torch._foreach_copy_(parameters, initial)
         torch._foreach_lerp_(parameters, trained, trained_share)
 

@@ -163,8 +163,8 @@ def test_nor_in_repeated_graphs(
     for _ in here.iterations(range(6)):
         expected = here.look()
     for done in there.iterations(range(6)):
-        if done > 3:
-            assert not device.waits
+        if done > 3:  # but for experts, which are read when they are first drawn
+            assert not [place for place in device.waits if "experts/pool.py" not in place]
         device.waits.clear()
     found = there.look()
     assert graphs.replays == 4
