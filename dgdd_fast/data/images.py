@@ -106,7 +106,9 @@ def image_to_pixels(
         is_turned = image.getexif().get(_ORIENTATION) in range(2, 9)
         if getattr(image, "is_animated", False) and image.format != "MPO":
             findings.add("of animations and files of several pages the first image is taken", item)
-        image = ImageOps.exif_transpose(image)
+        image.load()
+        if is_turned:
+            image = ImageOps.exif_transpose(image)
     except Exception as error:  # a damaged file makes the decoders raise almost anything
         raise DataError(f"{item} is truncated or damaged ({error}); fetch it again or remove it") from error
     if is_turned:
@@ -124,7 +126,7 @@ def image_to_pixels(
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     if image.mode not in _PLAIN:
         findings.add(f"images in {image.mode} are converted to RGB", item)
-    return _resized(image.convert("RGB"), resolution)
+    return _resized(image if image.mode == "RGB" else image.convert("RGB"), resolution)
 
 
 def array_to_pixels(

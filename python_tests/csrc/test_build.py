@@ -77,6 +77,24 @@ project(small LANGUAGES NONE)
     assert "CMAKE_MAKE_PROGRAM" not in output  # CMake's own words
 
 
+@pytest.mark.parametrize(("generator", "program"), [("Ninja", "make"), ("Unix Makefiles", "ninja")])
+def test_a_folder_begun_with_another_program_is_told_with_the_cure(
+    tmp_path: Path, generator: str, program: str
+) -> None:
+    project = f"""\
+cmake_minimum_required(VERSION 3.24)
+include({SOURCES / "cmake" / "build_program.cmake"})
+project(small LANGUAGES NONE)
+"""
+    code, output = configure(
+        tmp_path, "-G", generator, f"-DCMAKE_MAKE_PROGRAM=/bin/{program}", project=project
+    )
+    assert code != 0
+    said = " ".join(output.split())
+    assert f"was begun with '{generator}', and now it is {program} that is there" in said
+    assert "delete that folder and try again" in said
+
+
 OLD_COMPILERS = {
     "none of C++20": 'exec g++ -U__GNUC__ -D__GNUC__=7 "$@"',
     "a part of C++20": 'for each; do if test -f "$each" && grep -q bit_cast "$each"; then exit 1; fi; done\n'
