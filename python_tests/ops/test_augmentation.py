@@ -1,9 +1,6 @@
 """The augmentation of a batch against its specification: values, gradients, and what cannot be right."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -201,38 +198,3 @@ def test_a_row_that_cannot_be_is_not_a_number_on_cuda(cuda: torch.device) -> Non
     batch = ops.sample_augment(*case.arguments())
     assert batch[:2].isfinite().all()
     assert batch[2:].isnan().all()
-
-
-PROGRAM = """
-import torch
-from augmentation_cases import Augmentation
-from dgdd_fast import _C, ops
-assert _C.build_info()["cpu_capability"] == {capability!r}, _C.build_info()
-case = Augmentation.drawn((3, 33, 31), 40, None)
-case.images.requires_grad_()
-batch = ops.sample_augment(*case.arguments())
-gradient = torch.autograd.grad(batch, case.images, batch.detach())[0]
-torch.save((batch.detach(), gradient), {path!r})
-"""
-
-
-@pytest.mark.parametrize("capability", ["baseline", "avx2"])
-def test_older_instruction_sets(capability: str, tmp_path) -> None:
-    path = str(tmp_path / "results.pt")
-    finished = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(capability=capability, path=path)],
-        env={**os.environ, "DGDD_CPU_CAPABILITY": capability, "PYTHONPATH": "python_tests/helpers"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if "AssertionError" in finished.stderr:
-        pytest.skip(f"this machine has no {capability}")
-    assert finished.returncode == 0, finished.stderr
-    case = Augmentation.drawn((3, 33, 31), 40, None)
-    expected = ops.sample_augment(*case.arguments())
-    batch, gradient = torch.load(path)
-    torch.testing.assert_close(batch, expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(
-        gradient, with_gradient(ops.sample_augment, case, expected)[1], rtol=1e-5, atol=1e-5
-    )

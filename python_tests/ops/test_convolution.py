@@ -3,8 +3,6 @@ not change their bits."""
 
 import itertools
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -240,16 +238,3 @@ def test_what_is_not_finite_stays_near(channels, reach, bad) -> None:
     assert torch.equal(after[[0, 2]], before[[0, 2]])
     assert torch.equal(after[1][:, far], before[1][:, far])
     assert not after[1, :, 6:9, 7:10].isfinite().any()
-
-
-@pytest.mark.parametrize("capability", ["baseline", "avx2"])
-def test_older_instruction_sets(capability) -> None:
-    """With the kernels that this machine would not choose."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", __file__, "-k", "every_size or same_bits or stays_near"],
-        env={**os.environ, "DGDD_CPU_CAPABILITY": capability},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stdout[-3000:]

@@ -1,10 +1,6 @@
 """Normalisation, ReLU and pooling in one: against the specification in float64, in every dtype, layout and
 size, and as a citizen of PyTorch."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -236,17 +232,3 @@ def test_repeated_calls_give_the_same_bits(device) -> None:
         tensors = drawn((30, 40, 16, 16), torch.float32, device, channels_last)
         first, second = (results(ops.norm_relu_pool, tensors, 1e-5, 2) for _ in range(2))
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-@pytest.mark.parametrize("capability", ["baseline", "avx2"])
-def test_older_instruction_sets(capability) -> None:
-    """With the kernels that this machine would not choose."""
-    chosen = "(every_size and not float64 and (13 or 21 or 33)) or stays_in_its_plane"
-    finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", __file__, "-k", f"({chosen}) and cpu"],
-        env={**os.environ, "DGDD_CPU_CAPABILITY": capability},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stdout[-3000:]

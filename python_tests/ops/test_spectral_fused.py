@@ -13,7 +13,7 @@ import torch
 from emulated_cuda import EmulatedCuda, stands_for_cuda
 from spectral_cases import Surgery, assert_as_accurate, random, relative_error
 
-from dgdd_fast import _C, ops
+from dgdd_fast import ops
 from dgdd_fast.ops import reference
 
 SIZES = [32, 64, 128]
@@ -243,25 +243,6 @@ def test_a_device_that_is_not_the_current_one(size: int, cuda: torch.device) -> 
         update = ops.spectral_surgery(*case.arguments())
     assert update.device == torch.device("cuda:1")
     assert relative_error(update, expected.double()) < 1e-6
-
-
-@pytest.mark.parametrize("capability", ["baseline", "avx2"])
-def test_all_of_this_with_lesser_instructions(capability: str) -> None:
-    """Most tests of this file again, in a Python of their own."""
-    if _C.build_info()["cpu_capability"] in ("baseline", capability):
-        pytest.skip("nothing lesser than what this machine or DGDD_CPU_CAPABILITY already gives")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-k",
-        "(pairs or bad or bin or scale or 32) and not cuda",
-        __file__,
-    ]
-    environment = {**os.environ, "DGDD_CPU_CAPABILITY": capability}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
 
 
 KERNELS = {
