@@ -331,9 +331,11 @@ def blocks() -> dict[str, dict[str, str]]:
         json.loads((RESULTS / name).read_text()) for name in ("literal_cpu.json", "train_cpu.json")
     )
     on_cuda = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("spectral_cuda*.json"))]
+    demo = verdicts.demo(json.loads((RESULTS / "demo_embedded_digits.json").read_text()))
     measured = verdicts.results("verdict_") + verdicts.results("recipes_")
     return {
         "README.md": {
+            "demo": demo,
             "accuracy": verdicts.summary(measured) or f"{accuracy_table(studies)}\n\n{verdicts.BEFORE}",
             "speed": speed_table(spectral),
             "loop": loop_sentence(literal, training),
@@ -342,7 +344,7 @@ def blocks() -> dict[str, dict[str, str]]:
         "bench/README.md": {"literal": literal_table(literal), "training": training_table(training)},
         "docs/results.md": {
             "verdicts": "\n\n".join(map(verdicts.report, measured)) or verdicts.NONE,
-            "demo": verdicts.demo(json.loads((RESULTS / "demo_embedded_digits.json").read_text())),
+            "demo": demo,
             "800": accuracy_table(studies),
             "protocols": accuracy_protocols(studies),
             "tuned": grid_table("sgs_table_1_digits_tuned"),
