@@ -196,5 +196,5 @@ def test_a_method_names_its_modifiers_once():
     assert with_method(DAM, "dm+dam").domain_masks == DAM.domain_masks
     assert method_name(with_method(DAM, "dm")) == "dm"
     for wrong in ("dm+sgs+sgs", "dm+mixup"):
-        with pytest.raises(ValueError, match=r"then \+dam, \+fact, \+sgs if wanted"):
+        with pytest.raises(ValueError, match=r"then \+dam, \+fact, \+soft, \+sgs if wanted"):
             with_method(SMALL, wrong)
