@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import NetworkConfig
-from .network import Network, channels_innermost, normalisation
+from .convolution import Convolution
+from .network import Layers, Network, channels_innermost, normalisation
 
 
 class AlexNet(Network):
@@ -47,14 +48,16 @@ class AlexNet(Network):
             (last, 3, True),
         ):
             layers += [
-                nn.Conv2d(channels, outputs, size, padding=size // 2),
+                Convolution(channels, outputs)
+                if size == 3
+                else nn.Conv2d(channels, outputs, size, padding=2),
                 normalisation(config.norm, outputs),
                 nn.ReLU(inplace=True),
             ]
             if pooled:
                 layers.append(nn.MaxPool2d(2))
             channels = outputs
-        self.layers = nn.Sequential(*layers)
+        self.layers = Layers(*layers)
 
     def features(self, images: Tensor) -> Tensor:
         """[N, channels, H, W] -> [N, feature_dim]: the last maps, pooled and flattened."""

@@ -142,8 +142,23 @@ def normalisation(norm: str, channels: int) -> nn.Module:
     raise ValueError(f"norm must be 'instance', 'batch' or 'none', got {norm!r}")
 
 
+class Layers(nn.Sequential):
+    """Layers one after another; a convolution with the normalisation and the ReLU that follow it at once."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        layers = list(self)
+        while layers:
+            layer = layers.pop(0)
+            if isinstance(layer, nn.Conv2d) and len(layers) > 1 and isinstance(layers[1], nn.ReLU):
+                maps = convolve_activate_and_pool(layer, layers[0], maps, pool=1)
+                del layers[:2]
+            else:
+                maps = layer(maps)
+        return maps
+
+
 def convolve_activate_and_pool(
-    convolution: Convolution, norm: nn.Module, maps: Tensor, pool: int, dtype: torch.dtype | None = None
+    convolution: nn.Conv2d, norm: nn.Module, maps: Tensor, pool: int, dtype: torch.dtype | None = None
 ) -> Tensor:
     """A convolution (its results in `dtype`, if given), `norm`, ReLU, and the mean over windows of `pool` x
     `pool` pixels.
@@ -154,7 +169,7 @@ def convolve_activate_and_pool(
     [N, C', H // pool, W // pool].
     """
     if isinstance(norm, _InstanceNorm) and not norm.differentiable_twice:
-        if convolution.is_own(maps):
+        if isinstance(convolution, Convolution) and convolution.is_own(maps):
             return conv3x3_norm_relu_pool(
                 maps, convolution.weight, convolution.bias, norm.weight, norm.bias, norm.eps, pool
             )

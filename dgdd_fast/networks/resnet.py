@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import NetworkConfig
-from .network import channels_innermost, normalisation
+from .convolution import Convolution
+from .network import Layers, channels_innermost, normalisation
 from .staged import StagedNetwork
 
 _BOTTLENECK_EXPANSION = 4
@@ -99,34 +100,35 @@ class _PointwiseConvolution(nn.Conv2d):
         return F.conv2d(channels_innermost(maps[:, :, ::rows, ::columns]), self.weight, self.bias)
 
 
-def _stem(stride: int, channels: int, width: int, norm: str) -> nn.Sequential:
-    size = 7 if stride == 4 else 3
-    convolution = nn.Conv2d(
-        channels, width, size, stride=2 if stride == 4 else 1, padding=size // 2, bias=False
-    )
+def _stem(stride: int, channels: int, width: int, norm: str) -> Layers:
+    convolution: nn.Module
+    if stride == 4:
+        convolution = nn.Conv2d(channels, width, kernel_size=7, stride=2, padding=3, bias=False)
+    else:
+        convolution = Convolution(channels, width, bias=False)
     layers = [convolution, normalisation(norm, width), nn.ReLU(inplace=True)]
     if stride > 1:
         layers.append(nn.MaxPool2d(3, stride=2, padding=1))
-    return nn.Sequential(*layers)
+    return Layers(*layers)
 
 
-def _basic_block(inputs: int, width: int, stride: int, norm: str) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, width, kernel_size=3, stride=stride, padding=1, bias=False),
+def _basic_block(inputs: int, width: int, stride: int, norm: str) -> Layers:
+    return Layers(
+        Convolution(inputs, width, stride=stride, bias=False),
         normalisation(norm, width),
         nn.ReLU(inplace=True),
-        nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False),
+        Convolution(width, width, bias=False),
         normalisation(norm, width),
     )
 
 
-def _bottleneck(inputs: int, width: int, stride: int, norm: str) -> nn.Sequential:
+def _bottleneck(inputs: int, width: int, stride: int, norm: str) -> Layers:
     outputs = width * _BOTTLENECK_EXPANSION
-    return nn.Sequential(
+    return Layers(
         nn.Conv2d(inputs, width, kernel_size=1, bias=False),
         normalisation(norm, width),
         nn.ReLU(inplace=True),
-        nn.Conv2d(width, width, kernel_size=3, stride=stride, padding=1, bias=False),
+        Convolution(width, width, stride=stride, bias=False),
         normalisation(norm, width),
         nn.ReLU(inplace=True),
         nn.Conv2d(width, outputs, kernel_size=1, bias=False),

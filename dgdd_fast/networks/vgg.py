@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..config import NetworkConfig
-from .network import Network, channels_innermost, normalisation
+from .convolution import Convolution
+from .network import Layers, Network, channels_innermost, normalisation
 
 
 class VGG11(Network):
@@ -35,13 +36,13 @@ class VGG11(Network):
         for group in ((1,), (2,), (4, 4), (8, 8), (8, 8)):
             for factor in group:
                 layers += [
-                    nn.Conv2d(channels, factor * width, kernel_size=3, padding=1),
+                    Convolution(channels, factor * width),
                     normalisation(config.norm, factor * width),
                     nn.ReLU(inplace=True),
                 ]
                 channels = factor * width
             layers.append(nn.MaxPool2d(2))
-        self.layers = nn.Sequential(*layers)
+        self.layers = Layers(*layers)
 
     def features(self, images: Tensor) -> Tensor:
         """[N, channels, H, W] -> [N, feature_dim]: the last maps, averaged over their pixels."""
