@@ -130,7 +130,7 @@ def measuring_context() -> ForkServerContext:
     """Starts children of a process that has computed nothing: forked from this one they could hang in its
     threads."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dgdd_fast"])
+    context.set_forkserver_preload(["dgdd_fast.distillation"])
     return context
 
 
