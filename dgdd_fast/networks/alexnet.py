@@ -50,7 +50,7 @@ class AlexNet(Network):
             layers += [
                 Convolution(channels, outputs)
                 if size == 3
-                else nn.Conv2d(channels, outputs, size, padding=2),
+                else nn.Conv2d(channels, outputs, size, padding=size // 2),
                 normalisation(config.norm, outputs),
                 nn.ReLU(inplace=True),
             ]
