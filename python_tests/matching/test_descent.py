@@ -82,7 +82,7 @@ LAUNCHES = {
     "dm": 85,
     "dm+sgs": 200,
     "hdd+sgs": 750,
-    "m3d+sgs": 900,
+    "m3d+sgs": 1650,
     "dm+dam+sgs": 400,
     "datadam+sgs": 450,
     "datadam-bn+sgs": 450,
